@@ -1,0 +1,1 @@
+//! Service REST API of the hub, with its OpenAPI document.

@@ -1,0 +1,1 @@
+//! Protocol heads: MQTT, device HTTPS, WebSocket; sockets, TLS and tasks.

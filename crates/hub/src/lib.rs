@@ -1,0 +1,1 @@
+//! Hub engine: registry, authentication, sessions, ingest, methods, cloud-to-device, twins.

@@ -1,0 +1,1 @@
+//! Events, metric names, tracing and health set-up.

@@ -1,0 +1,1 @@
+//! Ports: driving and driven traits, in-memory doubles, behaviour suite.

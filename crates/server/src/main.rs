@@ -1,0 +1,3 @@
+//! The `holdfast` program: `serve` and the operator's command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Embedded stores: SQLite for state, a segmented append-only log for events.
