@@ -1,1 +1,22 @@
-//! Domain words: identities, credentials, message, event, twin, method, error codes, limits. No I/O.
+//! Domain words of Holdfast: identities, credentials, messages, events, twins, methods, error codes, limits.
+//!
+//! This crate has no I/O, no clock and no own-crate dependency. Its types say nothing about MQTT, AMQP, HTTP or
+//! SQL: protocol spellings live in `holdfast-wire`, storage spellings in `holdfast-store`.
+
+pub mod c2d;
+pub mod credential;
+pub mod error;
+pub mod event;
+pub mod identity;
+pub mod limits;
+pub mod message;
+pub mod method;
+pub mod policy;
+pub mod registry;
+pub mod subscription;
+pub mod time;
+pub mod twin;
+
+pub use error::{Error, ErrorCode, Result};
+pub use identity::Identity;
+pub use time::Timestamp;

@@ -1,0 +1,579 @@
+//! Events as the log keeps them: many records of one origin, encoded once on their way in.
+//!
+//! A protocol head encodes what it received straight into [`Records`]; the event log stores those bytes and the
+//! [`Origin`] as one block, and readers walk the block without copying ([`EventBlock::events`]). The encoding is the
+//! stored form in every event log, so it changes only together with [`FORMAT_VERSION`].
+//!
+//! Layout (integers little-endian, `varint` = LEB128):
+//!
+//! ```text
+//! block   := origin record*
+//! origin  := version:u8 source:u8 auth:u8 generation:u64 identity:text
+//! record  := length:varint fields body          length counts fields and body
+//! fields  := (0x01..=0x7f:u8 value:text)*       system property, by its discriminant
+//!            (0x80:u8 key:text value:text)*      application property
+//!            (0x81:u8 key:text)*                 application property without value
+//!            0x00                                end of fields
+//! text    := length:varint bytes
+//! ```
+
+use bytes::Bytes;
+
+use crate::identity::Identity;
+use crate::message::SystemProperty;
+use crate::time::Timestamp;
+
+/// Version of the block encoding.
+pub const FORMAT_VERSION: u8 = 1;
+
+const FIELD_END: u8 = 0x00;
+const FIELD_PROPERTY: u8 = 0x80;
+const FIELD_PROPERTY_WITHOUT_VALUE: u8 = 0x81;
+
+/// Where an event comes from (languages.md section 3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum EventSource {
+    /// Sent by a device.
+    Telemetry = 0,
+    /// A twin changed.
+    TwinChange = 1,
+    /// An identity was created or deleted.
+    DeviceLifecycle = 2,
+    /// A device connected or disconnected.
+    ConnectionState = 3,
+    /// A job changed state.
+    JobLifecycle = 4,
+    /// A digital twin changed.
+    DigitalTwinChange = 5,
+}
+
+impl EventSource {
+    /// Spelling in the annotation `iothub-message-source`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            EventSource::Telemetry => "Telemetry",
+            EventSource::TwinChange => "twinChangeEvents",
+            EventSource::DeviceLifecycle => "deviceLifecycleEvents",
+            EventSource::ConnectionState => "deviceConnectionStateEvents",
+            EventSource::JobLifecycle => "deviceJobLifecycleEvents",
+            EventSource::DigitalTwinChange => "digitalTwinChangeEvents",
+        }
+    }
+
+    const fn from_stored(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => EventSource::Telemetry,
+            1 => EventSource::TwinChange,
+            2 => EventSource::DeviceLifecycle,
+            3 => EventSource::ConnectionState,
+            4 => EventSource::JobLifecycle,
+            5 => EventSource::DigitalTwinChange,
+            _ => return None,
+        })
+    }
+}
+
+/// How the sender of an event had authenticated; becomes `iothub-connection-auth-method`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum AuthMethod {
+    /// Signed with a key of the device or module.
+    IdentityKey = 0,
+    /// Signed with a key of a shared access policy.
+    PolicyKey = 1,
+    /// Certificate known by thumbprint.
+    Thumbprint = 2,
+    /// Certificate of a known CA.
+    CertificateAuthority = 3,
+    /// The hub itself made the event.
+    Hub = 4,
+}
+
+impl AuthMethod {
+    const fn from_stored(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => AuthMethod::IdentityKey,
+            1 => AuthMethod::PolicyKey,
+            2 => AuthMethod::Thumbprint,
+            3 => AuthMethod::CertificateAuthority,
+            4 => AuthMethod::Hub,
+            _ => return None,
+        })
+    }
+}
+
+/// Common stamps of a run of records.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Kind of event.
+    pub source: EventSource,
+    /// Who sent it, or whom it is about.
+    pub identity: Identity,
+    /// Generation of that identity.
+    pub generation_id: u64,
+    /// How it had authenticated.
+    pub auth: AuthMethod,
+}
+
+impl Origin {
+    /// Appends the stored form.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[FORMAT_VERSION, self.source as u8, self.auth as u8]);
+        out.extend_from_slice(&self.generation_id.to_le_bytes());
+        put_text(out, self.identity.as_str());
+    }
+}
+
+/// Records of one origin, encoded. Reusable: [`Records::clear`] keeps the buffer.
+#[derive(Clone, Default, Debug)]
+pub struct Records {
+    bytes: Vec<u8>,
+    count: u32,
+}
+
+impl Records {
+    /// None yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Records {
+            bytes: Vec::new(),
+            count: 0,
+        }
+    }
+
+    /// Number of records.
+    #[must_use]
+    pub const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The encoded records, without an origin.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Forgets all records and keeps the buffer.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.count = 0;
+    }
+
+    /// Starts a record; finish it with [`RecordWriter::finish`], else it is dropped again.
+    pub fn record(&mut self) -> RecordWriter<'_> {
+        let start = self.bytes.len();
+        // The length is fixed to four bytes here, as a padded varint: the size is not known yet, and moving
+        // the record afterwards would copy every payload twice.
+        self.bytes.extend_from_slice(&[0; LENGTH_BYTES]);
+        RecordWriter {
+            records: self,
+            start,
+            finished: false,
+        }
+    }
+}
+
+const LENGTH_BYTES: usize = 4;
+
+/// Writes the fields of one record, then its body.
+#[derive(Debug)]
+pub struct RecordWriter<'a> {
+    records: &'a mut Records,
+    start: usize,
+    finished: bool,
+}
+
+impl RecordWriter<'_> {
+    /// Adds a system property.
+    pub fn system(&mut self, property: SystemProperty, value: &str) {
+        self.records.bytes.push(property as u8);
+        put_text(&mut self.records.bytes, value);
+    }
+
+    /// Adds an application property.
+    pub fn property(&mut self, key: &str, value: Option<&str>) {
+        let out = &mut self.records.bytes;
+        out.push(if value.is_some() {
+            FIELD_PROPERTY
+        } else {
+            FIELD_PROPERTY_WITHOUT_VALUE
+        });
+        put_text(out, key);
+        if let Some(value) = value {
+            put_text(out, value);
+        }
+    }
+
+    /// Adds the body and keeps the record. Returns the record's size in bytes.
+    #[must_use = "the size counts against the message limit"]
+    pub fn finish(mut self, body: &[u8]) -> usize {
+        let out = &mut self.records.bytes;
+        out.push(FIELD_END);
+        out.extend_from_slice(body);
+        let length = out.len() - self.start - LENGTH_BYTES;
+        out[self.start..self.start + LENGTH_BYTES].copy_from_slice(&padded_varint(length));
+        self.records.count += 1;
+        self.finished = true;
+        length
+    }
+}
+
+impl Drop for RecordWriter<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.records.bytes.truncate(self.start);
+        }
+    }
+}
+
+/// A stored run of events of one origin, as an event log returns it.
+#[derive(Clone, Debug)]
+pub struct EventBlock {
+    /// Partition it stands in.
+    pub partition: u16,
+    /// Sequence number of the first record; the others follow without gaps.
+    pub first_sequence_number: u64,
+    /// Number of records.
+    pub count: u32,
+    /// When the log took it; never goes back within a partition.
+    pub enqueued_at: Timestamp,
+    /// Origin and records, encoded.
+    pub data: Bytes,
+}
+
+/// One event, borrowed from its block.
+#[derive(Clone, Copy, Debug)]
+pub struct EventView<'a> {
+    /// Partition it stands in.
+    pub partition: u16,
+    /// Its place in the partition, without gaps.
+    pub sequence_number: u64,
+    /// When the log took it.
+    pub enqueued_at: Timestamp,
+    /// Kind of event.
+    pub source: EventSource,
+    /// How its sender had authenticated.
+    pub auth: AuthMethod,
+    /// Generation of the identity.
+    pub generation_id: u64,
+    /// `device` or `device/module`.
+    pub identity: &'a str,
+    /// Payload.
+    pub body: &'a [u8],
+    fields: &'a [u8],
+}
+
+/// One property of an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventField<'a> {
+    /// Set by the sender, known to the hub.
+    System(SystemProperty, &'a str),
+    /// Set by the sender, free.
+    Application(&'a str, Option<&'a str>),
+}
+
+/// A block that does not decode: written by a newer version, or damaged in a way the log's checksum cannot see.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the event block is malformed at byte {at}")]
+pub struct MalformedBlock {
+    /// Where decoding stopped.
+    pub at: usize,
+}
+
+impl EventBlock {
+    /// Walks the events. A malformed block yields the events before the fault, then one error.
+    #[must_use]
+    pub fn events(&self) -> Events<'_> {
+        let mut cursor = Cursor {
+            data: &self.data,
+            at: 0,
+        };
+        let origin = decode_origin(&mut cursor);
+        Events {
+            block: self,
+            cursor,
+            origin,
+            index: 0,
+        }
+    }
+
+    /// The sequence number after the last record.
+    #[must_use]
+    pub fn end_sequence_number(&self) -> u64 {
+        self.first_sequence_number + u64::from(self.count)
+    }
+}
+
+type OriginView<'a> = (EventSource, AuthMethod, u64, &'a str);
+
+/// Iterator over the events of a block.
+#[derive(Debug)]
+pub struct Events<'a> {
+    block: &'a EventBlock,
+    cursor: Cursor<'a>,
+    origin: Option<OriginView<'a>>,
+    index: u32,
+}
+
+impl<'a> Iterator for Events<'a> {
+    type Item = Result<EventView<'a>, MalformedBlock>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.index >= self.block.count {
+            return None;
+        }
+        let at = self.cursor.at;
+        let Some(event) = self.decode_next() else {
+            self.index = self.block.count;
+            return Some(Err(MalformedBlock { at }));
+        };
+        self.index += 1;
+        Some(Ok(event))
+    }
+}
+
+impl<'a> Events<'a> {
+    fn decode_next(&mut self) -> Option<EventView<'a>> {
+        let (source, auth, generation_id, identity) = self.origin?;
+        let length = self.cursor.varint()?;
+        let record = self.cursor.take(length)?;
+        let fields_end = fields_length(record)?;
+        Some(EventView {
+            partition: self.block.partition,
+            sequence_number: self.block.first_sequence_number + u64::from(self.index),
+            enqueued_at: self.block.enqueued_at,
+            source,
+            auth,
+            generation_id,
+            identity,
+            fields: &record[..fields_end],
+            body: &record[fields_end + 1..],
+        })
+    }
+}
+
+impl<'a> EventView<'a> {
+    /// The properties, in the order they were set.
+    pub fn fields(&self) -> impl Iterator<Item = EventField<'a>> + 'a {
+        let mut cursor = Cursor {
+            data: self.fields,
+            at: 0,
+        };
+        std::iter::from_fn(move || decode_field(&mut cursor))
+    }
+
+    /// The value of a system property.
+    #[must_use]
+    pub fn system(&self, property: SystemProperty) -> Option<&'a str> {
+        self.fields().find_map(|field| match field {
+            EventField::System(known, value) if known == property => Some(value),
+            _ => None,
+        })
+    }
+
+    /// The device id.
+    #[must_use]
+    pub fn device_id(&self) -> &'a str {
+        self.identity
+            .split_once('/')
+            .map_or(self.identity, |(device_id, _)| device_id)
+    }
+
+    /// The module id, when a module sent it.
+    #[must_use]
+    pub fn module_id(&self) -> Option<&'a str> {
+        self.identity.split_once('/').map(|(_, module_id)| module_id)
+    }
+}
+
+fn decode_origin<'a>(cursor: &mut Cursor<'a>) -> Option<OriginView<'a>> {
+    if cursor.byte()? != FORMAT_VERSION {
+        return None;
+    }
+    let source = EventSource::from_stored(cursor.byte()?)?;
+    let auth = AuthMethod::from_stored(cursor.byte()?)?;
+    let generation_id = u64::from_le_bytes(cursor.take(8)?.try_into().ok()?);
+    Some((source, auth, generation_id, cursor.text()?))
+}
+
+/// Length of the fields before their end mark; `None` when malformed.
+fn fields_length(record: &[u8]) -> Option<usize> {
+    let mut cursor = Cursor { data: record, at: 0 };
+    loop {
+        let at = cursor.at;
+        match cursor.byte()? {
+            FIELD_END => return Some(at),
+            FIELD_PROPERTY => {
+                cursor.text()?;
+                cursor.text()?;
+            }
+            FIELD_PROPERTY_WITHOUT_VALUE => {
+                cursor.text()?;
+            }
+            _ => {
+                cursor.text()?;
+            }
+        }
+    }
+}
+
+fn decode_field<'a>(cursor: &mut Cursor<'a>) -> Option<EventField<'a>> {
+    loop {
+        match cursor.byte()? {
+            FIELD_PROPERTY => return Some(EventField::Application(cursor.text()?, Some(cursor.text()?))),
+            FIELD_PROPERTY_WITHOUT_VALUE => return Some(EventField::Application(cursor.text()?, None)),
+            known => {
+                let value = cursor.text()?;
+                // A property of a newer version: skipped, the rest stays readable.
+                if let Some(property) = SystemProperty::from_stored(known) {
+                    return Some(EventField::System(property, value));
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Cursor<'a> {
+    data: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let byte = *self.data.get(self.at)?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let end = self.at.checked_add(length)?;
+        let bytes = self.data.get(self.at..end)?;
+        self.at = end;
+        Some(bytes)
+    }
+
+    fn varint(&mut self) -> Option<usize> {
+        let mut value = 0usize;
+        for shift in [0, 7, 14, 21] {
+            let byte = self.byte()?;
+            value |= usize::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let length = self.varint()?;
+        std::str::from_utf8(self.take(length)?).ok()
+    }
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    let mut length = text.len();
+    debug_assert!(length < 1 << 28, "texts are bounded by the message size");
+    while length >= 0x80 {
+        out.push((length as u8 & 0x7f) | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn padded_varint(length: usize) -> [u8; LENGTH_BYTES] {
+    debug_assert!(length < 1 << 28, "records are bounded by the message size");
+    [
+        (length & 0x7f) as u8 | 0x80,
+        ((length >> 7) & 0x7f) as u8 | 0x80,
+        ((length >> 14) & 0x7f) as u8 | 0x80,
+        ((length >> 21) & 0x7f) as u8,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(records: &Records, identity: &str) -> EventBlock {
+        let origin = Origin {
+            source: EventSource::Telemetry,
+            identity: Identity::parse(identity).expect("an identity"),
+            generation_id: 7,
+            auth: AuthMethod::IdentityKey,
+        };
+        let mut data = Vec::new();
+        origin.encode(&mut data);
+        data.extend_from_slice(records.as_bytes());
+        EventBlock {
+            partition: 3,
+            first_sequence_number: 10,
+            count: records.count(),
+            enqueued_at: Timestamp::from_seconds(5),
+            data: data.into(),
+        }
+    }
+
+    #[test]
+    fn records_round_trip() {
+        let mut records = Records::new();
+        let mut record = records.record();
+        record.system(SystemProperty::MessageId, "m-1");
+        record.property("level", Some(&"x".repeat(300)));
+        record.property("empty", Some(""));
+        record.property("null", None);
+        assert!(record.finish(b"body") > 300);
+        drop(records.record());
+        assert!(records.record().finish(b"") > 0);
+        assert_eq!(records.count(), 2);
+
+        let block = block(&records, "d1/m1");
+        let events: Vec<_> = block.events().collect::<Result<_, _>>().expect("well formed");
+        assert_eq!(events.len(), 2);
+        assert_eq!((events[0].device_id(), events[0].module_id()), ("d1", Some("m1")));
+        assert_eq!((events[0].sequence_number, events[1].sequence_number), (10, 11));
+        assert_eq!(events[0].body, b"body");
+        assert_eq!(events[0].system(SystemProperty::MessageId), Some("m-1"));
+        assert_eq!(events[0].fields().count(), 4);
+        assert!(
+            events[0]
+                .fields()
+                .any(|f| f == EventField::Application("null", None))
+        );
+        assert_eq!(events[1].body, b"");
+    }
+
+    #[test]
+    fn damage_is_an_error_and_never_a_panic() {
+        let mut records = Records::new();
+        let mut record = records.record();
+        record.property("key", Some("value"));
+        let _ = record.finish(b"0123456789");
+        let whole = block(&records, "d1");
+        for cut in 0..whole.data.len() {
+            let mut torn = whole.clone();
+            torn.data = whole.data.slice(..cut);
+            assert!(torn.events().any(|event| event.is_err()), "cut at {cut}");
+            for bit in 0..8 {
+                let mut bytes = whole.data.to_vec();
+                bytes[cut] ^= 1 << bit;
+                let flipped = EventBlock {
+                    data: bytes.into(),
+                    ..whole.clone()
+                };
+                for event in flipped.events().flatten() {
+                    let _ = event.fields().count();
+                }
+            }
+        }
+    }
+}
