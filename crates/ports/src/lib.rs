@@ -1,1 +1,25 @@
-//! Ports: driving and driven traits, in-memory doubles, behaviour suite.
+//! Ports: the traits through which protocol heads, engines and stores meet.
+//!
+//! *Driving* ports are called by protocol heads and implemented by engines ([`gateway`], [`session`]). *Driven* ports
+//! are called by engines and implemented by stores ([`registry`], [`twin`], [`event_log`], [`queue`], [`settings`],
+//! [`clock`]). [`memory`] has an in-memory double of every driven port; [`suite`] is the behaviour suite that each
+//! implementation passes.
+//!
+//! Contract of every driven port: a method that returns `Ok` has made its change durable, unless its documentation
+//! says otherwise. Methods of one store see each other's changes in the order in which they returned. Nothing here
+//! assumes that all callers live in one process.
+
+pub mod clock;
+pub mod event_log;
+pub mod gateway;
+pub mod memory;
+pub mod queue;
+pub mod registry;
+pub mod session;
+pub mod settings;
+pub mod store_error;
+pub mod suite;
+pub mod twin;
+
+pub use futures_util::future::BoxFuture;
+pub use store_error::{StoreError, StoreResult};

@@ -1,0 +1,81 @@
+//! The identity registry's store.
+
+use std::sync::Arc;
+
+use holdfast_model::registry::{IdentityRecord, RegistryStatistics};
+use holdfast_model::twin::Twin;
+use holdfast_model::{Error, Identity, Timestamp};
+
+use crate::{BoxFuture, StoreResult};
+
+/// Changes a record in place or refuses. May run more than once when a store retries; must not have side effects.
+pub type RecordMutation = Arc<dyn Fn(&mut IdentityRecord) -> Result<(), Error> + Send + Sync>;
+
+/// Last known connection of an identity, saved in batches and not on the acknowledged path.
+#[derive(Clone, Debug)]
+pub struct ConnectionUpdate {
+    /// Who.
+    pub identity: Identity,
+    /// Connected or not.
+    pub connected: bool,
+    /// When that last changed.
+    pub updated_at: Timestamp,
+    /// Last activity.
+    pub last_activity_at: Timestamp,
+}
+
+/// Store of devices and modules. An identity and its twin are created and deleted together.
+pub trait RegistryStore: Send + Sync + 'static {
+    /// Adds a record with its twin; for an edge device also its system modules, in the same transaction (`entries`
+    /// are created all or none).
+    ///
+    /// # Errors
+    /// `Exists` when one of the identities exists; `Missing` when the device of a module does not exist; `Full` when
+    /// the device has [`holdfast_model::limits::MODULES_PER_DEVICE_MAX`] modules (system modules not counted).
+    fn create(&self, entries: Vec<(IdentityRecord, Twin)>) -> BoxFuture<'_, StoreResult<()>>;
+
+    /// The record of an identity.
+    fn get<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, StoreResult<Option<IdentityRecord>>>;
+
+    /// Applies `mutation` and raises the record's version by one. The caller checks the entity tag inside the
+    /// mutation. Identity and generation cannot be changed.
+    ///
+    /// # Errors
+    /// `Missing`; `Refused` with the mutation's error.
+    fn mutate<'a>(
+        &'a self,
+        identity: &'a Identity,
+        mutation: RecordMutation,
+    ) -> BoxFuture<'a, StoreResult<IdentityRecord>>;
+
+    /// Deletes an identity with all that belongs to it: modules, twins, queued messages, stored sessions. Returns the
+    /// identities deleted. With `version`, only if it matches.
+    ///
+    /// # Errors
+    /// `Missing`; `Conflict` when the version does not match.
+    fn delete<'a>(
+        &'a self,
+        identity: &'a Identity,
+        version: Option<u64>,
+    ) -> BoxFuture<'a, StoreResult<Vec<Identity>>>;
+
+    /// Up to `limit` devices (no modules) in the order of their ids, starting after `after`.
+    fn list_devices<'a>(
+        &'a self,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, StoreResult<Vec<IdentityRecord>>>;
+
+    /// All modules of a device in the order of their ids; empty for an unknown device.
+    fn list_modules<'a>(&'a self, device: &'a Identity) -> BoxFuture<'a, StoreResult<Vec<IdentityRecord>>>;
+
+    /// Counts over all devices.
+    fn statistics(&self) -> BoxFuture<'_, StoreResult<RegistryStatistics>>;
+
+    /// The edge device that owns a device scope.
+    fn find_scope<'a>(&'a self, scope: &'a str) -> BoxFuture<'a, StoreResult<Option<IdentityRecord>>>;
+
+    /// Saves connection states. Unknown identities are skipped. Does not raise versions. May be lost in a crash: the
+    /// engine treats every stored "connected" as disconnected at start.
+    fn save_connections(&self, updates: Vec<ConnectionUpdate>) -> BoxFuture<'_, StoreResult<()>>;
+}

@@ -1,0 +1,290 @@
+//! Live device sessions: the handle that head and engine share, and its mailbox.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use holdfast_model::event::Origin;
+use holdfast_model::limits::MAILBOX_ITEMS_MAX;
+use holdfast_model::method::MethodRequest;
+use holdfast_model::subscription::{Channel, Subscriptions};
+use holdfast_model::{Identity, Timestamp};
+use parking_lot::Mutex;
+
+/// Why the engine ends a session (mqtt.md section 7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseReason {
+    /// A newer connection of the same identity took over.
+    TakenOver,
+    /// The token's time has come.
+    TokenExpired,
+    /// The identity was disabled, deleted, or its credentials changed.
+    IdentityChanged,
+    /// The hub is stopping.
+    ShuttingDown,
+    /// The hub cannot store events any more.
+    StorageFailed,
+}
+
+/// What the engine hands to a session. Nothing of it is stored: state is the truth, and a lost hint heals on reconnect.
+#[derive(Clone, Debug)]
+pub enum Downlink {
+    /// Call a direct method; the answer goes to `DeviceGateway::complete_method`.
+    Method(MethodRequest),
+    /// Desired properties changed.
+    Desired {
+        /// The section's new version.
+        version: u64,
+        /// JSON object of the changes with `$version`; a removed key is null.
+        patch: Bytes,
+    },
+    /// Cloud-to-device messages may be waiting: call `DeviceGateway::receive_c2d`.
+    CloudToDevice,
+}
+
+/// The mailbox holds [`MAILBOX_ITEMS_MAX`] items already, or the session has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MailboxError {
+    /// The session does not keep up.
+    Full,
+    /// The session has ended.
+    Closed,
+}
+
+/// One live connection of an identity, shared between its protocol head and the engine.
+///
+/// Small on purpose: a hub keeps tens of thousands of them, and an idle one may cost one KiB in all. The queue of the
+/// mailbox is allocated on first use and freed when empty.
+pub struct SessionHandle {
+    /// Who, and the stamps of its telemetry.
+    pub origin: Origin,
+    /// Partition its telemetry goes to.
+    pub partition: u16,
+    /// Number of this session, unique over the life of the store and growing; a takeover has a higher one.
+    pub epoch: u64,
+    /// When its credential ends; [`Timestamp::MAX`] for certificates.
+    pub expires_at: Timestamp,
+    /// Whether its subscriptions outlive the connection.
+    pub persistent: bool,
+    /// Second of the hub's monotonic clock at which the head last heard of the client.
+    last_activity: AtomicU32,
+    subscriptions: AtomicU32,
+    mailbox: Mutex<Mailbox>,
+}
+
+#[derive(Default)]
+struct Mailbox {
+    // Boxed: an empty VecDeque inline would be 32 bytes, and nearly every session is idle.
+    #[allow(clippy::box_collection, reason = "eight bytes for the idle session")]
+    items: Option<Box<VecDeque<Downlink>>>,
+    waker: Option<Waker>,
+    closed: Option<CloseReason>,
+}
+
+impl SessionHandle {
+    /// A live session.
+    #[must_use]
+    pub fn new(
+        origin: Origin,
+        partition: u16,
+        epoch: u64,
+        expires_at: Timestamp,
+        persistent: bool,
+        subscriptions: Subscriptions,
+    ) -> Self {
+        SessionHandle {
+            origin,
+            partition,
+            epoch,
+            expires_at,
+            persistent,
+            last_activity: AtomicU32::new(0),
+            subscriptions: AtomicU32::new(u32::from(subscriptions.bits())),
+            mailbox: Mutex::new(Mailbox::default()),
+        }
+    }
+
+    /// Who.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.origin.identity
+    }
+
+    /// What it has subscribed to. Changed only through `DeviceGateway::subscribe`.
+    #[must_use]
+    pub fn subscriptions(&self) -> Subscriptions {
+        Subscriptions::from_bits(self.subscriptions.load(Ordering::Acquire) as u16)
+    }
+
+    /// Whether `channel` is subscribed.
+    #[must_use]
+    pub fn subscribed(&self, channel: Channel) -> bool {
+        self.subscriptions().contains(channel)
+    }
+
+    /// For the engine: makes a changed set visible.
+    pub fn set_subscriptions(&self, subscriptions: Subscriptions) {
+        self.subscriptions
+            .store(u32::from(subscriptions.bits()), Ordering::Release);
+    }
+
+    /// For the head: notes that the client was heard of, in seconds of the hub's monotonic clock.
+    pub fn touch(&self, monotonic_second: u32) {
+        self.last_activity.store(monotonic_second, Ordering::Relaxed);
+    }
+
+    /// Second of the hub's monotonic clock at which the client was last heard of.
+    #[must_use]
+    pub fn last_activity(&self) -> u32 {
+        self.last_activity.load(Ordering::Relaxed)
+    }
+
+    /// For the engine: hands `item` to the head.
+    ///
+    /// # Errors
+    /// [`MailboxError`]; the item is lost then.
+    pub fn push(&self, item: Downlink) -> Result<(), MailboxError> {
+        let waker = {
+            let mut mailbox = self.mailbox.lock();
+            if mailbox.closed.is_some() {
+                return Err(MailboxError::Closed);
+            }
+            let items = mailbox.items.get_or_insert_default();
+            // A second hint to look into the queue says nothing new.
+            let repeated = matches!(item, Downlink::CloudToDevice)
+                && items
+                    .iter()
+                    .any(|waiting| matches!(waiting, Downlink::CloudToDevice));
+            if repeated {
+                return Ok(());
+            }
+            if items.len() >= MAILBOX_ITEMS_MAX {
+                return Err(MailboxError::Full);
+            }
+            items.push_back(item);
+            mailbox.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// For the engine: ends the session. The first reason stays.
+    pub fn close(&self, reason: CloseReason) {
+        let waker = {
+            let mut mailbox = self.mailbox.lock();
+            mailbox.closed.get_or_insert(reason);
+            mailbox.items = None;
+            mailbox.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Why the engine ended the session, if it did.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.mailbox.lock().closed
+    }
+
+    /// For the head: the next item, or the reason why there will be none. Registers the task's waker when pending.
+    pub fn poll_next(&self, context: &mut Context<'_>) -> Poll<Result<Downlink, CloseReason>> {
+        let mut mailbox = self.mailbox.lock();
+        if let Some(reason) = mailbox.closed {
+            return Poll::Ready(Err(reason));
+        }
+        if let Some(items) = &mut mailbox.items
+            && let Some(item) = items.pop_front()
+        {
+            if items.is_empty() {
+                mailbox.items = None;
+            }
+            return Poll::Ready(Ok(item));
+        }
+        match &mut mailbox.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            slot => *slot = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for SessionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionHandle")
+            .field("identity", &self.origin.identity)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::event::{AuthMethod, EventSource};
+
+    use super::*;
+
+    fn session() -> SessionHandle {
+        let origin = Origin {
+            source: EventSource::Telemetry,
+            identity: Identity::device("d1").expect("an id"),
+            generation_id: 1,
+            auth: AuthMethod::IdentityKey,
+        };
+        SessionHandle::new(origin, 0, 1, Timestamp::MAX, true, Subscriptions::NONE)
+    }
+
+    #[test]
+    fn stays_small() {
+        assert!(
+            size_of::<SessionHandle>() <= 128,
+            "{}",
+            size_of::<SessionHandle>()
+        );
+    }
+
+    #[test]
+    fn mailbox_is_bounded_and_ordered() {
+        let session = session();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(session.poll_next(&mut context).is_pending());
+        for version in 0..MAILBOX_ITEMS_MAX as u64 {
+            session
+                .push(Downlink::Desired {
+                    version,
+                    patch: Bytes::new(),
+                })
+                .expect("room");
+        }
+        assert_eq!(session.push(Downlink::CloudToDevice), Err(MailboxError::Full));
+        for expected in 0..MAILBOX_ITEMS_MAX as u64 {
+            let Poll::Ready(Ok(Downlink::Desired { version, .. })) = session.poll_next(&mut context) else {
+                panic!("an item is waiting");
+            };
+            assert_eq!(version, expected);
+        }
+        session.push(Downlink::CloudToDevice).expect("room");
+        session
+            .push(Downlink::CloudToDevice)
+            .expect("a repeated hint is dropped");
+        assert!(session.poll_next(&mut context).is_ready());
+        assert!(session.poll_next(&mut context).is_pending());
+    }
+
+    #[test]
+    fn the_first_close_reason_stays() {
+        let session = session();
+        session.close(CloseReason::TakenOver);
+        session.close(CloseReason::ShuttingDown);
+        assert_eq!(session.close_reason(), Some(CloseReason::TakenOver));
+        assert_eq!(session.push(Downlink::CloudToDevice), Err(MailboxError::Closed));
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(Err(CloseReason::TakenOver)) = session.poll_next(&mut context) else {
+            panic!("closed");
+        };
+    }
+}
