@@ -1,0 +1,106 @@
+//! `cargo xtask bench`: the measurements that SPECIFICATION.md cites, each one run of `holdfast bench`.
+//!
+//! What is measured and how is in `holdfast bench` itself; here stand only the presets: which arguments, and
+//! what must be installed for them.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::args::Args;
+use crate::process::{run as run_command, shown};
+use crate::{paths, say, setup};
+
+pub(crate) const HELP: &str = "\
+Usage: cargo xtask bench [PRESET]... [-- ARGUMENTS]
+
+Builds holdfast and runs the measurements that SPECIFICATION.md cites. Without a preset it runs all.
+ARGUMENTS are passed on to `holdfast bench`. Run it on an idle machine.
+
+Presets:
+  ingest   durable telemetry, QoS 1, 200 connections, 256 bytes, window 32, beside Mosquitto in one run
+  idle     memory per idle connection, plain and TLS
+  connect  new TLS connections per second, full and resumed
+  method   direct method round trip
+
+The ingest preset installs Debian's mosquitto when it is missing (as root); its system service is not started.";
+
+/// A measurement: its name, the arguments of `holdfast bench`, and whether Mosquitto takes part.
+struct Preset {
+    name: &'static str,
+    runs: &'static [&'static [&'static str]],
+    mosquitto: bool,
+}
+
+const PRESETS: &[Preset] = &[
+    Preset {
+        name: "ingest",
+        runs: &[&["ingest"]],
+        mosquitto: true,
+    },
+    Preset {
+        name: "idle",
+        runs: &[&["idle"]],
+        mosquitto: false,
+    },
+    Preset {
+        name: "connect",
+        runs: &[&["connect"]],
+        mosquitto: false,
+    },
+    Preset {
+        name: "method",
+        runs: &[&["method"]],
+        mosquitto: false,
+    },
+];
+
+pub(crate) fn run(mut args: Args) -> Result<()> {
+    let mut wanted = Vec::new();
+    while let Some(name) = args.word() {
+        let known = || {
+            PRESETS
+                .iter()
+                .map(|preset| preset.name)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let preset = PRESETS.iter().find(|preset| preset.name == name);
+        wanted.push(preset.with_context(|| format!("there is no preset {name:?}; there are {}", known()))?);
+    }
+    let passed_on = args.finish()?;
+    if wanted.is_empty() {
+        wanted = PRESETS.iter().collect();
+    }
+    setup::compiler()?;
+    setup::build_holdfast()?;
+    let mut failed = Vec::new();
+    for preset in wanted {
+        if let Err(error) = measure(preset, &passed_on) {
+            say(&format!("{}: {error:#}", preset.name));
+            failed.push(preset.name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn measure(preset: &Preset, passed_on: &[String]) -> Result<()> {
+    let mosquitto = if preset.mosquitto {
+        Some(setup::mosquitto()?)
+    } else {
+        None
+    };
+    for arguments in preset.runs {
+        let mut command = Command::new(paths::holdfast());
+        command.arg("bench").args(*arguments).args(passed_on);
+        if let Some(mosquitto) = &mosquitto {
+            command.arg("--mosquitto").arg(mosquitto);
+        }
+        say(&format!("\n=== {}", shown(&command)));
+        run_command(&mut command)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! `cargo xtask test`: every suite, one after the other, then a table and the total.
+
+mod counts;
+mod report;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::args::Args;
+use crate::process::tee;
+use crate::{check, demo, deny, docs, lock, paths, say, setup, tidy};
+
+use counts::Counts;
+use report::Row;
+
+pub(crate) const HELP: &str = "\
+Usage: cargo xtask test [--long] [--only SUITE]... [-- ARGUMENTS]
+
+Sets up what is missing (Debian packages, the Python environment, Node packages) and runs every suite. Ends
+with a table and the line `total: N passed, M failed`. Fails when a test failed or was skipped, or when a
+suite ran no test. A check such as fmt counts as one test.
+
+Suites:
+  fmt      formatting
+  tidy     house rules
+  deny     licences
+  clippy   warnings of compiler and clippy
+  rust     cargo test of the workspace: unit, property, suites of ports, kill -9
+  docs     generated pages are fresh
+  demo     the story of `cargo xtask demo`, each step a test
+  python   official Python SDKs against a real hub
+  node     official Node.js SDKs against a real hub
+
+Options:
+  --long         run the long versions (sets HOLDFAST_TEST_LONG=1; thousands of kill -9 instead of hundreds)
+  --only SUITE   run this suite; may be given several times
+  ARGUMENTS      passed on to cargo test, pytest or node, of the suites that run";
+
+/// What a suite needs to know.
+struct Options {
+    long: bool,
+    passed_on: Vec<String>,
+}
+
+struct Suite {
+    name: &'static str,
+    run: fn(&Options) -> Result<Counts>,
+}
+
+const SUITES: &[Suite] = &[
+    Suite {
+        name: "fmt",
+        run: |_| check::fmt().map(|()| Counts::one()),
+    },
+    Suite {
+        name: "tidy",
+        run: |_| tidy::run(Args::new("tidy", Vec::new())).map(|()| Counts::one()),
+    },
+    Suite {
+        name: "deny",
+        run: |_| deny::run(Args::new("deny", Vec::new())).map(|()| Counts::one()),
+    },
+    Suite {
+        name: "clippy",
+        run: |_| clippy(),
+    },
+    Suite {
+        name: "rust",
+        run: rust,
+    },
+    Suite {
+        name: "docs",
+        run: |_| reference(),
+    },
+    Suite {
+        name: "demo",
+        run: |_| story(),
+    },
+    Suite {
+        name: "python",
+        run: python,
+    },
+    Suite {
+        name: "node",
+        run: node,
+    },
+];
+
+pub(crate) fn run(mut args: Args) -> Result<()> {
+    let long = args.flag("--long");
+    let mut only = Vec::new();
+    while let Some(name) = args.value("--only")? {
+        if !SUITES.iter().any(|suite| suite.name == name) {
+            let names: Vec<&str> = SUITES.iter().map(|suite| suite.name).collect();
+            bail!("there is no suite {name:?}; there are {}", names.join(", "));
+        }
+        only.push(name);
+    }
+    let options = Options {
+        long,
+        passed_on: args.finish()?,
+    };
+    let wanted = |suite: &&Suite| only.is_empty() || only.iter().any(|name| name == suite.name);
+    let suites: Vec<&Suite> = SUITES.iter().filter(wanted).collect();
+    let mut rows = Vec::new();
+    for (index, suite) in suites.iter().enumerate() {
+        say(&format!("\n=== [{}/{}] {}", index + 1, suites.len(), suite.name));
+        rows.push(run_suite(suite, &options));
+    }
+    say(&format!("\n{}", report::table(&rows)));
+    let total = report::total(&rows);
+    // The very last line of standard output, for people and for programs that read a log.
+    say(&format!(
+        "total: {} passed, {} failed",
+        total.passed, total.failed
+    ));
+    if total.failed > 0 {
+        let names: Vec<&str> = rows
+            .iter()
+            .filter(|row| row.counts.failed > 0)
+            .map(|row| row.name)
+            .collect();
+        bail!("failed: {}", names.join(", "));
+    }
+    Ok(())
+}
+
+fn run_suite(suite: &Suite, options: &Options) -> Row {
+    let start = Instant::now();
+    let counts = (suite.run)(options).unwrap_or_else(|error| {
+        say(&format!("{}: {error:#}", suite.name));
+        Counts::failure(first_line(&format!("{error:#}")))
+    });
+    Row {
+        name: suite.name,
+        counts: counts.strict(),
+        duration: start.elapsed(),
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(90).collect()
+}
+
+fn clippy() -> Result<Counts> {
+    setup::compiler()?;
+    check::clippy()?;
+    Ok(Counts::one())
+}
+
+fn rust(options: &Options) -> Result<Counts> {
+    setup::compiler()?;
+    let mut command = paths::cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    long(&mut command, options);
+    if !options.passed_on.is_empty() {
+        command.arg("--").args(&options.passed_on);
+    }
+    let minutes = if options.long { 240 } else { 40 };
+    let outcome = tee(&mut command, Duration::from_secs(minutes * 60))?;
+    Ok(counts::cargo(&outcome.lines).with_status(outcome.success, outcome.note))
+}
+
+fn reference() -> Result<Counts> {
+    setup::build_holdfast()?;
+    docs::check_built()?;
+    Ok(Counts::one())
+}
+
+fn story() -> Result<Counts> {
+    let (passed, failed) = demo::play()?;
+    Ok(Counts {
+        passed,
+        failed,
+        ..Counts::default()
+    })
+}
+
+fn python(options: &Options) -> Result<Counts> {
+    setup::build_holdfast()?;
+    let python = setup::python()?;
+    let mut command = Command::new(python);
+    command.current_dir(paths::root().join("tests/clients/python"));
+    command.args(["-m", "pytest", "-rfEs", "-p", "no:cacheprovider", "--color=no"]);
+    client_suite(&mut command, options, counts::pytest)
+}
+
+fn node(options: &Options) -> Result<Counts> {
+    setup::build_holdfast()?;
+    setup::node()?;
+    let mut command = Command::new("npm");
+    command.current_dir(paths::root().join("tests/clients/node"));
+    command.args(["test", "--silent"]);
+    if !options.passed_on.is_empty() {
+        command.arg("--");
+    }
+    client_suite(&mut command, options, counts::node)
+}
+
+/// A suite that runs SDKs against the release binary. SDKs fix their TCP ports, so one suite runs at a time.
+fn client_suite(command: &mut Command, options: &Options, count: fn(&[String]) -> Counts) -> Result<Counts> {
+    long(command, options);
+    command
+        .args(&options.passed_on)
+        .env("HOLDFAST_BIN", paths::holdfast());
+    let _ports = lock::fixed_ports()?;
+    let outcome = tee(command, Duration::from_secs(20 * 60))?;
+    Ok(count(&outcome.lines).with_status(outcome.success, outcome.note))
+}
+
+fn long(command: &mut Command, options: &Options) {
+    if options.long {
+        command.env("HOLDFAST_TEST_LONG", "1");
+    }
+}
