@@ -1,0 +1,64 @@
+"""Fixtures: one hub for the whole run, fresh devices for every test."""
+
+import itertools
+import os
+import tempfile
+import uuid
+from pathlib import Path
+
+import pytest
+
+import hub as hubs
+
+RUN = uuid.uuid4().hex[:6]
+COUNTER = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def hub():
+    """The hub under test. HOLDFAST_TEST_CONNECTION_STRING and HOLDFAST_TEST_CA aim the suite at another one."""
+    given = os.environ.get("HOLDFAST_TEST_CONNECTION_STRING")
+    if given:
+        yield hubs.Hub(given, os.environ["HOLDFAST_TEST_CA"])
+        return
+    with hubs.exclusive_ports(), tempfile.TemporaryDirectory(prefix="holdfast-py-") as directory:
+        running = hubs.start(Path(directory) / "data")
+        os.environ["REQUESTS_CA_BUNDLE"] = running.ca
+        os.environ["SSL_CERT_FILE"] = running.ca
+        yield running
+        hubs.stop(running)
+        assert running.process.returncode == 0, "SIGTERM must end the hub cleanly"
+        hubs.assert_clean_log(running)
+
+
+@pytest.fixture
+def device_id():
+    """An id that no other test uses."""
+    return f"py-{RUN}-{next(COUNTER)}"
+
+
+@pytest.fixture
+def device(hub, device_id):
+    """A registered device with symmetric keys; gives its id."""
+    hub.create_device(device_id)
+    return device_id
+
+
+@pytest.fixture(params=["mqtt", "websocket"])
+def websockets(request):
+    """Whether the device SDK goes through a WebSocket."""
+    return request.param == "websocket"
+
+
+@pytest.fixture
+def client(hub, device, websockets):
+    """A connected, unmodified device client."""
+    from azure.iot.device import IoTHubDeviceClient
+
+    client = IoTHubDeviceClient.create_from_connection_string(
+        hub.device_connection_string(device), websockets=websockets, server_verification_cert=hub.ca_pem
+    )
+    client.connect()
+    client.device_id = device
+    yield client
+    client.shutdown()
