@@ -122,6 +122,15 @@ pub enum EncodeError {
     /// A packet of another protocol level is decoded only to be refused; it cannot be written.
     #[error("connect of another protocol level cannot be written")]
     UnsupportedLevel,
+    /// MQTT 5: a property value outside its range, or a property not allowed in the packet.
+    #[error("property is not allowed")]
+    Property,
+    /// MQTT 5: a reason code the packet type does not have.
+    #[error("reason code is not allowed in this packet")]
+    ReasonCode,
+    /// MQTT 5: no-local on a shared subscription (v5 MQTT-3.8.3-4).
+    #[error("no-local on a shared subscription")]
+    SharedNoLocal,
 }
 
 /// Why a client's packet is against the rules although well-formed. Closes the connection.

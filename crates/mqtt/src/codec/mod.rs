@@ -14,7 +14,7 @@ mod packet;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use decode::{FixedHeader, fixed_header};
+pub(crate) use decode::fixed_header;
 pub use decode::{decode, packet_len};
 pub use encode::{
     encode_connack, encode_connect, encode_disconnect, encode_pingreq, encode_pingresp, encode_puback,
