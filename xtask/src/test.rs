@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::args::Args;
 use crate::process::tee;
-use crate::{check, demo, deny, docs, lock, paths, say, setup, tidy};
+use crate::{Reported, check, demo, deny, docs, lock, paths, say, setup, tidy};
 
 use counts::Counts;
 use report::Row;
@@ -110,21 +110,25 @@ pub(crate) fn run(mut args: Args) -> Result<()> {
         rows.push(run_suite(suite, &options));
     }
     say(&format!("\n{}", report::table(&rows)));
+    let failed: Vec<&str> = rows
+        .iter()
+        .filter(|row| row.counts.failed > 0)
+        .map(|row| row.name)
+        .collect();
+    if !failed.is_empty() {
+        say(&format!("failed suites: {}\n", failed.join(", ")));
+    }
     let total = report::total(&rows);
     // The very last line of standard output, for people and for programs that read a log.
     say(&format!(
         "total: {} passed, {} failed",
         total.passed, total.failed
     ));
-    if total.failed > 0 {
-        let names: Vec<&str> = rows
-            .iter()
-            .filter(|row| row.counts.failed > 0)
-            .map(|row| row.name)
-            .collect();
-        bail!("failed: {}", names.join(", "));
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(Reported.into())
     }
-    Ok(())
 }
 
 fn run_suite(suite: &Suite, options: &Options) -> Row {
