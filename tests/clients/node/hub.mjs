@@ -1,0 +1,148 @@
+// Starts `holdfast serve` for a test file and talks to the parts of it that the SDKs have no call for.
+
+import { spawn } from 'node:child_process';
+import { createHmac } from 'node:crypto';
+import { existsSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import https from 'node:https';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+/** Waits for `condition()` (may be async) to be truthy; throws naming `what` after the deadline. */
+export async function waitUntil(condition, what, seconds = 20) {
+  const deadline = Date.now() + seconds * 1000;
+  while (Date.now() < deadline) {
+    const result = await condition();
+    if (result) return result;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  throw new Error(`after ${seconds} s still waiting for: ${what}`);
+}
+
+const parse = (text) =>
+  Object.fromEntries(text.split(';').map((part) => [part.slice(0, part.indexOf('=')), part.slice(part.indexOf('=') + 1)]));
+
+/** The variables of a connection.env. */
+function readEnv(path) {
+  const values = {};
+  for (const line of readFileSync(path, 'utf8').split('\n')) {
+    const match = /^(?:export )?([A-Z_]+)=(.*)$/.exec(line);
+    if (match) values[match[1]] = match[2].replace(/^'(.*)'$/, '$1').replace(/^"(.*)"$/, '$1');
+  }
+  return values;
+}
+
+export class Hub {
+  /** Starts a hub on the ports that the SDKs fix. The caller (cargo xtask test) holds the lock on those ports. */
+  static async start() {
+    const binary = process.env.HOLDFAST_BIN;
+    if (!binary) throw new Error('set HOLDFAST_BIN to the holdfast program (cargo xtask test does)');
+    const hub = new Hub();
+    hub.directory = mkdtempSync(join(tmpdir(), 'holdfast-node-'));
+    const data = join(hub.directory, 'data');
+    const log = openSync(join(hub.directory, 'log'), 'a');
+    hub.process = spawn(binary, ['serve', '--data-dir', data, '--no-profile'], { stdio: ['ignore', log, log] });
+    hub.exited = new Promise((resolve) => hub.process.on('exit', resolve));
+    const envFile = join(data, 'connection.env');
+    await waitUntil(async () => {
+      if (hub.process.exitCode !== null) throw new Error(readFileSync(join(hub.directory, 'log'), 'utf8'));
+      if (!existsSync(envFile)) return false;
+      const values = readEnv(envFile);
+      hub.owner = values.HOLDFAST_OWNER_CS;
+      hub.ca = readFileSync(values.HOLDFAST_CA, 'utf8');
+      Object.assign(hub, { parts: parse(hub.owner) });
+      try {
+        return (await hub.request('GET', '/readyz')).status === 200;
+      } catch {
+        return false;
+      }
+    }, 'holdfast serve to be ready', 30);
+    return hub;
+  }
+
+  get host() {
+    return this.parts.HostName;
+  }
+
+  authorization() {
+    const expiry = Math.floor(Date.now() / 1000) + 3600;
+    const resource = encodeURIComponent(this.host);
+    const key = Buffer.from(this.parts.SharedAccessKey, 'base64');
+    const signature = createHmac('sha256', key).update(`${resource}\n${expiry}`).digest('base64');
+    const name = this.parts.SharedAccessKeyName;
+    return `SharedAccessSignature sr=${resource}&sig=${encodeURIComponent(signature)}&se=${expiry}&skn=${name}`;
+  }
+
+  /** A service request; resolves to {status, headers, body (parsed JSON or text)}. */
+  request(method, path, json, headers = {}) {
+    const separator = path.includes('?') ? '&' : '?';
+    const payload = json === undefined ? undefined : JSON.stringify(json);
+    const options = {
+      host: this.host,
+      path: `${path}${separator}api-version=2021-04-12`,
+      method,
+      ca: this.ca,
+      agent: false,
+      headers: { Authorization: this.authorization(), ...(payload && { 'Content-Type': 'application/json' }), ...headers },
+    };
+    return new Promise((resolve, reject) => {
+      const request = https.request(options, (response) => {
+        let text = '';
+        response.setEncoding('utf8').on('data', (chunk) => (text += chunk));
+        response.on('end', () => {
+          const isJson = (response.headers['content-type'] ?? '').includes('application/json');
+          resolve({ status: response.statusCode, headers: response.headers, body: isJson && text ? JSON.parse(text) : text });
+        });
+      });
+      request.on('error', reject);
+      request.end(payload);
+    });
+  }
+
+  /** Registers a device and resolves to its connection string. */
+  async createDevice(deviceId, body = {}) {
+    const answer = await this.request('PUT', `/devices/${encodeURIComponent(deviceId)}`, { deviceId, ...body });
+    if (answer.status !== 200) throw new Error(JSON.stringify(answer.body));
+    const key = answer.body.authentication?.symmetricKey?.primaryKey;
+    return `HostName=${this.host};DeviceId=${deviceId};SharedAccessKey=${key}`;
+  }
+
+  async sendC2d(deviceId, body, options = {}) {
+    const answer = await this.request('POST', `/holdfast/v1/devices/${deviceId}/messages`, { body, ...options });
+    if (answer.status !== 201) throw new Error(JSON.stringify(answer.body));
+    return answer.body;
+  }
+
+  /** Collects the events of one device; call close() on the result. */
+  async events(deviceId) {
+    const received = [];
+    const request = https.request({
+      host: this.host,
+      path: `/holdfast/v1/events?device=${encodeURIComponent(deviceId)}&from=earliest`,
+      ca: this.ca,
+      agent: false,
+      headers: { Authorization: this.authorization(), Accept: 'text/event-stream' },
+    });
+    request.on('error', () => {});
+    request.end();
+    const response = await new Promise((resolve) => request.on('response', resolve));
+    let rest = '';
+    response.setEncoding('utf8').on('data', (chunk) => {
+      const lines = (rest + chunk).split('\n');
+      rest = lines.pop();
+      for (const line of lines) if (line.startsWith('data:')) received.push(JSON.parse(line.slice(5)));
+    });
+    response.on('error', () => {});
+    return {
+      received,
+      wait: (count) => waitUntil(() => received.length >= count && received, `${count} events`),
+      close: () => request.destroy(),
+    };
+  }
+
+  async stop() {
+    this.process.kill('SIGTERM');
+    const code = await this.exited;
+    rmSync(this.directory, { recursive: true, force: true });
+    if (code !== 0) throw new Error(`holdfast serve ended with ${code}`);
+  }
+}
