@@ -8,8 +8,8 @@
 //! - connects over MQTT with TLS, sends a few telemetry messages, answers a direct method, receives a
 //!   cloud-to-device message, receives a change of desired properties and reports it back;
 //! - prints one JSON object per line on standard output for each happening, with the name in `event`: `connected`,
-//!   `telemetry-sent`, `method` (with `name`), `c2d` (with `data`), `twin-desired` (with `patch`),
-//!   `twin-reported` (with `patch`);
+//!   `telemetry-sent`, `ready` (all sent and subscribed), `method` (with `name`), `c2d` (with `data`),
+//!   `twin-desired` (with `patch`), `twin-reported` (with `reported`);
 //! - exits with 0 once it has seen one method call, one cloud-to-device message and one desired change and has sent
 //!   its telemetry, and with 1 when that has not happened in its own time limit.
 
@@ -120,10 +120,11 @@ fn with_device(story: &mut Story, hub: &Hub, python: &Path) -> Option<()> {
         event(&mut device, "connected")?;
         Ok((device, "connected".to_owned()))
     })?;
-    telemetry(story, &mut monitor);
+    telemetry(story, &mut device, &mut monitor);
     method(story, hub, &mut device);
-    cloud_to_device(story, hub, &mut device);
     twin(story, hub, &mut device);
+    // Last, because the program ends when it has seen all three, and must have reported its twin by then.
+    cloud_to_device(story, hub, &mut device);
     story.step("The device program ends by itself", || {
         let status = device.wait_end(PATIENCE)?;
         if !status.success() {
@@ -142,8 +143,9 @@ fn with_device(story: &mut Story, hub: &Hub, python: &Path) -> Option<()> {
     Some(())
 }
 
-fn telemetry(story: &mut Story, monitor: &mut Service) {
+fn telemetry(story: &mut Story, device: &mut Service, monitor: &mut Service) {
     story.step("The device's telemetry arrives", || {
+        event(device, "ready")?;
         let line = monitor.wait_lines("telemetry in the monitor", PATIENCE, |lines| {
             lines
                 .iter()

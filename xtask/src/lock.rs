@@ -11,10 +11,11 @@ pub(crate) struct Lock {
     _file: File,
 }
 
-/// Takes the lock for the fixed TCP ports.
+/// Takes the lock for the fixed TCP ports. The Python suite (`tests/clients/python/hub.py`) takes the same file
+/// itself, so do not hold it while that runs.
 pub(crate) fn fixed_ports() -> Result<Lock> {
     take(
-        &std::env::temp_dir().join("holdfast-fixed-ports.lock"),
+        &std::env::temp_dir().join("holdfast-ports.lock"),
         "TCP ports 443, 5671 and 8883",
     )
 }
