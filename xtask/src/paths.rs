@@ -31,10 +31,45 @@ pub(crate) fn logs() -> PathBuf {
     target().join("xtask-logs")
 }
 
-/// The cargo that runs us.
+/// The cargo that runs us, called as a person would call it: `cargo run` tells a program about its package in
+/// variables that build scripts watch (ring's does), so passing them on would rebuild what a plain `cargo build`
+/// has built.
 pub(crate) fn cargo() -> std::process::Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = std::process::Command::new(program);
-    command.current_dir(root());
+    command.current_dir(root()).env("CARGO_TARGET_DIR", target());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(tells_of_our_package) {
+            command.env_remove(name);
+        }
+    }
     command
+}
+
+fn tells_of_our_package(variable: &str) -> bool {
+    variable.starts_with("CARGO_PKG_")
+        || variable.starts_with("CARGO_BIN_")
+        || matches!(
+            variable,
+            "CARGO_MANIFEST_DIR"
+                | "CARGO_MANIFEST_PATH"
+                | "CARGO_CRATE_NAME"
+                | "CARGO_PRIMARY_PACKAGE"
+                | "OUT_DIR"
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_of_this_package_are_not_passed_on() {
+        assert!(tells_of_our_package("CARGO_PKG_NAME"));
+        assert!(tells_of_our_package("CARGO_MANIFEST_DIR"));
+        assert!(!tells_of_our_package("CARGO_HOME"));
+        let command = cargo();
+        let kept = command.get_envs().find(|(name, _)| *name == "CARGO_TARGET_DIR");
+        assert_eq!(kept.and_then(|(_, value)| value), Some(target().as_os_str()));
+    }
 }

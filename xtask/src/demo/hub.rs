@@ -37,8 +37,9 @@ impl Hub {
         let data = std::env::temp_dir().join(format!("holdfast-demo-{}", std::process::id()));
         let mut command = Command::new(paths::holdfast());
         command.arg("serve").arg("--data-dir").arg(&data);
-        // The command line finds the HTTPS port in the profile, so any free one will do.
-        command.args(["--https-port", "0"]);
+        // The command line finds the HTTPS port in the data directory, so any free one will do. The profile of
+        // the person who runs this stays as it is.
+        command.args(["--https-port", "0", "--no-profile"]);
         let service = Service::start("hub", &mut command, &paths::logs())?;
         let mut hub = Self {
             service,
