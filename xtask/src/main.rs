@@ -128,7 +128,8 @@ fn overview() -> String {
     for command in COMMANDS {
         text.push_str(&format!("  {:<6} {}\n", command.name, command.summary));
     }
-    text.push_str("\n`cargo xtask COMMAND --help` says more.");
+    text.push_str("\n`cargo xtask COMMAND --help` says more. Variables: CARGO_TARGET_DIR puts build output elsewhere;\n");
+    text.push_str("HOLDFAST_BIN has demo, bench and client suites run this program instead of building one.");
     text
 }
 

@@ -21,9 +21,14 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
-/// The release build of `holdfast`.
+/// The `holdfast` program to run: the one named by `HOLDFAST_BIN`, else our release build.
 pub(crate) fn holdfast() -> PathBuf {
-    target().join("release").join("holdfast")
+    holdfast_given().unwrap_or_else(|| target().join("release").join("holdfast"))
+}
+
+/// The program named by `HOLDFAST_BIN`, for example an installed one.
+pub(crate) fn holdfast_given() -> Option<PathBuf> {
+    std::env::var_os("HOLDFAST_BIN").map(PathBuf::from)
 }
 
 /// Logs of the children of this run.

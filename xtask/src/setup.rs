@@ -68,8 +68,16 @@ fn mosquitto_path() -> Option<PathBuf> {
     on_path("mosquitto").or_else(|| sbin.is_file().then_some(sbin))
 }
 
-/// Builds the release binary of `holdfast`.
+/// Builds the release binary of `holdfast`, unless one is given by `HOLDFAST_BIN`.
 pub(crate) fn build_holdfast() -> Result<()> {
+    if let Some(given) = paths::holdfast_given() {
+        say(&format!("Using {} (HOLDFAST_BIN)", given.display()));
+        return if given.is_file() {
+            Ok(())
+        } else {
+            bail!("HOLDFAST_BIN names no file: {}", given.display())
+        };
+    }
     say("Building holdfast (release)");
     let mut cargo = paths::cargo();
     run(cargo.args(["build", "--release", "--package", "holdfast", "--bin", "holdfast"]))
