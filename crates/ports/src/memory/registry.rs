@@ -1,0 +1,198 @@
+//! Registry and twins in memory.
+
+use holdfast_model::Identity;
+use holdfast_model::limits::MODULES_PER_DEVICE_MAX;
+use holdfast_model::registry::{IdentityRecord, RegistryStatistics, Status};
+use holdfast_model::twin::Twin;
+
+use super::{Entry, MemoryStore, State};
+use crate::registry::{ConnectionUpdate, RecordMutation, RegistryStore};
+use crate::twin::{TwinMutation, TwinStore};
+use crate::{BoxFuture, StoreError, StoreResult};
+
+impl RegistryStore for MemoryStore {
+    fn create(&self, entries: Vec<(IdentityRecord, Twin)>) -> BoxFuture<'_, StoreResult<()>> {
+        self.run(move |state| {
+            let mut added: Vec<Identity> = Vec::new();
+            for (record, twin) in entries {
+                if let Err(error) = state.may_add(&record.identity) {
+                    for identity in added {
+                        state.identities.remove(&identity);
+                    }
+                    return Err(error);
+                }
+                added.push(record.identity.clone());
+                let entry = Entry {
+                    record,
+                    twin,
+                    session: None,
+                    queue: Vec::new(),
+                };
+                state.identities.insert(entry.record.identity.clone(), entry);
+            }
+            Ok(())
+        })
+    }
+
+    fn get<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, StoreResult<Option<IdentityRecord>>> {
+        self.run(move |state| Ok(state.identities.get(identity).map(|entry| entry.record.clone())))
+    }
+
+    fn mutate<'a>(
+        &'a self,
+        identity: &'a Identity,
+        mutation: RecordMutation,
+    ) -> BoxFuture<'a, StoreResult<IdentityRecord>> {
+        self.run(move |state| {
+            let entry = state.identities.get_mut(identity).ok_or(StoreError::Missing)?;
+            let mut record = entry.record.clone();
+            mutation(&mut record)?;
+            record.identity = entry.record.identity.clone();
+            record.generation_id = entry.record.generation_id;
+            record.version = entry.record.version + 1;
+            entry.record = record.clone();
+            Ok(record)
+        })
+    }
+
+    fn delete<'a>(
+        &'a self,
+        identity: &'a Identity,
+        version: Option<u64>,
+    ) -> BoxFuture<'a, StoreResult<Vec<Identity>>> {
+        self.run(move |state| {
+            let entry = state.identities.get(identity).ok_or(StoreError::Missing)?;
+            if version.is_some_and(|version| version != entry.record.version) {
+                return Err(StoreError::Conflict);
+            }
+            let mut deleted = vec![identity.clone()];
+            deleted.extend(
+                state
+                    .modules_of(identity)
+                    .map(|entry| entry.record.identity.clone()),
+            );
+            for identity in &deleted {
+                state.identities.remove(identity);
+            }
+            Ok(deleted)
+        })
+    }
+
+    fn list_devices<'a>(
+        &'a self,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, StoreResult<Vec<IdentityRecord>>> {
+        self.run(move |state| {
+            Ok(state
+                .devices()
+                .filter(|record| after.is_none_or(|after| record.identity.as_str() > after))
+                .take(limit)
+                .cloned()
+                .collect())
+        })
+    }
+
+    fn list_modules<'a>(&'a self, device: &'a Identity) -> BoxFuture<'a, StoreResult<Vec<IdentityRecord>>> {
+        self.run(move |state| {
+            Ok(state
+                .modules_of(device)
+                .map(|entry| entry.record.clone())
+                .collect())
+        })
+    }
+
+    fn statistics(&self) -> BoxFuture<'_, StoreResult<RegistryStatistics>> {
+        self.run(|state| {
+            let mut counts = RegistryStatistics::default();
+            for record in state.devices() {
+                counts.total += 1;
+                match record.status {
+                    Status::Enabled => counts.enabled += 1,
+                    Status::Disabled => counts.disabled += 1,
+                }
+            }
+            Ok(counts)
+        })
+    }
+
+    fn find_scope<'a>(&'a self, scope: &'a str) -> BoxFuture<'a, StoreResult<Option<IdentityRecord>>> {
+        self.run(move |state| {
+            Ok(state
+                .devices()
+                .find(|record| record.iot_edge && record.device_scope.as_deref() == Some(scope))
+                .cloned())
+        })
+    }
+
+    fn save_connections(&self, updates: Vec<ConnectionUpdate>) -> BoxFuture<'_, StoreResult<()>> {
+        self.run(move |state| {
+            for update in updates {
+                if let Some(entry) = state.identities.get_mut(&update.identity) {
+                    entry.record.connected = update.connected;
+                    entry.record.connection_updated_at = update.updated_at;
+                    entry.record.last_activity_at = update.last_activity_at;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+impl TwinStore for MemoryStore {
+    fn twin<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, StoreResult<Option<Twin>>> {
+        self.run(move |state| Ok(state.identities.get(identity).map(|entry| entry.twin.clone())))
+    }
+
+    fn mutate_twin<'a>(
+        &'a self,
+        identity: &'a Identity,
+        mutation: TwinMutation,
+    ) -> BoxFuture<'a, StoreResult<Twin>> {
+        self.run(move |state| {
+            let entry = state.identities.get_mut(identity).ok_or(StoreError::Missing)?;
+            let mut twin = entry.twin.clone();
+            mutation(&mut twin)?;
+            entry.twin = twin.clone();
+            Ok(twin)
+        })
+    }
+}
+
+impl State {
+    /// All devices in the order of their ids.
+    fn devices(&self) -> impl Iterator<Item = &IdentityRecord> {
+        self.identities
+            .values()
+            .map(|entry| &entry.record)
+            .filter(|record| !record.identity.is_module())
+    }
+
+    /// The modules of a device in the order of their ids; a module has none.
+    fn modules_of(&self, device: &Identity) -> impl Iterator<Item = &Entry> {
+        self.identities
+            .values()
+            .filter(|entry| entry.record.identity.is_module() && entry.record.identity.owner() == *device)
+    }
+
+    fn may_add(&self, identity: &Identity) -> StoreResult<()> {
+        if self.identities.contains_key(identity) {
+            return Err(StoreError::Exists);
+        }
+        if !identity.is_module() {
+            return Ok(());
+        }
+        let device = identity.owner();
+        if !self.identities.contains_key(&device) {
+            return Err(StoreError::Missing);
+        }
+        let modules = self
+            .modules_of(&device)
+            .filter(|entry| !entry.record.identity.is_system_module())
+            .count();
+        if modules >= MODULES_PER_DEVICE_MAX && !identity.is_system_module() {
+            return Err(StoreError::Full);
+        }
+        Ok(())
+    }
+}
