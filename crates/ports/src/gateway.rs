@@ -26,6 +26,11 @@ pub enum Credential<'a> {
     None,
 }
 
+/// The certificate chain a client presented in the TLS handshake, leaf first, DER; possession of the leaf's key is
+/// proven, nothing else. The HTTPS listener puts it into each request's extensions.
+#[derive(Clone, Debug)]
+pub struct PeerCertificates(pub Arc<[Bytes]>);
+
 /// The protocol of a connection, for logs and metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Protocol {
