@@ -102,6 +102,9 @@ pub enum IngestError {
     /// The session is fenced: a newer one exists or the engine closed it.
     #[error("the session has ended")]
     Fenced,
+    /// A record is larger than a message may be. Heads check this while they read; a session that gets here is broken.
+    #[error("a message is larger than the hub takes")]
+    TooLarge,
     /// The log has failed; close the connection.
     #[error(transparent)]
     Failed(LogError),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -71,6 +71,8 @@ pub struct SessionHandle {
     /// Second of the hub's monotonic clock at which the head last heard of the client.
     last_activity: AtomicU32,
     subscriptions: AtomicU32,
+    /// Set, under the mailbox's lock, by [`SessionHandle::close`] and [`SessionHandle::retire`]; read without it.
+    ended: AtomicBool,
     mailbox: Mutex<Mailbox>,
 }
 
@@ -102,8 +104,25 @@ impl SessionHandle {
             persistent,
             last_activity: AtomicU32::new(0),
             subscriptions: AtomicU32::new(u32::from(subscriptions.bits())),
+            ended: AtomicBool::new(false),
             mailbox: Mutex::new(Mailbox::default()),
         }
+    }
+
+    /// Whether the session has ended, by the engine or by its head. One atomic load: the hot path asks it for every
+    /// run of telemetry.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// For the engine, when the head has reported the end of the connection: nothing is pushed from now on, and what
+    /// waits is dropped. There is no close reason; the head must not poll again.
+    pub fn retire(&self) {
+        let mut mailbox = self.mailbox.lock();
+        self.ended.store(true, Ordering::Release);
+        mailbox.items = None;
+        mailbox.waker = None;
     }
 
     /// Who.
@@ -148,7 +167,7 @@ impl SessionHandle {
     pub fn push(&self, item: Downlink) -> Result<(), MailboxError> {
         let waker = {
             let mut mailbox = self.mailbox.lock();
-            if mailbox.closed.is_some() {
+            if self.is_ended() {
                 return Err(MailboxError::Closed);
             }
             let items = mailbox.items.get_or_insert_default();
@@ -177,6 +196,7 @@ impl SessionHandle {
         let waker = {
             let mut mailbox = self.mailbox.lock();
             mailbox.closed.get_or_insert(reason);
+            self.ended.store(true, Ordering::Release);
             mailbox.items = None;
             mailbox.waker.take()
         };
@@ -276,11 +296,23 @@ mod tests {
     }
 
     #[test]
+    fn a_retired_session_takes_nothing() {
+        let session = session();
+        session.push(Downlink::CloudToDevice).expect("room");
+        assert!(!session.is_ended());
+        session.retire();
+        assert!(session.is_ended());
+        assert_eq!(session.push(Downlink::CloudToDevice), Err(MailboxError::Closed));
+        assert_eq!(session.close_reason(), None);
+    }
+
+    #[test]
     fn the_first_close_reason_stays() {
         let session = session();
         session.close(CloseReason::TakenOver);
         session.close(CloseReason::ShuttingDown);
         assert_eq!(session.close_reason(), Some(CloseReason::TakenOver));
+        assert!(session.is_ended());
         assert_eq!(session.push(Downlink::CloudToDevice), Err(MailboxError::Closed));
         let mut context = Context::from_waker(Waker::noop());
         let Poll::Ready(Err(CloseReason::TakenOver)) = session.poll_next(&mut context) else {
