@@ -103,7 +103,7 @@ fn noise(random: &mut Random) -> Vec<u8> {
 fn run(body: fn(&[u8]), samples: &[Vec<u8>], first: &[u8]) {
     let seed = environment("HOLDFAST_SEED").unwrap_or_else(|| RandomState::new().build_hasher().finish());
     let rounds = environment("HOLDFAST_FUZZ_ROUNDS").unwrap_or(200_000);
-    println!("HOLDFAST_SEED={seed}");
+    eprintln!("HOLDFAST_SEED={seed}");
     let mut random = Random(seed);
     for round in 0..rounds {
         let data = if round % 8 == 0 {

@@ -51,7 +51,7 @@ impl World {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        self.random % of == 0
+        self.random.is_multiple_of(of)
     }
 
     /// What was under way is lost with the connection; both ends start over with their kept state.

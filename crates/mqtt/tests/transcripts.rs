@@ -371,7 +371,7 @@ fn run_file(name: &str) {
         for piece in [usize::MAX, 1] {
             let mut run = Run::new(case);
             for (index, step) in case.steps.iter().enumerate() {
-                println!(
+                eprintln!(
                     "{name}: {} ({}), step {}, pieces of {piece}: {step}",
                     case.name,
                     case.reason,
