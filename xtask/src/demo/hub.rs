@@ -35,7 +35,7 @@ impl Hub {
             );
         }
         let data = std::env::temp_dir().join(format!("holdfast-demo-{}", std::process::id()));
-        let mut command = Command::new(paths::holdfast());
+        let mut command = holdfast();
         command.arg("serve").arg("--data-dir").arg(&data);
         // The command line finds the HTTPS port in the data directory, so any free one will do. The profile of
         // the person who runs this stays as it is.
@@ -93,7 +93,7 @@ impl Hub {
 
     /// A command of `holdfast` that speaks to this hub.
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(paths::holdfast());
+        let mut command = holdfast();
         command.args(args).arg("--data-dir").arg(&self.data);
         command
     }
@@ -151,6 +151,17 @@ impl Hub {
         self.service.wait_end(Duration::MAX / 4)?;
         Ok(())
     }
+}
+
+/// The program, without variables that would make it talk to another hub.
+fn holdfast() -> Command {
+    let mut command = Command::new(paths::holdfast());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("HOLDFAST_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Whether a listener can be had on the port, on all addresses.
