@@ -1,1 +1,3 @@
 //! Embedded stores: SQLite for state, a segmented append-only log for events.
+
+pub mod sqlite;
