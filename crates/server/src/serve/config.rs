@@ -1,0 +1,428 @@
+//! The configuration file of `holdfast serve`.
+//!
+//! The doc comments of the fields are the text of `docs/reference/configuration.md`. Every value has a default, so an
+//! empty file, or none, is a complete configuration. A flag on the command line wins over the file.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::units::{Size, Span};
+use crate::cli::failure::Failure;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Names, addresses and the way the process stops.
+    pub server: ServerConfig,
+    /// MQTT for devices.
+    pub mqtt: MqttConfig,
+    /// HTTPS: service API, device API, and WebSockets, all on one port.
+    pub https: HttpsConfig,
+    /// Certificates of the server. Without this section the hub makes its own certificate authority.
+    pub tls: TlsConfig,
+    /// The event log, which keeps telemetry and other events.
+    pub log: EventLogConfig,
+    /// Cloud-to-device messages.
+    pub c2d: C2dConfig,
+    /// What the process says about itself on standard error.
+    pub observe: ObserveConfig,
+}
+
+/// Names, addresses and the way the process stops.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Host names under which clients reach this hub. The first one goes into connection strings. `localhost`,
+    /// 127.0.0.1, ::1 and the machine's own name are always known besides these.
+    pub hosts: Vec<String>,
+    /// Addresses to listen on. Empty means all addresses, IPv6 and IPv4.
+    pub listen: Vec<IpAddr>,
+    /// Address of a plain HTTP listener for `/healthz`, `/readyz` and `/metrics`, for a monitoring system that does not
+    /// trust the hub's certificate. Loopback unless you protect the address otherwise. Off when empty; the same paths
+    /// are always on the HTTPS port.
+    pub admin: Option<SocketAddr>,
+    /// How long a stopping hub waits for sessions and requests to end.
+    pub drain_timeout: Span,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        ServerConfig {
+            hosts: Vec::new(),
+            listen: Vec::new(),
+            admin: None,
+            drain_timeout: Span::seconds(10),
+        }
+    }
+}
+
+/// MQTT for devices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MqttConfig {
+    /// Port of MQTT over TLS. The SDKs know only 8883. 0 takes any free port.
+    pub port: u16,
+    /// Address of a listener without TLS, for example `127.0.0.1:1883`. Off when empty. Tokens and data cross it in the
+    /// clear, so only loopback addresses are taken, unless `plain_anywhere` says otherwise.
+    pub plain: Option<SocketAddr>,
+    /// Lets `plain` be an address other than loopback.
+    pub plain_anywhere: bool,
+}
+
+impl Default for MqttConfig {
+    fn default() -> Self {
+        MqttConfig {
+            port: 8883,
+            plain: None,
+            plain_anywhere: false,
+        }
+    }
+}
+
+/// HTTPS: service API, device API, and WebSockets, all on one port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpsConfig {
+    /// Port of HTTPS. The SDKs know only 443. 0 takes any free port.
+    pub port: u16,
+}
+
+impl Default for HttpsConfig {
+    fn default() -> Self {
+        HttpsConfig { port: 443 }
+    }
+}
+
+/// Certificates of the server. Without this section the hub makes its own certificate authority.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// Certificate chain to use instead of the hub's own, PEM, leaf first. SIGHUP reads it again.
+    pub certificate: Option<PathBuf>,
+    /// Private key of `certificate`, PEM, not encrypted.
+    pub key: Option<PathBuf>,
+    /// A second chain with an RSA key, for clients that do not know the kind of the first.
+    pub rsa_certificate: Option<PathBuf>,
+    /// Private key of `rsa_certificate`.
+    pub rsa_key: Option<PathBuf>,
+    /// CA certificate that clients need in order to trust `certificate`, PEM; goes into `connection.env`. Empty when
+    /// clients trust it anyway.
+    pub ca: Option<PathBuf>,
+}
+
+/// When an acknowledgement is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// After the event is synced to the disk: it survives a power cut.
+    #[default]
+    Fsync,
+    /// After the operating system has it: it survives a crash of the hub, not one of the machine.
+    Os,
+}
+
+/// The event log, which keeps telemetry and other events.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventLogConfig {
+    /// When an event is acknowledged to its device.
+    pub durability: Durability,
+    /// Number of partitions. Taken at the first start; later changes have no effect.
+    pub partitions: u16,
+    /// How long events are kept.
+    pub retention: Span,
+    /// How many bytes of events are kept over all partitions; the oldest go first. Empty means no bound but the disk.
+    pub retention_size: Option<Size>,
+    /// Size at which a new segment file is begun. Events are deleted by whole segments.
+    pub segment_size: Size,
+}
+
+impl Default for EventLogConfig {
+    fn default() -> Self {
+        EventLogConfig {
+            durability: Durability::Fsync,
+            partitions: 4,
+            retention: Span::seconds(7 * 24 * 3600),
+            retention_size: None,
+            segment_size: Size(64 << 20),
+        }
+    }
+}
+
+/// Cloud-to-device messages.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct C2dConfig {
+    /// Most messages waiting for one device.
+    pub queue_depth: usize,
+    /// How often a message may be abandoned before it is dead, 1 to 100.
+    pub delivery_count: u32,
+    /// How long a message lives when its sender sets no expiry, up to two days.
+    pub default_ttl: Span,
+    /// How long a delivered message waits for its answer before it is delivered again.
+    pub lock_timeout: Span,
+}
+
+impl Default for C2dConfig {
+    fn default() -> Self {
+        use holdfast_model::limits;
+        C2dConfig {
+            queue_depth: limits::C2D_QUEUE_MAX,
+            delivery_count: limits::C2D_DELIVERY_COUNT_MAX,
+            default_ttl: Span::seconds(limits::C2D_TTL_DEFAULT_SECONDS),
+            lock_timeout: Span::seconds(limits::C2D_LOCK_SECONDS),
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line of text per happening.
+    #[default]
+    Text,
+    /// One JSON object per happening.
+    Json,
+}
+
+/// What the process says about itself on standard error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ObserveConfig {
+    /// `text` or `json`.
+    pub format: LogFormat,
+    /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or directives for parts of the program such
+    /// as `info,holdfast_heads=debug`.
+    pub filter: String,
+}
+
+impl Default for ObserveConfig {
+    fn default() -> Self {
+        ObserveConfig {
+            format: LogFormat::Text,
+            filter: "info".to_owned(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, a key is unknown, a value is wrong or values do not go together. The text names file,
+    /// line, key and value and says what to do.
+    pub fn load(path: &Path) -> anyhow::Result<Config> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::usage(format!(
+                "cannot read the configuration file {}: {error}",
+                path.display()
+            ))
+            .hint("check the path given with --config; without --config the hub runs on its defaults")
+        })?;
+        let config = Self::parse(&text, &path.display().to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Parses the text of a file called `name`.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, name: &str) -> anyhow::Result<Config> {
+        toml::from_str(text).map_err(|error| describe(text, name, &error).into())
+    }
+
+    /// Rules across values, and ranges.
+    ///
+    /// # Errors
+    /// Naming key, value and remedy.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let bad = |key: &str, value: &dyn std::fmt::Display, why: &str, remedy: &str| {
+            Err(Failure::usage(format!("configuration: {key} = {value}: {why}"))
+                .hint(remedy)
+                .into())
+        };
+        if let Some(plain) = self.mqtt.plain
+            && !plain.ip().is_loopback()
+            && !self.mqtt.plain_anywhere
+        {
+            return bad(
+                "mqtt.plain",
+                &plain,
+                "tokens and data would cross the network unencrypted",
+                "use a loopback address such as 127.0.0.1:1883, or say it twice: --mqtt-plain-anywhere (mqtt.plain_anywhere = true)",
+            );
+        }
+        if !(1..=32).contains(&self.log.partitions) {
+            return bad(
+                "log.partitions",
+                &self.log.partitions,
+                "must be 1 to 32",
+                "4 is a good start",
+            );
+        }
+        if self.log.segment_size.0 < 1 << 20 {
+            return bad(
+                "log.segment_size",
+                &self.log.segment_size,
+                "must be at least 1 MiB",
+                "64 MiB is a good size",
+            );
+        }
+        if !(1..=100).contains(&self.c2d.delivery_count) {
+            return bad(
+                "c2d.delivery_count",
+                &self.c2d.delivery_count,
+                "must be 1 to 100",
+                "the default is 10",
+            );
+        }
+        let ttl_max = holdfast_model::limits::C2D_TTL_MAX_SECONDS;
+        if self.c2d.default_ttl > Span::seconds(ttl_max) {
+            return bad(
+                "c2d.default_ttl",
+                &self.c2d.default_ttl,
+                "must be at most two days",
+                "the default is 1h",
+            );
+        }
+        for (what, certificate, key) in [
+            ("tls.certificate", &self.tls.certificate, &self.tls.key),
+            (
+                "tls.rsa_certificate",
+                &self.tls.rsa_certificate,
+                &self.tls.rsa_key,
+            ),
+        ] {
+            if certificate.is_some() != key.is_some() {
+                let given = certificate.as_ref().or(key.as_ref());
+                return bad(
+                    what,
+                    &given.map_or(String::new(), |path| path.display().to_string()),
+                    "certificate and key go together",
+                    "set both, or neither to let the hub make its own",
+                );
+            }
+        }
+        for host in &self.server.hosts {
+            check_host(host)?;
+        }
+        Ok(())
+    }
+}
+
+/// A name that can stand in a connection string, a certificate and a SAS token.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_host(host: &str) -> anyhow::Result<()> {
+    if host.parse::<IpAddr>().is_ok() {
+        return Ok(());
+    }
+    let fits = !host.is_empty()
+        && host.len() <= 253
+        && host.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        });
+    if fits {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{host:?} is not a host name"))
+        .hint("give a name such as hub.example.org, or an IP address, without scheme and port")
+        .into())
+}
+
+/// Turns a parser's error into one that names line, key, value and remedy.
+fn describe(text: &str, name: &str, error: &toml::de::Error) -> Failure {
+    let at = error.span().map_or(0, |span| span.start).min(text.len());
+    let line_start = text[..at].rfind('\n').map_or(0, |index| index + 1);
+    let number = text[..line_start].matches('\n').count() + 1;
+    let line = text[line_start..].lines().next().unwrap_or_default().trim();
+    let section = text[..line_start + line.len().min(text.len() - line_start)]
+        .lines()
+        .rev()
+        .find_map(|line| line.trim().strip_prefix('[')?.split(']').next());
+    let message = error.message();
+    let place = match (line.split_once('='), section) {
+        (Some((key, value)), section) => {
+            let section = section.map_or(String::new(), |section| format!("{section}."));
+            format!("{section}{} = {}", key.trim(), value.trim())
+        }
+        (None, Some(section)) => format!("[{section}]"),
+        (None, None) => line.to_owned(),
+    };
+    let remedy = if message.starts_with("unknown field") {
+        "remove it or correct its name; docs/reference/configuration.md lists every key"
+    } else {
+        "correct the value; docs/reference/configuration.md lists every key with its type and default"
+    };
+    Failure::usage(format!("{name}, line {number}: {place}: {message}")).hint(remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        match Config::parse(text, "holdfast.toml").and_then(|config| config.check()) {
+            Ok(()) => panic!("accepted: {text}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(Config::parse("", "x").unwrap(), Config::default());
+        Config::default().check().unwrap();
+        let text = toml::to_string(&Config::default()).unwrap();
+        assert_eq!(Config::parse(&text, "x").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn errors_name_file_line_key_and_value() {
+        assert_eq!(
+            error("[log]\nretention = \"7 weeks\"\n"),
+            "holdfast.toml, line 2: log.retention = \"7 weeks\": \"7 weeks\" is not a duration; write for example \"250ms\", \"30s\", \"5m\", \"12h\" or \"7d\""
+        );
+        let unknown = error("[mqtt]\nport = 1\nprot = 2\n");
+        assert!(
+            unknown.starts_with("holdfast.toml, line 3: mqtt.prot = 2: unknown field `prot`"),
+            "{unknown}"
+        );
+        assert!(
+            error("[mqt]\n").contains("line 1: [mqt]: unknown field"),
+            "{}",
+            error("[mqt]\n")
+        );
+        assert!(error("[mqtt]\nport = 70000\n").contains("mqtt.port = 70000"));
+    }
+
+    #[test]
+    fn plain_listeners_elsewhere_must_be_said_twice() {
+        assert!(error("[mqtt]\nplain = \"0.0.0.0:1883\"\n").contains("mqtt.plain = 0.0.0.0:1883"));
+        let text = "[mqtt]\nplain = \"0.0.0.0:1883\"\nplain_anywhere = true\n";
+        Config::parse(text, "x").unwrap().check().unwrap();
+        Config::parse("[mqtt]\nplain = \"127.0.0.1:1883\"\n", "x")
+            .unwrap()
+            .check()
+            .unwrap();
+    }
+
+    #[test]
+    fn host_names_are_checked() {
+        for good in ["hub.example.org", "localhost", "10.0.0.1", "::1", "plant_4"] {
+            check_host(good).unwrap();
+        }
+        for bad in ["", "https://x", "a:443", "a b", ".a"] {
+            assert!(check_host(bad).is_err(), "{bad}");
+        }
+    }
+}
