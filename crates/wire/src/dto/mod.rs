@@ -35,10 +35,7 @@ pub use registry::{
     KeyRegenerationResultDto, PolicyKeyDto, PurgeResultDto, RegistryStatisticsDto, RotatedKeyDto,
     ServiceStatisticsDto, feedback_json,
 };
-pub use twin::{
-    ReportedPatch, TwinDto, TwinPatch, desired_patch_json, device_twin_json, parse_reported_patch,
-    parse_twin_patch,
-};
+pub use twin::{PropertiesDto, ReportedPatch, TwinDto, parse_reported_patch, parse_twin_change};
 
 /// Reads a JSON body.
 ///

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use holdfast_model::Error;
 use holdfast_model::registry::IdentityRecord;
-use holdfast_model::twin::{Section, Twin};
+use holdfast_model::twin::{Section, Twin, TwinChange, parse_object};
 use serde::de::IgnoredAny;
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
@@ -111,96 +111,38 @@ impl<'a> TwinDto<'a> {
 impl Serialize for PropertiesDto<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(2))?;
-        map.serialize_entry("desired", &SectionDto::with_metadata(&self.twin.desired))?;
-        map.serialize_entry("reported", &SectionDto::with_metadata(&self.twin.reported))?;
+        map.serialize_entry("desired", &SectionDto(&self.twin.desired))?;
+        map.serialize_entry("reported", &SectionDto(&self.twin.reported))?;
         map.end()
     }
 }
 
-/// A section with its `$` members.
-struct SectionDto<'a> {
-    properties: &'a Map<String, Value>,
-    metadata: Option<&'a Map<String, Value>>,
-    version: u64,
-}
-
-impl<'a> SectionDto<'a> {
-    fn with_metadata(section: &'a Section) -> Self {
-        SectionDto {
-            properties: &section.properties,
-            metadata: Some(&section.metadata),
-            version: section.version,
-        }
-    }
-
-    fn without_metadata(section: &'a Section) -> Self {
-        SectionDto {
-            metadata: None,
-            ..Self::with_metadata(section)
-        }
-    }
-}
+/// A section with its `$` members, borrowed.
+struct SectionDto<'a>(&'a Section);
 
 impl Serialize for SectionDto<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        for (key, value) in self.properties {
+        let section = self.0;
+        let mut map = serializer.serialize_map(Some(section.properties.len() + 2))?;
+        for (key, value) in &section.properties {
             map.serialize_entry(key, value)?;
         }
-        if let Some(metadata) = self.metadata {
-            map.serialize_entry("$metadata", metadata)?;
-        }
-        map.serialize_entry("$version", &self.version)?;
+        map.serialize_entry("$metadata", &section.metadata)?;
+        map.serialize_entry("$version", &section.version)?;
         map.end()
     }
-}
-
-/// The twin as its device sees it: `{"desired":{…,"$version":n},"reported":{…,"$version":m}}`, without metadata and
-/// tags.
-#[must_use]
-pub fn device_twin_json(twin: &Twin) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Document<'a> {
-        desired: SectionDto<'a>,
-        reported: SectionDto<'a>,
-    }
-    // Maps with text keys always serialize.
-    serde_json::to_vec(&Document {
-        desired: SectionDto::without_metadata(&twin.desired),
-        reported: SectionDto::without_metadata(&twin.reported),
-    })
-    .unwrap_or_default()
-}
-
-/// The body of a desired-property change: `{changed keys…,"$version":n}`; a deleted key is `null`.
-#[must_use]
-pub fn desired_patch_json(patch: &Map<String, Value>, version: u64) -> Vec<u8> {
-    serde_json::to_vec(&SectionDto {
-        properties: patch,
-        metadata: None,
-        version,
-    })
-    .unwrap_or_default()
-}
-
-/// What a service sends to change or replace a twin. `None` leaves a section alone.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct TwinPatch {
-    /// Tags.
-    pub tags: Option<Map<String, Value>>,
-    /// Desired properties.
-    pub desired: Option<Map<String, Value>>,
 }
 
 /// Reads the body of a PATCH or PUT of a twin: `{"tags":{…},"properties":{"desired":{…}}}`, each part optional.
 ///
 /// Other members are ignored (the command line extension sends whole twins), and so are members of either section
-/// whose name begins with `$`. What is left is not checked against the limits here.
+/// whose name begins with `$`. What is left is checked when
+/// [`Twin::apply`] takes it.
 ///
 /// # Errors
 /// [`holdfast_model::ErrorCode::DeserializationError`] for a body that is not JSON,
 /// [`holdfast_model::ErrorCode::IotHubFormatError`] when a section is no object.
-pub fn parse_twin_patch(body: &[u8]) -> Result<TwinPatch, Error> {
+pub fn parse_twin_change(body: &[u8]) -> Result<TwinChange, Error> {
     #[derive(Deserialize)]
     struct Body {
         #[serde(default)]
@@ -216,14 +158,14 @@ pub fn parse_twin_patch(body: &[u8]) -> Result<TwinPatch, Error> {
         _reported: Option<IgnoredAny>,
     }
     let body: Body = serde_json::from_slice(body).map_err(|error| json_error(&error))?;
-    let mut patch = TwinPatch {
+    let mut change = TwinChange {
         tags: body.tags,
         desired: body.properties.and_then(|properties| properties.desired),
     };
-    for section in [&mut patch.tags, &mut patch.desired].into_iter().flatten() {
+    for section in [&mut change.tags, &mut change.desired].into_iter().flatten() {
         drop_reserved(section);
     }
-    Ok(patch)
+    Ok(change)
 }
 
 /// A device's change of its reported properties.
@@ -241,8 +183,7 @@ pub struct ReportedPatch {
 /// [`holdfast_model::ErrorCode::ArgumentInvalid`] (400004, as seen from the original service) for a body that is no
 /// JSON object.
 pub fn parse_reported_patch(body: &[u8]) -> Result<ReportedPatch, Error> {
-    let mut properties: Map<String, Value> = serde_json::from_slice(body)
-        .map_err(|error| super::invalid(format!("the reported properties are not a JSON object: {error}")))?;
+    let mut properties = parse_object(body, "the reported properties")?;
     let version = properties.get("$version").and_then(Value::as_u64);
     drop_reserved(&mut properties);
     Ok(ReportedPatch { properties, version })

@@ -17,6 +17,9 @@
 mod inbound;
 mod outbound;
 
+#[cfg(test)]
+mod tests;
+
 pub use inbound::{
     DeviceTopic, TopicError, parse_filter, parse_method_request_id, parse_publish, parse_will,
 };
