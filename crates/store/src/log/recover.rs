@@ -1,0 +1,416 @@
+//! Opening: the file `meta`, and the end of each partition's newest segment.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use holdfast_model::Timestamp;
+use holdfast_observe::Event;
+
+use super::config::{LogConfig, OpenError};
+use super::disk::{Disk, DiskFile};
+use super::events::{Damaged, TornTail};
+use super::format::{
+    FORMAT_VERSION, Mark, Meta, MetaError, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError,
+};
+use super::partition::{Common, Partition};
+use super::scan::{Scanner, note_mark};
+use super::segment::{Segment, parse_segment_name, read_all, segment_name};
+use super::writer::{Active, create_segment};
+
+const META: &str = "meta";
+const META_NEW: &str = "meta.new";
+
+/// Reads `meta`, or makes a new log. Checks the version before anything is changed.
+pub(super) fn open_meta(disk: &dyn Disk, config: &LogConfig) -> Result<Meta, OpenError> {
+    let dir = &config.dir;
+    disk.create_dir(dir)
+        .map_err(OpenError::io("create directory", dir))?;
+    let names = disk.list(dir).map_err(OpenError::io("list directory", dir))?;
+    let path = dir.join(META);
+    if !names.iter().any(|name| name == META) {
+        return create_meta(disk, config, &names);
+    }
+    let bytes = read_all(disk, &path).map_err(OpenError::io("read", &path))?;
+    let meta = Meta::decode(&bytes).map_err(|error| match error {
+        MetaError::Newer(found) => OpenError::NewerFormat {
+            path,
+            found,
+            supported: FORMAT_VERSION,
+        },
+        MetaError::Malformed => OpenError::MalformedMeta { path },
+    })?;
+    // Directories missing after a crash while the log was made, or lost: then their events are gone as well, and the
+    // other partitions should still work.
+    create_partition_dirs(disk, dir, meta.partitions)?;
+    Ok(meta)
+}
+
+fn create_meta(disk: &dyn Disk, config: &LogConfig, names: &[String]) -> Result<Meta, OpenError> {
+    let dir = &config.dir;
+    for name in names.iter().filter(|name| is_partition_dir(name)) {
+        let path = dir.join(name);
+        let files = disk.list(&path).map_err(OpenError::io("list directory", &path))?;
+        if files.iter().any(|name| parse_segment_name(name).is_some()) {
+            return Err(OpenError::MissingMeta { path: dir.clone() });
+        }
+    }
+    let meta = Meta {
+        partitions: config.partitions,
+        salt: random_u32(),
+    };
+    create_partition_dirs(disk, dir, meta.partitions)?;
+    let (temporary, path) = (dir.join(META_NEW), dir.join(META));
+    if names.iter().any(|name| name == META_NEW) {
+        disk.remove(&temporary)
+            .map_err(OpenError::io("remove", &temporary))?;
+    }
+    let write = || {
+        let file = disk.create(&temporary)?;
+        file.write_all_at(&meta.encode(), 0)?;
+        file.sync()?;
+        disk.rename(&temporary, &path)?;
+        disk.sync_dir(dir)?;
+        dir.parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .map_or(Ok(()), |parent| disk.sync_dir(parent))
+    };
+    write().map_err(OpenError::io("create", &path))?;
+    Ok(meta)
+}
+
+fn create_partition_dirs(disk: &dyn Disk, dir: &Path, partitions: u16) -> Result<(), OpenError> {
+    for index in 0..partitions {
+        let path = partition_dir(dir, index);
+        disk.create_dir(&path)
+            .map_err(OpenError::io("create directory", &path))?;
+    }
+    disk.sync_dir(dir).map_err(OpenError::io("sync directory", dir))
+}
+
+fn partition_dir(dir: &Path, index: u16) -> PathBuf {
+    dir.join(format!("p{index:04}"))
+}
+
+fn is_partition_dir(name: &str) -> bool {
+    name.strip_prefix('p')
+        .is_some_and(|digits| digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Random enough that a sender cannot guess it. The standard library seeds its hash maps from the operating system.
+fn random_u32() -> u32 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let random = RandomState::new().build_hasher().finish();
+    (random ^ (random >> 32)) as u32
+}
+
+/// The end of a segment, as found.
+#[derive(Debug)]
+struct Tail {
+    /// Behind the last good frame before the first fault.
+    offset: u64,
+    next: u64,
+    enqueued: i64,
+    marks: Vec<Mark>,
+    fault: Fault,
+}
+
+#[derive(Debug)]
+enum Fault {
+    None,
+    /// What follows was never acknowledged.
+    Torn,
+    /// Events that had been acknowledged are damaged; good ones follow, up to here.
+    Damaged {
+        first_good: u64,
+        next: u64,
+        enqueued: i64,
+    },
+}
+
+/// Opens partition `index`. Looks at its newest segment only.
+pub(super) fn open_partition(common: &Arc<Common>, index: u16) -> Result<(Partition, Active), OpenError> {
+    let dir = partition_dir(&common.config.dir, index);
+    let mut firsts = list_segments(common.disk.as_ref(), &dir)?;
+    let (active, next, enqueued) = loop {
+        let Some(first) = firsts.pop() else {
+            let active = new_segment(common, &dir, index, 0, Timestamp::NEVER.as_micros())?;
+            break (active, 0, Timestamp::NEVER.as_micros());
+        };
+        if let Some(opened) = open_newest(common, &dir, index, first)? {
+            if opened.0.segment.first != first {
+                firsts.push(first);
+            }
+            break opened;
+        }
+    };
+    let mut segments: Vec<_> = firsts
+        .into_iter()
+        .map(|first| Arc::new(Segment::closed(&dir, first)))
+        .collect();
+    segments.push(Arc::clone(&active.segment));
+    let partition = Partition::new(index, Arc::clone(common), segments, next, enqueued);
+    Ok((partition, active))
+}
+
+fn list_segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, OpenError> {
+    let names = disk.list(dir).map_err(OpenError::io("list directory", dir))?;
+    let mut firsts: Vec<u64> = names.iter().filter_map(|name| parse_segment_name(name)).collect();
+    firsts.sort_unstable();
+    Ok(firsts)
+}
+
+/// Opens the newest segment for appending, or starts one behind it when it is damaged. `None` when its making was
+/// cut off by a crash: then it is gone.
+fn open_newest(
+    common: &Arc<Common>,
+    dir: &Path,
+    index: u16,
+    first: u64,
+) -> Result<Option<(Active, u64, i64)>, OpenError> {
+    let disk = common.disk.as_ref();
+    let path = dir.join(segment_name(first));
+    let file: Arc<dyn DiskFile> = Arc::from(disk.open(&path, true).map_err(OpenError::io("open", &path))?);
+    let read_failed = |error| OpenError::io("read", &path)(error);
+    let length = file.len().map_err(read_failed)?;
+    let mut scanner = Scanner::new(file.as_ref(), common.salt, length);
+    let header = read_header(file.as_ref(), common.salt, index, first, &path)?;
+    let Some(header) = header else {
+        return open_headless(common, dir, index, first, &mut scanner);
+    };
+    let tail = find_tail(&mut scanner, header.first, header.base_time).map_err(read_failed)?;
+    let sync = |file: &dyn DiskFile| {
+        // What a killed process had written but not synced is taken over: it must not vanish after being read.
+        file.sync()?;
+        disk.sync_dir(dir)
+    };
+    match tail.fault {
+        Fault::None => {}
+        Fault::Torn => {
+            TornTail {
+                file: &path,
+                offset: tail.offset,
+                bytes: length - tail.offset,
+            }
+            .emit(&common.metrics);
+            file.truncate(tail.offset)
+                .map_err(OpenError::io("truncate", &path))?;
+        }
+        Fault::Damaged {
+            first_good,
+            next,
+            enqueued,
+        } => {
+            Damaged {
+                file: &path,
+                offset: tail.offset,
+                first: tail.next,
+                next: Some(first_good),
+            }
+            .emit(&common.metrics);
+            sync(file.as_ref()).map_err(OpenError::io("sync", &path))?;
+            let active = new_segment(common, dir, index, next, enqueued)?;
+            return Ok(Some((active, next, enqueued)));
+        }
+    }
+    sync(file.as_ref()).map_err(OpenError::io("sync", &path))?;
+    let segment = Segment::active(
+        dir,
+        first,
+        header.base_time,
+        Arc::clone(&file),
+        tail.offset,
+        tail.marks,
+    );
+    let reserved = file.len().map_err(read_failed)?;
+    let active = Active {
+        segment: Arc::new(segment),
+        file,
+        length: tail.offset,
+        reserved,
+    };
+    Ok(Some((active, tail.next, tail.enqueued)))
+}
+
+fn read_header(
+    file: &dyn DiskFile,
+    salt: u32,
+    partition: u16,
+    first: u64,
+    path: &Path,
+) -> Result<Option<SegmentHeader>, OpenError> {
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    let read = file.read_at(&mut bytes, 0).map_err(OpenError::io("read", path))?;
+    match SegmentHeader::decode(&bytes[..read], salt) {
+        Ok(header) => Ok(Some(header).filter(|h| h.first == first && h.partition == partition)),
+        Err(SegmentHeaderError::Malformed) => Ok(None),
+        Err(SegmentHeaderError::Newer(found)) => Err(OpenError::NewerFormat {
+            path: path.to_owned(),
+            found,
+            supported: FORMAT_VERSION,
+        }),
+    }
+}
+
+/// A newest segment without a good header: made just before a crash, or damaged.
+fn open_headless(
+    common: &Arc<Common>,
+    dir: &Path,
+    index: u16,
+    first: u64,
+    scanner: &mut Scanner<'_>,
+) -> Result<Option<(Active, u64, i64)>, OpenError> {
+    let disk = common.disk.as_ref();
+    let path = dir.join(segment_name(first));
+    let read_failed = |error| OpenError::io("read", &path)(error);
+    let found = scanner
+        .next_valid(SEGMENT_HEADER_BYTES as u64, first)
+        .map_err(read_failed)?;
+    let Some((offset, header)) = found else {
+        if scanner
+            .zeros_from(SEGMENT_HEADER_BYTES as u64)
+            .map_err(read_failed)?
+        {
+            // The header is synced before any event is written: there never was one.
+            disk.remove(&path).map_err(OpenError::io("remove", &path))?;
+        } else {
+            Damaged {
+                file: &path,
+                offset: 0,
+                first,
+                next: None,
+            }
+            .emit(&common.metrics);
+            let aside = path.with_extension("seg.corrupt-0");
+            disk.rename(&path, &aside)
+                .map_err(OpenError::io("move aside", &path))?;
+        }
+        disk.sync_dir(dir).map_err(OpenError::io("sync directory", dir))?;
+        return Ok(None);
+    };
+    Damaged {
+        file: &path,
+        offset: 0,
+        first,
+        next: Some(header.first),
+    }
+    .emit(&common.metrics);
+    let (next, enqueued) =
+        last_good(scanner, offset, header.first, (header.first, header.enqueued)).map_err(read_failed)?;
+    let active = new_segment(common, dir, index, next, enqueued)?;
+    Ok(Some((active, next, enqueued)))
+}
+
+fn new_segment(
+    common: &Common,
+    dir: &Path,
+    partition: u16,
+    first: u64,
+    base_time: i64,
+) -> Result<Active, OpenError> {
+    let header = SegmentHeader {
+        partition,
+        first,
+        base_time,
+    };
+    create_segment(common.disk.as_ref(), dir, header, common.salt)
+        .map_err(OpenError::io("create", dir.join(segment_name(first))))
+}
+
+/// Follows the frames of the newest segment to their end.
+///
+/// Payloads are verified only where a crash can have hurt them: in the last batch, that is from the `durable_before`
+/// of the last frame on. Readers verify the others, and starting takes no longer than reading one segment.
+fn find_tail(scanner: &mut Scanner<'_>, first: u64, base_time: i64) -> std::io::Result<Tail> {
+    let mut tail = Tail {
+        offset: SEGMENT_HEADER_BYTES as u64,
+        next: first,
+        enqueued: base_time,
+        marks: Vec::new(),
+        fault: Fault::None,
+    };
+    let mut durable_before = first;
+    while let Some(header) = scanner.header_at(tail.offset)? {
+        if header.first != tail.next {
+            break;
+        }
+        durable_before = durable_before.max(header.durable_before);
+        tail.advance(&header);
+    }
+    // Again over the last batch, this time with payloads.
+    let end = tail.offset;
+    tail.rewind(durable_before, first, base_time);
+    while tail.offset < end
+        && let Some(header) = scanner.header_at(tail.offset)?
+    {
+        if header.first >= durable_before && !scanner.payload_holds(tail.offset, &header)? {
+            break;
+        }
+        tail.advance(&header);
+    }
+    tail.fault = find_fault(scanner, &tail)?;
+    Ok(tail)
+}
+
+impl Tail {
+    fn advance(&mut self, header: &super::format::FrameHeader) {
+        note_mark(&mut self.marks, header, self.offset);
+        self.enqueued = header.enqueued;
+        self.next = header.end();
+        self.offset += header.frame_bytes() as u64;
+    }
+
+    /// Back to a mark at or before the event `to`.
+    fn rewind(&mut self, to: u64, first: u64, base_time: i64) {
+        let keep = self.marks.partition_point(|mark| mark.first <= to);
+        self.marks.truncate(keep);
+        match self.marks.pop() {
+            Some(mark) => {
+                self.offset = mark.offset;
+                self.next = mark.first;
+                self.enqueued = mark.enqueued;
+            }
+            None => {
+                self.offset = SEGMENT_HEADER_BYTES as u64;
+                self.next = first;
+                self.enqueued = base_time;
+            }
+        }
+    }
+}
+
+/// What stands behind the last good frame. A later frame that was written when the missing events had been synced
+/// proves damage; one of the same batch does not, since a power cut may keep any part of what was not synced.
+fn find_fault(scanner: &mut Scanner<'_>, tail: &Tail) -> std::io::Result<Fault> {
+    if scanner.zeros_from(tail.offset)? {
+        return Ok(Fault::None);
+    }
+    let (mut offset, mut first_good) = (tail.offset, None);
+    while let Some((at, header)) = scanner.next_valid(offset, tail.next)? {
+        first_good.get_or_insert(header.first);
+        if header.durable_before > tail.next {
+            let (next, enqueued) = last_good(scanner, at, header.first, (header.first, header.enqueued))?;
+            return Ok(Fault::Damaged {
+                first_good: first_good.unwrap_or(header.first),
+                next,
+                enqueued,
+            });
+        }
+        offset = at + header.frame_bytes() as u64;
+    }
+    Ok(Fault::Torn)
+}
+
+/// End and time of the last good frame from `offset` on.
+fn last_good(
+    scanner: &mut Scanner<'_>,
+    mut offset: u64,
+    mut expected: u64,
+    mut last: (u64, i64),
+) -> std::io::Result<(u64, i64)> {
+    while let Some((at, header)) = scanner.next_valid(offset, expected)? {
+        last = (header.end(), header.enqueued);
+        expected = header.end();
+        offset = at + header.frame_bytes() as u64;
+    }
+    Ok(last)
+}
