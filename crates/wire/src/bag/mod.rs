@@ -85,10 +85,10 @@ fn meaning(key: &str) -> Meaning {
         return prefixed_meaning(name);
     }
     // Nearly every key fails this comparison of one byte, the others are looked up.
-    if key.as_bytes().first() == Some(&b'i') {
-        if let Some((_, property)) = PLAIN_KEYS.iter().find(|(known, _)| *known == key) {
-            return Meaning::System(*property);
-        }
+    if key.as_bytes().first() == Some(&b'i')
+        && let Some((_, property)) = PLAIN_KEYS.iter().find(|(known, _)| *known == key)
+    {
+        return Meaning::System(*property);
     }
     Meaning::Application
 }

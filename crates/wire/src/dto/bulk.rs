@@ -41,7 +41,7 @@ pub enum ImportMode {
 }
 
 impl ImportMode {
-    const SPELLINGS: &'static [(&'static str, Self)] = &[
+    pub(super) const SPELLINGS: &'static [(&'static str, Self)] = &[
         ("createOrUpdate", ImportMode::CreateOrUpdate),
         ("create", ImportMode::Create),
         ("update", ImportMode::Update),

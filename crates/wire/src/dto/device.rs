@@ -208,10 +208,8 @@ impl DevicePut {
 
     fn parent_scope(&self, iot_edge: bool) -> Result<Option<String>, Error> {
         let non_empty = |scope: &String| !scope.is_empty();
-        if !iot_edge {
-            if let Some(scope) = &self.device_scope {
-                return Ok(Some(scope.clone()).filter(non_empty));
-            }
+        if !iot_edge && let Some(scope) = &self.device_scope {
+            return Ok(Some(scope.clone()).filter(non_empty));
         }
         let parents = self.parent_scopes.as_deref().unwrap_or_default();
         if parents.len() > 1 {

@@ -16,6 +16,7 @@ mod tests;
 use holdfast_model::{Error, ErrorCode, Timestamp};
 use serde::de::{DeserializeOwned, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 pub use authentication::{
@@ -37,13 +38,38 @@ pub use registry::{
 };
 pub use twin::{PropertiesDto, ReportedPatch, TwinDto, parse_reported_patch, parse_twin_change};
 
-/// Reads a JSON body.
+/// Reads a JSON body that is an object.
 ///
 /// # Errors
 /// [`ErrorCode::DeserializationError`] when the text is not JSON, [`ErrorCode::IotHubFormatError`] when the JSON has
 /// another shape than the operation takes.
 pub fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    // Derived readers take an array for a structure, member by member; `[]` would pass for a device without members.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Error::new(
+            ErrorCode::IotHubFormatError,
+            "the body must be a JSON object, not an array",
+        ));
+    }
     serde_json::from_slice(body).map_err(|error| json_error(&error))
+}
+
+/// Reads a JSON body that is an array of objects, such as a bulk request.
+///
+/// # Errors
+/// As [`from_json`]; [`ErrorCode::ArgumentInvalid`] for more than `max` items.
+pub fn list_from_json<T: DeserializeOwned>(body: &[u8], max: usize) -> Result<Vec<T>, Error> {
+    let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|error| json_error(&error))?;
+    if items.len() > max {
+        return Err(invalid(format!(
+            "the list has {} items, at most {max} are allowed",
+            items.len()
+        )));
+    }
+    items
+        .iter()
+        .map(|item| from_json(item.get().as_bytes()))
+        .collect()
 }
 
 fn json_error(error: &serde_json::Error) -> Error {

@@ -277,7 +277,7 @@ fn device_put_rules() {
         ),
         (json!({"status": "maybe"}), ErrorCode::IotHubFormatError),
         (json!({"statusReason": {}}), ErrorCode::IotHubFormatError),
-        (json!([1]), ErrorCode::IotHubFormatError),
+        (json!([]), ErrorCode::IotHubFormatError),
     ] {
         assert_eq!(put(bad.clone()).expect_err("refused").code, code, "{bad}");
     }
@@ -499,6 +499,16 @@ fn bulk_entries_of_every_sdk() {
         })
     );
     assert!(BulkRegistryOperationResult::new(Vec::new(), Vec::new()).is_successful);
+    let list = |text: &str| list_from_json::<ExportImportDevice>(text.as_bytes(), 2);
+    assert_eq!(list(r#"[{"id":"a"},{"id":"b"}]"#).map(|list| list.len()), Ok(2));
+    for (bad, code) in [
+        ("[{},{},{}]", ErrorCode::ArgumentInvalid),
+        ("[[]]", ErrorCode::IotHubFormatError),
+        ("{}", ErrorCode::IotHubFormatError),
+        ("[", ErrorCode::DeserializationError),
+    ] {
+        assert_eq!(list(bad).expect_err("refused").code, code, "{bad}");
+    }
     for mode in ImportMode::SPELLINGS {
         assert_eq!(json_of(&mode.1), mode.0);
     }

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::authentication::{AuthenticationDto, AuthenticationTypeDto, X509ThumbprintDto};
 use super::device::{CapabilitiesDto, ConnectionStateDto, StatusDto};
-use super::{TimeDto, json_error};
+use super::{TimeDto, from_json};
 use crate::etag;
 
 /// A twin document in an answer of the service API.
@@ -157,7 +157,7 @@ pub fn parse_twin_change(body: &[u8]) -> Result<TwinChange, Error> {
         #[serde(default, rename = "reported")]
         _reported: Option<IgnoredAny>,
     }
-    let body: Body = serde_json::from_slice(body).map_err(|error| json_error(&error))?;
+    let body: Body = from_json(body)?;
     let mut change = TwinChange {
         tags: body.tags,
         desired: body.properties.and_then(|properties| properties.desired),
