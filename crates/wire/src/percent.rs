@@ -19,7 +19,12 @@ pub(crate) fn encode_into(out: &mut String, text: &str) {
 
 /// Decodes; borrows when there is nothing to decode. Invalid escapes stay as they are, and so does the whole text
 /// when its decoded bytes are not UTF-8. A plus sign is a plus sign.
+#[inline]
 pub(crate) fn decode(text: &str) -> Cow<'_, str> {
+    // Most texts have no escape; decoding those would check once more that they are UTF-8.
+    if !text.as_bytes().contains(&b'%') {
+        return Cow::Borrowed(text);
+    }
     percent_decode_str(text)
         .decode_utf8()
         .unwrap_or(Cow::Borrowed(text))
