@@ -4,6 +4,7 @@
 //! fast: the engine's tests run on it, and the property tests of the real stores compare themselves with it. Nothing
 //! is durable, and a call either happens as a whole or not at all because the mutex is held throughout.
 
+pub mod event_log;
 mod feedback;
 mod queue;
 mod registry;

@@ -1,5 +1,4 @@
 //! Embedded stores: SQLite for state, a segmented append-only log for events.
 
-pub mod sqlite;
-
 pub mod log;
+pub mod sqlite;

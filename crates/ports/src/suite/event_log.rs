@@ -93,7 +93,9 @@ async fn read_all(log: &dyn EventLog, partition: u16, mut from: u64) -> Vec<Even
 
 fn bodies(blocks: &[EventBlock]) -> Vec<Vec<u8>> {
     let events = blocks.iter().flat_map(EventBlock::events);
-    events.map(|event| event.expect("well formed").body.to_vec()).collect()
+    events
+        .map(|event| event.expect("well formed").body.to_vec())
+        .collect()
 }
 
 async fn numbers_without_gaps(log: &dyn EventLog) {
@@ -103,7 +105,11 @@ async fn numbers_without_gaps(log: &dyn EventLog) {
     assert!(read(log, 0, 0, ENOUGH).await.is_empty());
     assert_eq!(put(log, 0, &[b"a"], at(1)).await, 1);
     assert_eq!(put(log, 0, &[b"b", b"c"], at(2)).await, 3);
-    assert_eq!(put(log, 1, &[b"x"], at(3)).await, 1, "each partition counts by itself");
+    assert_eq!(
+        put(log, 1, &[b"x"], at(3)).await,
+        1,
+        "each partition counts by itself"
+    );
     let info = log.info(0).expect("info");
     assert_eq!((info.first, info.next, info.last_enqueued_at), (0, 3, at(2)));
     let numbers: Vec<u64> = read_all(log, 0, 0)
@@ -173,7 +179,11 @@ async fn reads_start_and_end_where_asked(log: &dyn EventLog) {
     assert!((1..=5).contains(&blocks.len()), "{} blocks", blocks.len());
     for from in 0..20 {
         let blocks = read(log, 0, from, 1).await;
-        assert_eq!(blocks[0].first_sequence_number, from / 2 * 2, "the block with {from}");
+        assert_eq!(
+            blocks[0].first_sequence_number,
+            from / 2 * 2,
+            "the block with {from}"
+        );
     }
     assert_eq!(read_all(log, 0, 4).await.len(), 8);
     assert!(read(log, 0, 20, ENOUGH).await.is_empty());
@@ -212,7 +222,10 @@ async fn readers_are_woken<L: EventLog>(log: Arc<L>) {
     let waiting = Arc::clone(&log);
     let mut reader = Box::pin(poll_fn(move |context| waiting.poll_readable(0, 0, context)));
     poll_fn(|context| {
-        assert!(reader.as_mut().poll(context).is_pending(), "there is nothing to read");
+        assert!(
+            reader.as_mut().poll(context).is_pending(),
+            "there is nothing to read"
+        );
         Poll::Ready(())
     })
     .await;
