@@ -104,7 +104,10 @@ fn with_device(story: &mut Story, hub: &Hub, python: &Path) -> Option<()> {
         ))
     })?;
     let connection_string = story.step("Ask for its connection string", || {
-        let line = hub.text(&["connection-string", DEVICE])?.trim().to_owned();
+        let line = hub
+            .text(&["connection-string", "--device", DEVICE])?
+            .trim()
+            .to_owned();
         let shown = line
             .split(";SharedAccessKey=")
             .next()
@@ -186,7 +189,7 @@ fn method(story: &mut Story, hub: &Hub, device: &mut Service) {
 
 fn cloud_to_device(story: &mut Story, hub: &Hub, device: &mut Service) {
     story.step("Send a cloud-to-device message", || {
-        hub.text(&["c2d", "send", DEVICE, "--data", "hello from the hub"])?;
+        hub.text(&["c2d", "send", DEVICE, "hello from the hub"])?;
         let seen = event(device, "c2d")?;
         if text(&seen, "data") != "hello from the hub" {
             bail!("the device received {seen}");

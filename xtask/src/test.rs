@@ -34,7 +34,7 @@ Suites:
   node     official Node.js SDKs against a real hub
 
 Options:
-  --long         run the long versions (sets HOLDFAST_TEST_LONG=1; thousands of kill -9 instead of hundreds)
+  --long         run the long versions (sets HOLDFAST_TEST_LONG=1 and HOLDFAST_KILL9_CUTS=5000)
   --only SUITE   run this suite; may be given several times
   ARGUMENTS      passed on to cargo test, pytest or node, of the suites that run";
 
@@ -218,6 +218,8 @@ fn client_suite(command: &mut Command, options: &Options, count: fn(&[String]) -
 
 fn long(command: &mut Command, options: &Options) {
     if options.long {
-        command.env("HOLDFAST_TEST_LONG", "1");
+        command
+            .env("HOLDFAST_TEST_LONG", "1")
+            .env("HOLDFAST_KILL9_CUTS", "5000");
     }
 }
