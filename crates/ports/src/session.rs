@@ -117,12 +117,12 @@ impl SessionHandle {
     }
 
     /// For the engine, when the head has reported the end of the connection: nothing is pushed from now on, and what
-    /// waits is dropped. There is no close reason; the head must not poll again.
-    pub fn retire(&self) {
+    /// waits is dropped. There is no close reason; the head must not poll again. True when this call ended it.
+    pub fn retire(&self) -> bool {
         let mut mailbox = self.mailbox.lock();
-        self.ended.store(true, Ordering::Release);
         mailbox.items = None;
         mailbox.waker = None;
+        !self.ended.swap(true, Ordering::AcqRel)
     }
 
     /// Who.
@@ -191,18 +191,18 @@ impl SessionHandle {
         Ok(())
     }
 
-    /// For the engine: ends the session. The first reason stays.
-    pub fn close(&self, reason: CloseReason) {
-        let waker = {
+    /// For the engine: ends the session. The first reason stays. True when this call ended it.
+    pub fn close(&self, reason: CloseReason) -> bool {
+        let (first, waker) = {
             let mut mailbox = self.mailbox.lock();
             mailbox.closed.get_or_insert(reason);
-            self.ended.store(true, Ordering::Release);
             mailbox.items = None;
-            mailbox.waker.take()
+            (!self.ended.swap(true, Ordering::AcqRel), mailbox.waker.take())
         };
         if let Some(waker) = waker {
             waker.wake();
         }
+        first
     }
 
     /// Why the engine ended the session, if it did.

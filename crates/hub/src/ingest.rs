@@ -1,0 +1,143 @@
+//! Telemetry on its way into the log.
+//!
+//! The whole path is: is the session alive (one atomic load), hand the encoded records to the log, count. No lock
+//! besides the log's own, no allocation, no await.
+
+use holdfast_model::event::{Origin, Records};
+use holdfast_model::limits::D2C_BYTES_MAX;
+use holdfast_ports::event_log::{AppendTicket, LogError};
+use holdfast_ports::gateway::{Admitted, IngestError};
+use holdfast_ports::session::SessionHandle;
+
+use crate::Hub;
+
+/// The partition of a device's telemetry, the same for its modules.
+///
+/// FNV-1a (64 bit) over the id's bytes, one multiplication to mix (FNV's low bits are weak), then the remainder of the
+/// high half. Stored data depends on it: readers expect a device in one partition for ever, so it never changes.
+///
+/// ```
+/// assert_eq!(holdfast_hub::partition_of("d1", 4), holdfast_hub::partition_of("d1", 4));
+/// assert!(holdfast_hub::partition_of("press-4", 7) < 7);
+/// ```
+#[must_use]
+pub fn partition_of(device_id: &str, partitions: u16) -> u16 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in device_id.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash ^= hash >> 32;
+    hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((hash >> 32) % u64::from(partitions.max(1))) as u16
+}
+
+impl Hub {
+    pub(crate) fn ingest(
+        &self,
+        session: &SessionHandle,
+        records: &Records,
+    ) -> Result<AppendTicket, IngestError> {
+        if session.is_ended() {
+            return Err(IngestError::Fenced);
+        }
+        self.append(session.partition, &session.origin, records)
+    }
+
+    pub(crate) fn ingest_admitted(
+        &self,
+        admitted: &Admitted,
+        records: &Records,
+    ) -> Result<AppendTicket, IngestError> {
+        self.append(admitted.partition, &admitted.origin, records)
+    }
+
+    fn append(
+        &self,
+        partition: u16,
+        origin: &Origin,
+        records: &Records,
+    ) -> Result<AppendTicket, IngestError> {
+        // Only a run longer than one message may be can hold a message that is too long.
+        if records.as_bytes().len() > D2C_BYTES_MAX && longest_record(records.as_bytes()) > D2C_BYTES_MAX {
+            return Err(IngestError::TooLarge);
+        }
+        match self.stores.log.append(partition, origin, records, self.now()) {
+            Ok(ticket) => {
+                self.metrics.telemetry_messages.add(u64::from(records.count()));
+                self.metrics.telemetry_bytes.add(records.as_bytes().len() as u64);
+                Ok(ticket)
+            }
+            Err(LogError::Busy) => {
+                self.metrics.telemetry_waits.inc();
+                Err(IngestError::Busy(self.next_progress(partition)))
+            }
+            Err(error) => {
+                self.note_log_failure(&error);
+                Err(IngestError::Failed(error))
+            }
+        }
+    }
+
+    /// A ticket that is ready as soon as the partition has written anything more. A full buffer holds unwritten events,
+    /// so one more event will become durable.
+    fn next_progress(&self, partition: u16) -> Option<AppendTicket> {
+        let info = self.stores.log.info(partition).ok()?;
+        Some(AppendTicket {
+            partition,
+            end: info.next + 1,
+        })
+    }
+}
+
+/// The longest record of an encoded run (`holdfast_model::event`: each starts with its length in four bytes of seven
+/// bits).
+fn longest_record(mut bytes: &[u8]) -> usize {
+    let mut longest = 0;
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let length = length
+            .iter()
+            .rev()
+            .fold(0, |value, byte| value << 7 | usize::from(byte & 0x7f));
+        longest = longest.max(length);
+        bytes = rest.get(length..).unwrap_or_default();
+    }
+    longest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_never_change() {
+        // Stored data depends on these figures.
+        let of = |id| (partition_of(id, 4), partition_of(id, 32));
+        assert_eq!(
+            [of("d1"), of("d2"), of("press-7"), of("sensor")],
+            [(0, 12), (2, 14), (1, 21), (0, 4)]
+        );
+    }
+
+    #[test]
+    fn similar_ids_spread_evenly() {
+        let mut counts = [0u32; 4];
+        for number in 0..10_000 {
+            counts[usize::from(partition_of(&format!("device-{number:06}"), 4))] += 1;
+        }
+        assert!(
+            counts.iter().all(|count| (2_300..2_700).contains(count)),
+            "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn the_longest_record_is_found() {
+        let mut records = Records::new();
+        for size in [10, 40_000, 7] {
+            let _ = records.record().finish(&vec![0; size]);
+        }
+        assert_eq!(longest_record(records.as_bytes()), 40_001);
+        assert_eq!(longest_record(&[]), 0);
+        assert_eq!(longest_record(&[0xff; 9]), 0x0fff_ffff);
+    }
+}
