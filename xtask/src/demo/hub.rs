@@ -109,11 +109,11 @@ impl Hub {
         super::parse(&output(&mut command)?, &command)
     }
 
-    /// Starts `holdfast monitor`, one JSON object per event.
+    /// Starts `holdfast monitor`, one JSON object per event; from the first, so that none is missed while it starts.
     pub(super) fn monitor(&self) -> Result<Service> {
         Service::start(
             "monitor",
-            &mut self.command(&["monitor", "--json"]),
+            &mut self.command(&["monitor", "--json", "--from", "earliest"]),
             &paths::logs(),
         )
     }
@@ -148,7 +148,8 @@ impl Hub {
 
     /// Waits until the hub ends, which Ctrl-C makes it do.
     pub(super) fn wait_for_person(&mut self) -> Result<()> {
-        self.service.wait_end(Duration::MAX / 4)?;
+        // Ctrl-C goes to the whole process group, so the hub ends with us.
+        self.service.wait_end(Duration::from_secs(365 * 24 * 3600))?;
         Ok(())
     }
 }
