@@ -1,1 +1,67 @@
-//! Service REST API of the hub, with its OpenAPI document.
+//! The service side of the hub over HTTPS: identities, twins, direct methods, cloud-to-device messages, statistics
+//! (IoT Hub's own operations), and Holdfast's operations below `/holdfast/v1` (policies, certificate authorities,
+//! consumer groups, sending cloud-to-device messages, reading events).
+//!
+//! [`Api`] holds what handlers need; [`service`] makes the HTTP service. Every operation is declared in `routes` with the
+//! right it needs ([`Operation`]); handlers find the checked caller in the request's extensions. Bodies and errors are
+//! `holdfast-wire`'s; this crate only joins them with the engine.
+
+mod certificates;
+mod consumer_groups;
+mod events;
+mod extract;
+mod feedback;
+mod identities;
+mod messages;
+mod methods;
+mod openapi;
+mod operation;
+mod path;
+mod policies;
+mod reply;
+mod routes;
+mod statistics;
+mod twins;
+
+use std::sync::Arc;
+
+use holdfast_hub::Hub;
+use holdfast_ports::event_log::EventLog;
+use holdfast_ports::settings::CheckpointStore;
+use tokio::sync::watch;
+
+pub use openapi::document;
+pub use operation::Operation;
+pub use routes::{operations, service};
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Api {
+    /// The engine.
+    pub hub: Arc<Hub>,
+    /// Events, for reading.
+    pub log: Arc<dyn EventLog>,
+    /// Reading positions.
+    pub checkpoints: Arc<dyn CheckpointStore>,
+    /// Ends the streams when the hub stops.
+    pub closing: Closing,
+}
+
+/// Tells streams that the hub is stopping.
+#[derive(Clone, Debug)]
+pub struct Closing(watch::Receiver<bool>);
+
+impl Closing {
+    /// Follows a switch that is set to `true` once, when the hub stops.
+    #[must_use]
+    pub fn new(switch: watch::Receiver<bool>) -> Self {
+        Closing(switch)
+    }
+
+    /// Returns when the hub is stopping; never when the switch was dropped without being set.
+    pub(crate) async fn wait(mut self) {
+        if self.0.wait_for(|closing| *closing).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

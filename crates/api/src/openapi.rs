@@ -1,0 +1,81 @@
+//! The OpenAPI document, made from the handlers' own declarations.
+
+use axum::http::{HeaderValue, header};
+use axum::response::IntoResponse;
+use holdfast_wire::headers;
+use utoipa::OpenApi;
+
+use crate::{
+    certificates, consumer_groups, events, feedback, identities, messages, methods, policies, statistics,
+    twins,
+};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Holdfast service API",
+        description = "IoT Hub's service operations, and Holdfast's own below /holdfast/v1. Every request carries a \
+                       shared access signature in the header Authorization; IoT Hub's operations also carry the query \
+                       parameter api-version, any date."
+    ),
+    paths(
+        identities::list,
+        identities::bulk,
+        identities::regenerate_keys,
+        identities::get_device,
+        identities::put_device,
+        identities::delete_device,
+        identities::list_modules,
+        identities::get_module,
+        identities::put_module,
+        identities::delete_module,
+        statistics::devices,
+        statistics::service,
+        twins::get_device,
+        twins::patch_device,
+        twins::put_device,
+        twins::get_module,
+        twins::patch_module,
+        twins::put_module,
+        methods::invoke_device,
+        methods::invoke_module,
+        messages::purge,
+        messages::send,
+        feedback::receive,
+        feedback::complete,
+        feedback::abandon,
+        events::stream_events,
+        consumer_groups::list,
+        consumer_groups::create,
+        consumer_groups::delete,
+        consumer_groups::checkpoints,
+        consumer_groups::save_checkpoints,
+        policies::list,
+        policies::get,
+        policies::put,
+        policies::delete,
+        policies::regenerate,
+        certificates::list,
+        certificates::get,
+        certificates::put,
+        certificates::delete,
+        certificates::generate_code,
+        certificates::verify,
+    )
+)]
+struct Document;
+
+/// The document as JSON, for `openapi/hub.json` and for `GET /holdfast/v1/openapi.json`.
+#[must_use]
+pub fn document() -> String {
+    // The document is static; serializing it cannot fail.
+    Document::openapi().to_pretty_json().unwrap_or_default()
+}
+
+/// Serves the document, to anybody: it holds nothing that the source does not.
+pub(crate) async fn serve() -> impl IntoResponse {
+    (
+        [(header::CONTENT_TYPE, HeaderValue::from_static(headers::JSON))],
+        document(),
+    )
+}

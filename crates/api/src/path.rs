@@ -1,0 +1,138 @@
+//! Paths as the SDKs send them, brought to the form in which the routes are declared.
+//!
+//! The SDKs differ in the case of literal segments (`deviceBound`/`devicebound`) and in trailing slashes
+//! (`/devices/?top=1`); ids are case-sensitive and must stay as they are (REST contract, section 0). Which segment is
+//! a literal follows from its place, since a device may well be called `modules`.
+
+use axum::extract::Request;
+use axum::http::Uri;
+use axum::http::uri::PathAndQuery;
+
+/// Literal segments in the spelling of the routes.
+const LITERALS: &[&str] = &[
+    "devices",
+    "modules",
+    "twins",
+    "methods",
+    "statistics",
+    "service",
+    "commands",
+    "messages",
+    "serviceBound",
+    "feedback",
+    "abandon",
+    "keys",
+    "regenerate",
+    "holdfast",
+    "v1",
+    "policies",
+    "certificates",
+    "generateVerificationCode",
+    "verify",
+    "consumerGroups",
+    "events",
+    "jobs",
+    "configurations",
+    "query",
+];
+
+/// First segments whose second segment is a literal too, not an id.
+const LITERAL_SECOND: &[&str] = &["statistics", "messages"];
+
+/// Rewrites the request's path; for use before routing.
+pub(crate) fn canonicalize(mut request: Request) -> Request {
+    if let Some(path) = canonical(request.uri().path()) {
+        let query = request
+            .uri()
+            .query()
+            .map_or(String::new(), |query| format!("?{query}"));
+        let mut parts = request.uri().clone().into_parts();
+        if let Ok(path_and_query) = PathAndQuery::try_from(format!("{path}{query}")) {
+            parts.path_and_query = Some(path_and_query);
+            if let Ok(uri) = Uri::from_parts(parts) {
+                *request.uri_mut() = uri;
+            }
+        }
+    }
+    request
+}
+
+/// The canonical form of `path`; `None` when it has that form already.
+fn canonical(path: &str) -> Option<String> {
+    let trimmed = if path.len() > 1 {
+        path.strip_suffix('/').unwrap_or(path)
+    } else {
+        path
+    };
+    let segments: Vec<&str> = trimmed.split('/').skip(1).collect();
+    let mut changed = trimmed.len() != path.len();
+    let mut out = String::with_capacity(path.len());
+    for (index, segment) in segments.iter().enumerate() {
+        let spelling = if is_literal_place(&segments, index) {
+            literal(segment)
+        } else {
+            None
+        };
+        changed |= spelling.is_some_and(|spelling| spelling != *segment);
+        out.push('/');
+        out.push_str(spelling.unwrap_or(segment));
+    }
+    changed.then_some(out)
+}
+
+fn is_literal_place(segments: &[&str], index: usize) -> bool {
+    let first = segments[0];
+    if first.eq_ignore_ascii_case("holdfast") {
+        // /holdfast/v1/{collection}/{id}/{verb}
+        return index != 3;
+    }
+    if LITERAL_SECOND
+        .iter()
+        .any(|literal| literal.eq_ignore_ascii_case(first))
+    {
+        // /statistics/devices, /messages/serviceBound/feedback/{token}/abandon
+        return index != 3;
+    }
+    if segments.len() == 3
+        && first.eq_ignore_ascii_case("devices")
+        && segments[1].eq_ignore_ascii_case("keys")
+    {
+        return segments[2].eq_ignore_ascii_case("regenerate");
+    }
+    index.is_multiple_of(2)
+}
+
+fn literal(segment: &str) -> Option<&'static str> {
+    LITERALS
+        .iter()
+        .copied()
+        .find(|literal| literal.eq_ignore_ascii_case(segment))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_are_spelled_and_ids_kept() {
+        for (given, expected) in [
+            ("/Devices/D1/Modules/M1", Some("/devices/D1/modules/M1")),
+            ("/devices/Modules/modules/TWINS", None),
+            ("/devices/", Some("/devices")),
+            ("/TWINS/a%2Fb/METHODS", Some("/twins/a%2Fb/methods")),
+            (
+                "/messages/servicebound/Feedback/Tok/ABANDON",
+                Some("/messages/serviceBound/feedback/Tok/abandon"),
+            ),
+            ("/Statistics/Devices", Some("/statistics/devices")),
+            ("/devices/keys/REGENERATE", Some("/devices/keys/regenerate")),
+            (
+                "/holdfast/V1/Policies/Devices",
+                Some("/holdfast/v1/policies/Devices"),
+            ),
+            ("/", None),
+        ] {
+            assert_eq!(canonical(given).as_deref(), expected, "{given}");
+        }
+    }
+}

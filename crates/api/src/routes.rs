@@ -1,0 +1,263 @@
+//! All routes with the rights they need.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use holdfast_model::policy::Rights;
+use holdfast_model::{Error, ErrorCode};
+use holdfast_wire::headers;
+use tower::ServiceExt as _;
+
+use crate::extract::BODY_BYTES_MAX;
+use crate::operation::{Operation, Operations, apply_method_override};
+use crate::reply::Failure;
+use crate::{
+    Api, certificates, consumer_groups, events, feedback, identities, messages, methods, openapi, path,
+    policies, statistics, twins,
+};
+
+/// Largest plain text of a framework's rejection that is passed on.
+const REJECTION_TEXT_MAX: usize = 4_096;
+
+/// The HTTP service: every operation behind its access check, and the API document at `/holdfast/v1/openapi.json`.
+///
+/// Paths are taken in any case and with a trailing slash; what is not there is answered in the contract's error shape.
+#[must_use]
+pub fn service(api: Api) -> Router {
+    let (router, _) = declare(api.clone());
+    let inner = router
+        .route("/holdfast/v1/openapi.json", axum::routing::get(openapi::serve))
+        .fallback(async || not_found())
+        .method_not_allowed_fallback(async || method_not_allowed())
+        .layer(middleware::map_response(complete))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(api);
+    Router::new().fallback(async move |request: Request| {
+        inner
+            .oneshot(apply_method_override(path::canonicalize(request)))
+            .await
+    })
+}
+
+/// Every operation with the right it needs.
+#[must_use]
+pub fn operations(api: Api) -> Vec<Operation> {
+    declare(api).1
+}
+
+fn declare(api: Api) -> (Router<Api>, Vec<Operation>) {
+    let operations = Operations::new(api);
+    own_operations(service_operations(registry_operations(operations))).finish()
+}
+
+fn registry_operations(operations: Operations) -> Operations {
+    let (read, write) = (Rights::REGISTRY_READ, Rights::REGISTRY_WRITE);
+    operations
+        .add("GET", "/devices", read, identities::list)
+        .add("POST", "/devices", write, identities::bulk)
+        .add(
+            "POST",
+            "/devices/keys/regenerate",
+            write,
+            identities::regenerate_keys,
+        )
+        .add("GET", "/devices/{id}", read, identities::get_device)
+        .add("PUT", "/devices/{id}", write, identities::put_device)
+        .add("DELETE", "/devices/{id}", write, identities::delete_device)
+        .add_own_modules("GET", "/devices/{id}/modules", read, identities::list_modules)
+        .add_own_modules("GET", "/devices/{id}/modules/{mid}", read, identities::get_module)
+        .add_own_modules(
+            "PUT",
+            "/devices/{id}/modules/{mid}",
+            write,
+            identities::put_module,
+        )
+        .add_own_modules(
+            "DELETE",
+            "/devices/{id}/modules/{mid}",
+            write,
+            identities::delete_module,
+        )
+        .add("GET", "/statistics/devices", read, statistics::devices)
+}
+
+fn service_operations(operations: Operations) -> Operations {
+    let service = Rights::SERVICE_CONNECT;
+    operations
+        .add("GET", "/statistics/service", service, statistics::service)
+        .add("GET", "/twins/{id}", service, twins::get_device)
+        .add("PATCH", "/twins/{id}", service, twins::patch_device)
+        .add("PUT", "/twins/{id}", service, twins::put_device)
+        .add("GET", "/twins/{id}/modules/{mid}", service, twins::get_module)
+        .add("PATCH", "/twins/{id}/modules/{mid}", service, twins::patch_module)
+        .add("PUT", "/twins/{id}/modules/{mid}", service, twins::put_module)
+        .add("POST", "/twins/{id}/methods", service, methods::invoke_device)
+        .add(
+            "POST",
+            "/twins/{id}/modules/{mid}/methods",
+            service,
+            methods::invoke_module,
+        )
+        .add("DELETE", "/devices/{id}/commands", service, messages::purge)
+        .add(
+            "GET",
+            "/messages/serviceBound/feedback",
+            service,
+            feedback::receive,
+        )
+        .add(
+            "DELETE",
+            "/messages/serviceBound/feedback/{token}",
+            service,
+            feedback::complete,
+        )
+        .add(
+            "POST",
+            "/messages/serviceBound/feedback/{token}/abandon",
+            service,
+            feedback::abandon,
+        )
+}
+
+fn own_operations(operations: Operations) -> Operations {
+    let (read, write, service) = (
+        Rights::REGISTRY_READ,
+        Rights::REGISTRY_WRITE,
+        Rights::SERVICE_CONNECT,
+    );
+    let all = write.union(service).union(Rights::DEVICE_CONNECT);
+    operations
+        .add(
+            "POST",
+            "/holdfast/v1/devices/{id}/messages",
+            service,
+            messages::send,
+        )
+        .add("GET", "/holdfast/v1/events", service, events::stream_events)
+        .add(
+            "GET",
+            "/holdfast/v1/consumerGroups",
+            service,
+            consumer_groups::list,
+        )
+        .add(
+            "PUT",
+            "/holdfast/v1/consumerGroups/{name}",
+            service,
+            consumer_groups::create,
+        )
+        .add(
+            "DELETE",
+            "/holdfast/v1/consumerGroups/{name}",
+            service,
+            consumer_groups::delete,
+        )
+        .add(
+            "GET",
+            "/holdfast/v1/consumerGroups/{name}/checkpoints",
+            service,
+            consumer_groups::checkpoints,
+        )
+        .add(
+            "PUT",
+            "/holdfast/v1/consumerGroups/{name}/checkpoints",
+            service,
+            consumer_groups::save_checkpoints,
+        )
+        .add("GET", "/holdfast/v1/policies", all, policies::list)
+        .add("GET", "/holdfast/v1/policies/{name}", all, policies::get)
+        .add("PUT", "/holdfast/v1/policies/{name}", all, policies::put)
+        .add("DELETE", "/holdfast/v1/policies/{name}", all, policies::delete)
+        .add(
+            "POST",
+            "/holdfast/v1/policies/{name}/regenerate",
+            all,
+            policies::regenerate,
+        )
+        .add("GET", "/holdfast/v1/certificates", read, certificates::list)
+        .add("GET", "/holdfast/v1/certificates/{name}", read, certificates::get)
+        .add(
+            "PUT",
+            "/holdfast/v1/certificates/{name}",
+            write,
+            certificates::put,
+        )
+        .add(
+            "DELETE",
+            "/holdfast/v1/certificates/{name}",
+            write,
+            certificates::delete,
+        )
+        .add(
+            "POST",
+            "/holdfast/v1/certificates/{name}/generateVerificationCode",
+            write,
+            certificates::generate_code,
+        )
+        .add(
+            "POST",
+            "/holdfast/v1/certificates/{name}/verify",
+            write,
+            certificates::verify,
+        )
+}
+
+fn not_found() -> Response {
+    Failure::from(Error::new(
+        ErrorCode::ResourceNotFound,
+        "there is no such resource",
+    ))
+    .into_response()
+}
+
+fn method_not_allowed() -> Response {
+    Failure::from(Error::new(
+        ErrorCode::MethodNotAllowed,
+        "the resource does not take this method",
+    ))
+    .into_response()
+}
+
+/// Gives every answer its request id, and turns the framework's own rejections (body too large, bad query) into the
+/// contract's error shape.
+async fn complete(response: Response) -> Response {
+    let status = response.status();
+    let foreign = (status.is_client_error() || status.is_server_error())
+        && !response.headers().contains_key(headers::ERROR_CODE)
+        && status != StatusCode::MULTI_STATUS
+        && !is_json(&response);
+    let mut response = if foreign {
+        rejection(response).await
+    } else {
+        response
+    };
+    let id = uuid::Uuid::new_v4().to_string();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(headers::REQUEST_ID, id);
+    }
+    response
+}
+
+/// Key regeneration answers 400 with a result list, which is no error shape.
+fn is_json(response: &Response) -> bool {
+    let content_type = response.headers().get(axum::http::header::CONTENT_TYPE);
+    content_type
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.starts_with("application/json"))
+}
+
+async fn rejection(response: Response) -> Response {
+    let code = match response.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::MessageTooLarge,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => ErrorCode::GenericUnsupportedMediaType,
+        status if status.is_server_error() => ErrorCode::ServerError,
+        _ => ErrorCode::ArgumentInvalid,
+    };
+    let text: Bytes = axum::body::to_bytes(response.into_body(), REJECTION_TEXT_MAX)
+        .await
+        .unwrap_or_default();
+    Failure::from(Error::new(code, String::from_utf8_lossy(&text).into_owned())).into_response()
+}
