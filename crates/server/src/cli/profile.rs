@@ -16,6 +16,9 @@ use crate::serve::connection_env as variables;
 /// The default data directory.
 pub const DEFAULT_DATA_DIR: &str = "holdfast-data";
 
+/// Variable of the profile that names the data directory of the hub.
+const DATA_DIR: &str = "HOLDFAST_DATA_DIR";
+
 /// Where and as whom.
 #[derive(Clone, Debug)]
 pub struct Login {
@@ -190,10 +193,33 @@ fn find_profile(wanted: &Wanted) -> anyhow::Result<Option<(BTreeMap<String, Stri
     if wanted.no_profile {
         return Ok(None);
     }
-    let Some(path) = user_profile() else {
+    // The profile only points at a data directory, so that keys lie in one place.
+    let Some(pointer) = user_profile() else {
         return Ok(None);
     };
+    let Some(dir) = read(&pointer)?.and_then(|mut values| values.remove(DATA_DIR)) else {
+        return Ok(None);
+    };
+    let path = Path::new(&dir).join(variables::FILE_NAME);
     Ok(read(&path)?.map(|values| (values, path)))
+}
+
+/// Points the profile of the user at a data directory.
+///
+/// # Errors
+/// Those of the file system.
+pub fn write_user_profile(data_dir: &Path) -> io::Result<()> {
+    let Some(path) = user_profile() else { return Ok(()) };
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let mut pointer = variables::ConnectionEnv::new();
+    pointer.set(
+        DATA_DIR,
+        data_dir.to_string_lossy(),
+        "The hub that was started last",
+    );
+    pointer.write(&path)
 }
 
 fn read(path: &Path) -> anyhow::Result<Option<BTreeMap<String, String>>> {

@@ -1,6 +1,6 @@
 //! The configuration file of `holdfast serve`.
 //!
-//! The doc comments of the fields are the text of `docs/reference/configuration.md`. Every value has a default, so an
+//! The doc comments of the fields are the text of `docs/reference/config.md`. Every value has a default, so an
 //! empty file, or none, is a complete configuration. A flag on the command line wins over the file.
 
 use std::net::{IpAddr, SocketAddr};
@@ -360,9 +360,9 @@ fn describe(text: &str, name: &str, error: &toml::de::Error) -> Failure {
         (None, None) => line.to_owned(),
     };
     let remedy = if message.starts_with("unknown field") {
-        "remove it or correct its name; docs/reference/configuration.md lists every key"
+        "remove it or correct its name; docs/reference/config.md lists every key"
     } else {
-        "correct the value; docs/reference/configuration.md lists every key with its type and default"
+        "correct the value; docs/reference/config.md lists every key with its type and default"
     };
     Failure::usage(format!("{name}, line {number}: {place}: {message}")).hint(remedy)
 }

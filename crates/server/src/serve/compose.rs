@@ -1,0 +1,452 @@
+//! Puts a hub together from its parts, and takes it apart again in order.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use holdfast_heads::mqtt::{MqttConfig, MqttHead};
+use holdfast_heads::tls::{ServerCertificate, TicketSecret, TlsSettings};
+use holdfast_hub::{Hub, HubConfig, Stores};
+use holdfast_observe::{Health, Registry};
+use holdfast_ports::clock::{Clock, SystemClock};
+use holdfast_store::log::{EmbeddedLog, LogConfig};
+use holdfast_store::sqlite::SqliteStore;
+use holdfast_wire::connection_string::{ConnectionString, Credential, Party};
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::banner::{Addresses, Banner};
+use super::certificates::ServerIdentities;
+use super::config::{self, Config};
+use super::connection_env::{self as variables, ConnectionEnv, write_private};
+use super::listen::{self, bind, bind_all};
+use super::periodic::Periodic;
+use super::signals::{Request, Signals};
+use super::{Settings, admin};
+use crate::cli::profile::write_user_profile;
+
+/// Policy whose key goes into `connection.env`.
+const OWNER: &str = "iothubowner";
+
+/// Sockets that wait for their heads.
+struct Listeners {
+    mqtt: Vec<TcpListener>,
+    https: Vec<TcpListener>,
+    mqtt_plain: Option<TcpListener>,
+    admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> anyhow::Result<Self> {
+        let addresses = &config.server.listen;
+        let plain = config.mqtt.plain.map(|address| bind(address, listen::MQTT_PLAIN));
+        let admin = config.server.admin.map(|address| bind(address, listen::ADMIN));
+        Ok(Listeners {
+            https: bind_all(addresses, config.https.port, listen::HTTPS)?,
+            mqtt: bind_all(addresses, config.mqtt.port, listen::MQTT)?,
+            mqtt_plain: plain.transpose()?,
+            admin: admin.transpose()?,
+        })
+    }
+
+    fn addresses(&self, host: &str) -> anyhow::Result<Addresses> {
+        let port = |listeners: &[TcpListener]| -> anyhow::Result<u16> {
+            Ok(listeners.first().context("no listener")?.local_addr()?.port())
+        };
+        let address =
+            |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr).transpose();
+        Ok(Addresses {
+            host: host.to_owned(),
+            mqtt_port: port(&self.mqtt)?,
+            https_port: port(&self.https)?,
+            mqtt_plain: address(&self.mqtt_plain)?,
+            admin: address(&self.admin)?,
+        })
+    }
+}
+
+/// The parts of a running hub.
+struct Parts {
+    hub: Arc<Hub>,
+    log: Arc<EmbeddedLog>,
+    store: SqliteStore,
+    tls: Arc<TlsSettings>,
+    clock: Arc<dyn Clock>,
+    health: Health,
+    registry: Arc<Registry>,
+    heads: holdfast_heads::events::Metrics,
+}
+
+/// Starts the hub, tells that it is ready, and runs it until it is asked to stop.
+pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
+    raise_file_limit();
+    let mut signals = Signals::listen().context("cannot listen to signals")?;
+    let listeners = Listeners::bind(&settings.config)?;
+    let host = settings
+        .names
+        .first()
+        .cloned()
+        .unwrap_or_else(|| "localhost".to_owned());
+    let addresses = listeners.addresses(&host)?;
+    let parts = open(&settings).await?;
+
+    let (stop, stopped) = watch::channel(false);
+    let mut heads = JoinSet::new();
+    serve_heads(&mut heads, listeners, &parts, &settings, &stopped);
+    let periodic = Periodic {
+        hub: Arc::clone(&parts.hub),
+        log: Arc::clone(&parts.log),
+        clock: Arc::clone(&parts.clock),
+        health: parts.health.clone(),
+        certificates: settings.certificates.clone(),
+        tls: Arc::clone(&parts.tls),
+        data_dir: settings.data_dir.path().to_owned(),
+    };
+    let mut upkeep = periodic.start();
+
+    announce(&settings, &parts, addresses)?;
+    loop {
+        match signals.next().await {
+            Request::Stop => break,
+            Request::Reload => periodic.reload_certificates().await,
+        }
+    }
+    tracing::info!("stopping; a second signal ends at once");
+    notify(&[NotifyState::Stopping]);
+    parts.health.drain();
+    let drained = drain(&parts, &stop, &mut heads, settings.config.server.drain_timeout.0);
+    tokio::select! {
+        () = drained => {}
+        () = signals.stop_again() => {
+            tracing::warn!("stopped at once; everything acknowledged is on the disk");
+            std::process::exit(1);
+        }
+    }
+    upkeep.shutdown().await;
+    close(parts).await
+}
+
+/// Opens the stores and makes the engine.
+async fn open(settings: &Settings) -> anyhow::Result<Parts> {
+    let mut registry = Registry::new();
+    registry.process_metrics();
+    let health = Health::new();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let state_metrics = holdfast_store::sqlite::Metrics::register(&mut registry);
+    let log_metrics = holdfast_store::log::Metrics::register(&mut registry);
+    let hub_metrics = holdfast_hub::events::Metrics::register(&mut registry);
+    let heads = holdfast_heads::events::Metrics::register(&mut registry);
+
+    let store = SqliteStore::open(&settings.data_dir.join("hub.db"), state_metrics)
+        .context("cannot open the state database")?;
+    let log =
+        EmbeddedLog::open_with(log_config(settings), log_metrics).context("cannot open the event log")?;
+    if log_partitions(&log) != settings.config.log.partitions && !settings.data_dir.is_fresh() {
+        tracing::warn!(
+            has = log_partitions(&log),
+            configured = settings.config.log.partitions,
+            "log.partitions is taken at the first start only"
+        );
+    }
+    let log = Arc::new(log);
+    let shared = Arc::new(store.clone());
+    let stores = Stores {
+        registry: shared.clone(),
+        twins: shared.clone(),
+        c2d: shared.clone(),
+        settings: shared.clone(),
+        sessions: shared.clone(),
+        checkpoints: shared,
+        log: log.clone(),
+        clock: Arc::clone(&clock),
+    };
+    let hub = Hub::new(hub_config(settings), stores, store.next_epoch_base(), hub_metrics)
+        .await
+        .context("cannot read the hub's settings")?;
+    hub.ensure_policies()
+        .await
+        .context("cannot make the shared access policies")?;
+    let identities = settings.certificates.load()?;
+    let tls = TlsSettings::new(
+        server_certificates(identities),
+        &ticket_secret(settings)?,
+        Arc::clone(&clock),
+    )
+    .context("cannot set up TLS")?;
+    for component in ["log", "state", "disk"] {
+        health.set(component, Ok(()));
+    }
+    Ok(Parts {
+        hub,
+        log,
+        store,
+        tls,
+        clock,
+        health,
+        registry: Arc::new(registry),
+        heads,
+    })
+}
+
+fn log_partitions(log: &EmbeddedLog) -> u16 {
+    use holdfast_ports::event_log::EventLog as _;
+    log.partitions()
+}
+
+fn log_config(settings: &Settings) -> LogConfig {
+    let config = &settings.config.log;
+    LogConfig {
+        dir: settings.data_dir.join("events"),
+        partitions: config.partitions,
+        segment_bytes: config.segment_size.0,
+        retention_age: config.retention.0,
+        retention_bytes: config.retention_size.map(|size| size.0),
+        durability: match config.durability {
+            config::Durability::Fsync => holdfast_store::log::Durability::Fsync,
+            config::Durability::Os => holdfast_store::log::Durability::Os,
+        },
+        ..LogConfig::default()
+    }
+}
+
+fn hub_config(settings: &Settings) -> HubConfig {
+    let c2d = &settings.config.c2d;
+    HubConfig {
+        host_names: settings.names.clone(),
+        c2d_depth_max: c2d.queue_depth,
+        c2d_delivery_count_max: c2d.delivery_count,
+        c2d_ttl: c2d.default_ttl.0,
+        c2d_lock: c2d.lock_timeout.0,
+        ..HubConfig::default()
+    }
+}
+
+/// Certificates in the form the heads take.
+pub(super) fn server_certificates(identities: ServerIdentities) -> Vec<ServerCertificate> {
+    let identities = identities.identities.into_iter();
+    identities
+        .map(|identity| ServerCertificate {
+            chain: identity.chain,
+            key: identity.key,
+        })
+        .collect()
+}
+
+/// The secret of session tickets, kept so that devices resume their TLS sessions after a restart of the hub.
+fn ticket_secret(settings: &Settings) -> anyhow::Result<TicketSecret> {
+    super::data_dir::make_private_dir(&settings.data_dir.join("tls"))?;
+    let path = settings.data_dir.join("tls/tickets.key");
+    // A file of another length is damaged; the only cost of a new secret is one full handshake a device.
+    if let Ok(bytes) = std::fs::read(&path)
+        && let Ok(bytes) = <[u8; 32]>::try_from(bytes)
+    {
+        return Ok(TicketSecret::new(bytes));
+    }
+    let secret = TicketSecret::generate().context("the operating system's random source does not work")?;
+    write_private(&path, secret.reveal()).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(secret)
+}
+
+/// Starts a task per listener.
+fn serve_heads(
+    heads: &mut JoinSet<()>,
+    listeners: Listeners,
+    parts: &Parts,
+    settings: &Settings,
+    stopped: &watch::Receiver<bool>,
+) {
+    let config = MqttConfig {
+        drain_timeout: settings.config.server.drain_timeout.0 / 2,
+        ..MqttConfig::default()
+    };
+    let gateway = Arc::clone(&parts.hub) as Arc<_>;
+    let mqtt = MqttHead::new(config, gateway, Arc::clone(&parts.clock), parts.heads.clone());
+    for listener in listeners.mqtt {
+        let (head, tls, stopped) = (mqtt.clone(), Arc::clone(&parts.tls), stopped.clone());
+        heads.spawn_blocking(move || Handle::current().block_on(head.serve(listener, Some(tls), stopped)));
+    }
+    if let Some(listener) = listeners.mqtt_plain {
+        let (head, stopped) = (mqtt.clone(), stopped.clone());
+        heads.spawn_blocking(move || Handle::current().block_on(head.serve(listener, None, stopped)));
+    }
+    let watched = admin::router(parts.health.clone(), Arc::clone(&parts.registry));
+    for listener in listeners.https {
+        spawn_https(heads, listener, &mqtt, parts, watched.clone(), stopped.clone());
+    }
+    if let Some(listener) = listeners.admin {
+        let mut stopped = stopped.clone();
+        heads.spawn(async move {
+            let stop = async move {
+                let _ = stopped.wait_for(|stop| *stop).await;
+            };
+            if let Err(error) = axum::serve(listener, watched).with_graceful_shutdown(stop).await {
+                tracing::error!(%error, "the admin listener has failed");
+            }
+        });
+    }
+}
+
+/// Writes `connection.env` and the profile, prints the banner, tells systemd.
+fn announce(settings: &Settings, parts: &Parts, addresses: Addresses) -> anyhow::Result<()> {
+    let env_path = settings.data_dir.join(variables::FILE_NAME);
+    let ca = settings.certificates.ca_path();
+    connection_env(settings, parts, &addresses, ca.as_deref())?
+        .write(&env_path)
+        .with_context(|| format!("cannot write {}", env_path.display()))?;
+    if settings.profile
+        && let Err(error) = write_user_profile(settings.data_dir.path())
+    {
+        tracing::warn!(%error, "cannot write the user's profile; other commands need --data-dir");
+    }
+    let banner = Banner {
+        data_dir: settings.data_dir.path().to_owned(),
+        connection_env: env_path,
+        ca,
+        first_start: settings.data_dir.is_fresh(),
+        found_by_commands: settings.profile,
+        addresses,
+    };
+    tracing::info!(
+        host = banner.addresses.host,
+        mqtt_port = banner.addresses.mqtt_port,
+        https_port = banner.addresses.https_port,
+        "ready"
+    );
+    // Nobody reads it: no reason not to serve.
+    if let Err(error) = banner.print(settings.output) {
+        tracing::debug!(%error, "the banner could not be printed");
+    }
+    notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    Ok(())
+}
+
+fn connection_env(
+    settings: &Settings,
+    parts: &Parts,
+    addresses: &Addresses,
+    ca: Option<&Path>,
+) -> anyhow::Result<ConnectionEnv> {
+    let mut env = ConnectionEnv::new();
+    env.set(
+        variables::HOST,
+        &addresses.host,
+        "Host name, as it stands in connection strings",
+    );
+    match parts.hub.policy(OWNER) {
+        Ok(policy) => {
+            let owner = ConnectionString {
+                host: addresses.host.clone(),
+                gateway_host: None,
+                party: Party::Service,
+                credential: Credential::Policy {
+                    name: policy.name,
+                    key: policy.primary_key,
+                },
+            };
+            env.set(
+                variables::OWNER_CS,
+                owner.reveal(),
+                "Service connection string with every right",
+            );
+        }
+        Err(_) => tracing::warn!("the policy {OWNER} was deleted: connection.env has no connection string"),
+    }
+    if let Some(ca) = ca {
+        env.set(
+            variables::CA,
+            ca.to_string_lossy(),
+            "Certificate authority that clients must trust, PEM",
+        );
+    }
+    env.set(
+        variables::ID_SCOPE,
+        settings.data_dir.id_scope(),
+        "Id scope of this hub for device provisioning",
+    );
+    if addresses.https_port != 443 {
+        env.set(
+            variables::HTTPS_PORT,
+            addresses.https_port.to_string(),
+            "Port of HTTPS; SDKs know only 443",
+        );
+    }
+    if addresses.mqtt_port != 8883 {
+        env.set(
+            variables::MQTT_PORT,
+            addresses.mqtt_port.to_string(),
+            "Port of MQTT over TLS; SDKs know only 8883",
+        );
+    }
+    if let Some(plain) = addresses.mqtt_plain {
+        env.set(variables::MQTT_PLAIN, plain.to_string(), "MQTT without TLS");
+    }
+    Ok(env)
+}
+
+/// Stops the heads, then the engine: what was received is acknowledged if it becomes durable in time.
+async fn drain(parts: &Parts, stop: &watch::Sender<bool>, heads: &mut JoinSet<()>, timeout: Duration) {
+    // Nobody listens any more only if every head has ended, which is as good.
+    let _ = stop.send(true);
+    let ended = async { while heads.join_next().await.is_some() {} };
+    if tokio::time::timeout(timeout, ended).await.is_err() {
+        tracing::warn!(
+            ?timeout,
+            "sessions and requests that did not end in time are cut off"
+        );
+        heads.abort_all();
+    }
+    parts.hub.drain().await;
+}
+
+/// Closes the stores.
+async fn close(parts: Parts) -> anyhow::Result<()> {
+    let Parts { log, store, hub, .. } = parts;
+    let closed = tokio::task::spawn_blocking(move || {
+        let closed = log.close();
+        drop((hub, store));
+        closed
+    });
+    closed
+        .await
+        .context("closing the stores has failed")?
+        .context("the event log could not be closed")?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Every connection is a file: takes as many as the system lets us.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        tracing::warn!(%error, "cannot raise the limit of open files; it bounds the number of connections");
+    }
+}
+
+/// Tells systemd, if it started us.
+pub(super) fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}
+
+/// Kept apart from the rest, so that what the service API needs stands in one place.
+fn spawn_https(
+    heads: &mut JoinSet<()>,
+    listener: TcpListener,
+    mqtt: &MqttHead,
+    parts: &Parts,
+    watched: Router,
+    stopped: watch::Receiver<bool>,
+) {
+    let _ = (heads, listener, mqtt, parts, watched, stopped);
+}

@@ -1,0 +1,44 @@
+//! Signals of the operator and of systemd.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What the operator asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Request {
+    /// End in order.
+    Stop,
+    /// Read the certificates again.
+    Reload,
+}
+
+/// The signals that the hub listens to.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Takes the signals from their default actions. Must be called inside the runtime.
+    pub(super) fn listen() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next request.
+    pub(super) async fn next(&mut self) -> Request {
+        tokio::select! {
+            _ = self.terminate.recv() => Request::Stop,
+            _ = self.interrupt.recv() => Request::Stop,
+            _ = self.hang_up.recv() => Request::Reload,
+        }
+    }
+
+    /// Waits for another request to stop; who asks twice is in a hurry.
+    pub(super) async fn stop_again(&mut self) {
+        while self.next().await != Request::Stop {}
+    }
+}
