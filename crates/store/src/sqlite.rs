@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_observe::Event as _;
-use holdfast_ports::{BoxFuture, StoreResult};
+use holdfast_ports::{BoxFuture, StoreError, StoreResult};
 use rusqlite::Connection;
 
 pub use events::Metrics;
@@ -105,13 +105,46 @@ impl SqliteStore {
     /// # Errors
     /// `Unavailable`, also when `target` exists.
     pub fn backup_to(&self, target: &Path) -> StoreResult<()> {
-        self.shared.readers.read(|db| {
+        let unavailable =
+            |error: std::io::Error| StoreError::Unavailable(format!("cannot write the backup: {error}"));
+        // SQLite fills an empty file; made here, it has the permissions that keys need, and nothing is overwritten.
+        let file = schema::private()
+            .create_new(true)
+            .open(target)
+            .map_err(unavailable)?;
+        let copied = self.shared.readers.read(|db| {
             let target = target
                 .to_str()
                 .ok_or_else(|| Fault::content("backup path", "it is not UTF-8"))?;
             db.execute("VACUUM INTO ?1", [target])?;
             Ok(())
+        });
+        let synced = copied.and_then(|()| file.sync_all().map_err(unavailable));
+        if synced.is_err() {
+            // Half a backup is worse than none; that it cannot be removed either changes nothing for the caller.
+            let _ = std::fs::remove_file(target);
+        }
+        synced
+    }
+
+    /// Bounds the size of the database file (`None`: what the disk has). Changes that need more are refused as on a
+    /// full disk; the log beside the file, which comes and goes, is not counted.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn limit_size(&self, bytes: Option<u64>) -> StoreResult<()> {
+        self.write(move |context| {
+            let page_size: i64 = context.db.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+            // 2^32 - 2 is SQLite's own bound.
+            let pages = bytes.map_or(0xffff_fffe, |bytes| {
+                (bytes / page_size as u64).clamp(1, 0xffff_fffe)
+            });
+            context
+                .db
+                .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+            Ok(())
         })
+        .await
     }
 
     /// Runs a read on the calling thread when the future is polled.

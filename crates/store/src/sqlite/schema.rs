@@ -115,7 +115,7 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
 }
 
 /// The database holds keys, so only its owner may read it; SQLite gives its side files the same permissions.
-fn private() -> OpenOptions {
+pub(super) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options
         .read(true)

@@ -1,0 +1,342 @@
+//! Opening, restarting, upgrading and refusing database files.
+
+use std::path::Path;
+
+use holdfast_model::c2d::{FeedbackStatus, Settlement};
+use holdfast_model::registry::IdentityRecord;
+use holdfast_model::subscription::{Channel, Subscriptions};
+use holdfast_model::{Identity, Timestamp};
+use holdfast_observe::Registry;
+use holdfast_ports::queue::C2dQueue as _;
+use holdfast_ports::registry::{ConnectionUpdate, RegistryStore as _};
+use holdfast_ports::settings::{CheckpointStore as _, SessionStore as _, SettingsStore as _};
+use holdfast_ports::suite::fixtures::{LIMITS, at, count_up, create, id, message, message_id, record};
+use holdfast_ports::twin::TwinStore as _;
+use holdfast_ports::{StoreError, suite::fixtures::set_reason};
+use holdfast_store::sqlite::{Metrics, OpenError, SqliteStore};
+
+fn metrics() -> Metrics {
+    Metrics::register(&mut Registry::new())
+}
+
+fn open(path: &Path) -> SqliteStore {
+    SqliteStore::open(path, metrics()).expect("it opens")
+}
+
+fn refuse(path: &Path) -> OpenError {
+    SqliteStore::open(path, metrics()).expect_err("it is refused")
+}
+
+/// All that a hub of some use holds, in the words of the ports.
+async fn populate(store: &SqliteStore) {
+    create(store, &["d1", "d1/m1", "d2"]).await;
+    for _ in 0..3 {
+        store
+            .mutate_twin(&id("d1"), count_up())
+            .await
+            .expect("it is there");
+    }
+    store
+        .mutate(&id("d2"), set_reason("kept"))
+        .await
+        .expect("it is there");
+    for message_id in ["1", "2"] {
+        store
+            .enqueue(message("d1", message_id), LIMITS)
+            .await
+            .expect("room");
+    }
+    let deliveries = store.lock_next(&id("d1"), 1, 1, at(1), at(61)).await;
+    let delivery = deliveries.expect("readable").pop().expect("a message");
+    store
+        .settle(&id("d1"), delivery.lock, Settlement::Complete, LIMITS, at(1))
+        .await
+        .expect("held");
+    let mut subscriptions = Subscriptions::NONE;
+    subscriptions.insert(Channel::Methods, true);
+    store
+        .save_session(&id("d1"), subscriptions)
+        .await
+        .expect("stored");
+    store.set_value("id-scope", "0ne1").await.expect("stored");
+    store.create_consumer_group("g").await.expect("new");
+    store.save_checkpoint("g", 1, 7).await.expect("stored");
+}
+
+async fn check_populated(store: &SqliteStore) {
+    let expected = IdentityRecord {
+        version: 2,
+        status_reason: Some("kept".into()),
+        ..record(&id("d2"))
+    };
+    assert_eq!(store.get(&id("d2")).await.expect("readable"), Some(expected));
+    assert_eq!(store.statistics().await.expect("readable").total, 2);
+    let twin = store.twin(&id("d1")).await.expect("readable").expect("a twin");
+    assert_eq!(
+        (&twin.reported.properties["n"], twin.reported.version),
+        (&3.into(), 4)
+    );
+    assert_eq!(store.depth(&id("d1")).await.expect("readable"), 1);
+    let session = store.session(&id("d1")).await.expect("readable");
+    assert!(session.is_some_and(|session| session.at_least_once(Channel::Methods)));
+    let value = store.value("id-scope").await.expect("readable");
+    assert_eq!(value.as_deref(), Some("0ne1"));
+    assert_eq!(store.checkpoint("g", 1).await.expect("readable"), Some(7));
+    assert_eq!(
+        store.consumer_groups().await.expect("readable"),
+        ["$Default", "g"]
+    );
+    let feedback = store
+        .lock_feedback(at(9), at(69), Timestamp::MAX)
+        .await
+        .expect("readable")
+        .expect("one record");
+    assert_eq!(feedback.records[0].status_code, FeedbackStatus::Success);
+    store.settle_feedback(feedback.lock, false).await.expect("held");
+    // The next number goes on where the first process stopped.
+    let next = store.enqueue(message("d2", "3"), LIMITS).await.expect("room");
+    assert_eq!(next, 3);
+}
+
+#[tokio::test]
+async fn everything_survives_a_restart() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    populate(&open(&path)).await;
+    check_populated(&open(&path)).await;
+}
+
+/// The upgrade test: a database made by the first version (by `make_testdata`) reads as it should.
+#[tokio::test]
+async fn version_1_is_read() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1/state.db");
+    std::fs::copy(kept, &path).expect("the kept database is there");
+    check_populated(&open(&path)).await;
+}
+
+/// Makes the database of `testdata/vN`: run it once when a schema version is released, with the path in
+/// `HOLDFAST_TESTDATA`, and never again for that version.
+#[tokio::test]
+#[ignore = "makes test data"]
+async fn make_testdata() {
+    let target = std::env::var("HOLDFAST_TESTDATA").expect("HOLDFAST_TESTDATA names the file to make");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = open(&directory.path().join("state.db"));
+    populate(&store).await;
+    store.backup_to(Path::new(&target)).expect("a new file");
+}
+
+#[tokio::test]
+async fn a_restart_voids_locks_and_connections() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    let (device, epoch) = (id("d1"), 5);
+    let first = open(&path);
+    create(&first, &["d1"]).await;
+    for message_id in ["1", "2"] {
+        first
+            .enqueue(message("d1", message_id), LIMITS)
+            .await
+            .expect("room");
+    }
+    let late = Timestamp::MAX;
+    let held = first.lock_next(&device, 1, epoch, at(0), late).await;
+    let held = held.expect("readable");
+    let update = ConnectionUpdate {
+        identity: device.clone(),
+        connected: true,
+        updated_at: at(3),
+        last_activity_at: at(4),
+    };
+    first.save_connections(vec![update]).await.expect("saved");
+    let connected = first.get(&device).await.expect("readable");
+    assert!(connected.is_some_and(|record| record.connected));
+    let base = first.next_epoch_base();
+    drop(first);
+
+    let second = open(&path);
+    assert!(second.next_epoch_base() >= base + (1 << 32));
+    let found = second.get(&device).await.expect("readable").expect("it is there");
+    assert!(!found.connected);
+    assert_eq!(
+        (found.connection_updated_at, found.last_activity_at),
+        (at(3), at(4))
+    );
+    let settled = second
+        .settle(&device, held[0].lock, Settlement::Complete, LIMITS, at(1))
+        .await;
+    assert!(matches!(settled, Err(StoreError::Missing)));
+    let again = second
+        .lock_next(&device, 9, epoch, at(1), late)
+        .await
+        .expect("readable");
+    let ids: Vec<&str> = again
+        .iter()
+        .map(|delivery| message_id(&delivery.message))
+        .collect();
+    assert_eq!(ids, ["1", "2"]);
+    assert!(again[0].redelivered && !again[1].redelivered);
+}
+
+#[tokio::test]
+async fn one_process_at_a_time() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    let first = open(&path);
+    let error = refuse(&path);
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    let clone = first.clone();
+    drop(first);
+    assert!(matches!(refuse(&path), OpenError::InUse { .. }));
+    drop(clone);
+    open(&path);
+}
+
+/// Runs SQL on a database file that no store has open.
+fn sql(path: &Path, sql: &str) {
+    let connection = rusqlite::Connection::open(path).expect("it opens");
+    connection.execute_batch(sql).expect("valid SQL");
+}
+
+#[tokio::test]
+async fn a_newer_version_is_refused_untouched() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    populate(&open(&path)).await;
+    sql(&path, "PRAGMA user_version = 99");
+    let before = std::fs::read(&path).expect("readable");
+    let error = refuse(&path);
+    assert!(
+        matches!(error, OpenError::NewerVersion { found: 99, .. }),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(
+        text.contains("state.db") && text.contains("newer release"),
+        "{text}"
+    );
+    assert_eq!(std::fs::read(&path).expect("readable"), before);
+    sql(&path, "PRAGMA user_version = 1");
+    check_populated(&open(&path)).await;
+}
+
+#[test]
+fn a_database_of_another_program_is_refused() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for (name, content) in [
+        ("marked.db", "PRAGMA application_id = 77; CREATE TABLE t (x)"),
+        ("unmarked.db", "CREATE TABLE t (x)"),
+    ] {
+        let path = directory.path().join(name);
+        sql(&path, content);
+        let before = std::fs::read(&path).expect("readable");
+        let error = refuse(&path);
+        assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+        assert_eq!(std::fs::read(&path).expect("readable"), before);
+    }
+}
+
+#[test]
+fn what_is_no_database_is_named_with_a_remedy() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    std::fs::write(&path, "this is text, and quite a lot of it ".repeat(100)).expect("written");
+    let error = refuse(&path);
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("state.db") && text.contains("restore"), "{text}");
+    let missing = directory.path().join("no-such-directory").join("state.db");
+    assert!(matches!(refuse(&missing), OpenError::File { .. }));
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_reported_and_never_guessed() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    {
+        let store = open(&path);
+        for number in 0..400 {
+            create(&store, &[&format!("d{number}")]).await;
+        }
+    }
+    // Everything after the first page, which holds the header and the schema.
+    let mut bytes = std::fs::read(&path).expect("readable");
+    for byte in &mut bytes[4096..] {
+        *byte = 0x5a;
+    }
+    std::fs::write(&path, bytes).expect("written");
+    match SqliteStore::open(&path, metrics()) {
+        Err(error) => assert!(error.to_string().contains("damaged"), "{error}"),
+        Ok(store) => {
+            let error = store.get(&id("d1")).await.expect_err("the page is damaged");
+            let StoreError::Unavailable(text) = error else {
+                panic!("{error}");
+            };
+            assert!(text.contains("damaged") && text.contains("backup"), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn keys_are_for_the_owner_of_the_file_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    let store = open(&path);
+    create(&store, &["d1"]).await;
+    let mut seen = 0;
+    for entry in std::fs::read_dir(directory.path()).expect("readable") {
+        let entry = entry.expect("readable");
+        let mode = entry.metadata().expect("readable").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.file_name());
+        seen += 1;
+    }
+    assert!(seen >= 3, "database, log and lock");
+}
+
+#[tokio::test]
+async fn a_backup_is_a_database_of_its_own() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (path, copy) = (
+        directory.path().join("state.db"),
+        directory.path().join("copy.db"),
+    );
+    let store = open(&path);
+    populate(&store).await;
+    store.backup_to(&copy).expect("a new file");
+    let again = store.backup_to(&copy).expect_err("it exists");
+    assert!(matches!(again, StoreError::Unavailable(_)));
+    store
+        .delete(&id("d1"), None)
+        .await
+        .expect("the store goes on working");
+    check_populated(&open(&copy)).await;
+}
+
+#[tokio::test]
+async fn a_panicking_mutation_harms_nobody() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = open(&directory.path().join("state.db"));
+    create(&store, &["d1", "d2"]).await;
+    let (one, two): (Identity, Identity) = (id("d1"), id("d2"));
+    let panicking = store.mutate_twin(
+        &one,
+        std::sync::Arc::new(|twin| {
+            twin.version = 99;
+            panic!("a mistake of the engine")
+        }),
+    );
+    let (panicked, neighbour) = tokio::join!(panicking, store.mutate_twin(&two, count_up()));
+    let StoreError::Unavailable(text) = panicked.expect_err("it panicked") else {
+        panic!("unavailable");
+    };
+    assert!(text.contains("a mistake of the engine"), "{text}");
+    neighbour.expect("not harmed");
+    let twin = store
+        .mutate_twin(&one, count_up())
+        .await
+        .expect("the writer lives on");
+    assert_eq!((twin.version, twin.reported.version), (1, 2));
+}
