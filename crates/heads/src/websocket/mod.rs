@@ -1,0 +1,5 @@
+//! MQTT over WebSocket.
+
+mod frames;
+
+pub use frames::FrameStream;
