@@ -90,7 +90,8 @@ mod tests {
     #[test]
     fn every_value_falls_into_a_bucket_that_holds_it() {
         let mut values: Vec<u64> = (0..1_000).collect();
-        values.extend((0..64).flat_map(|bit| [(1u64 << bit) - 1, 1 << bit, (1u64 << bit) + (1u64 << bit) / 3]));
+        values
+            .extend((0..64).flat_map(|bit| [(1u64 << bit) - 1, 1 << bit, (1u64 << bit) + (1u64 << bit) / 3]));
         values.push(u64::MAX);
         for value in values {
             let index = bucket_of(value);
@@ -105,13 +106,19 @@ mod tests {
     #[test]
     fn percentiles_of_a_known_set() {
         let mut histogram = Histogram::default();
-        assert_eq!((histogram.percentile(50.0), histogram.max(), histogram.count()), (0, 0, 0));
+        assert_eq!(
+            (histogram.percentile(50.0), histogram.max(), histogram.count()),
+            (0, 0, 0)
+        );
         for value in 1..=10_000u64 {
             histogram.record(value * 1_000);
         }
         for (percent, exact) in [(50.0, 5_000_000u64), (99.0, 9_900_000), (99.9, 9_990_000)] {
             let found = histogram.percentile(percent);
-            assert!(found >= exact && found <= exact + exact / 50, "{percent}: {found}");
+            assert!(
+                found >= exact && found <= exact + exact / 50,
+                "{percent}: {found}"
+            );
         }
         assert_eq!(histogram.percentile(100.0), 10_000_000);
         assert_eq!(histogram.max(), 10_000_000);

@@ -4,8 +4,31 @@
 //! commands.
 //!
 //! Every measurement starts a hub of its own, with this executable and a data directory that goes away afterwards, unless
-//! the command line names a running one. A load test of the hub that `./holdfast-data` or the profile happens to point at
-//! would be a surprise, so those are used only when `--login` or `--data-dir` asks for them.
+//! the command line names a running one. A load test of the hub that `./holdfast-data` or the environment happens to
+//! point at would be a surprise, so those are used only when `--running`, `--login` or `--data-dir` asks for them.
+//!
+//! | Module | What |
+//! |---|---|
+//! | `fleet` | connections of one thread: sockets, TLS, sessions |
+//! | [`mqtt_load`] | telemetry over a fleet, saturating or paced |
+//! | `target`, `spawn`, `devices` | the server under test: started or found, its devices registered |
+//! | `histogram`, `pacing`, `report` | numbers |
+//! | the others | one measurement each |
+
+mod compare;
+pub(crate) mod devices;
+pub(crate) mod fleet;
+pub(crate) mod histogram;
+mod ingest;
+pub mod mqtt_load;
+pub(crate) mod pacing;
+mod report;
+mod spawn;
+pub(crate) mod target;
+
+use std::cell::RefCell;
+
+use indicatif::ProgressBar;
 
 use crate::cli::output::Format;
 use crate::cli::profile::Wanted;
@@ -18,7 +41,10 @@ pub struct BenchCommand {
 }
 
 #[derive(clap::Subcommand, Debug)]
-enum Measurement {}
+enum Measurement {
+    Compare(compare::CompareArgs),
+    Ingest(ingest::IngestArgs),
+}
 
 impl BenchCommand {
     /// Runs the measurement and prints its report.
@@ -26,7 +52,52 @@ impl BenchCommand {
     /// # Errors
     /// When a hub or broker cannot be started or reached, or the load did not get through.
     pub fn run(self, wanted: &Wanted, format: Format) -> anyhow::Result<()> {
-        let _ = (wanted, format);
-        match self.measurement {}
+        raise_open_files();
+        match self.measurement {
+            Measurement::Compare(args) => args.run(wanted, format),
+            Measurement::Ingest(args) => args.run(wanted, format),
+        }
+    }
+}
+
+/// Lets this process, and the servers it starts, open as many files as the system allows.
+pub(crate) fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Raising the soft limit to the hard one is always allowed; if not, opening too many says so.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// A line on standard error that says what is going on; nothing when that is not a terminal.
+pub(crate) struct Stage {
+    bar: ProgressBar,
+    prefix: RefCell<String>,
+}
+
+impl Stage {
+    fn new(measurement: &str) -> Self {
+        let bar = ProgressBar::new_spinner();
+        bar.enable_steady_tick(std::time::Duration::from_millis(200));
+        bar.set_message(format!("{measurement}: starting"));
+        Stage {
+            bar,
+            prefix: RefCell::new(measurement.to_owned()),
+        }
+    }
+
+    /// What stands before everything said from now on.
+    fn prefix(&self, text: &str) {
+        text.clone_into(&mut self.prefix.borrow_mut());
+    }
+
+    fn say(&self, what: &str) {
+        self.bar.set_message(format!("{}: {what}", self.prefix.borrow()));
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }

@@ -68,7 +68,10 @@ mod tests {
     #[test]
     fn the_rate_is_kept_whatever_the_loop_does() {
         // 10,000/s: the first at once, then ten per millisecond, and a late look takes what it missed.
-        assert_eq!(taken(10_000.0, &[0, 1_000_000, 1_500_000, 5_000_000]), [1, 10, 0, 40]);
+        assert_eq!(
+            taken(10_000.0, &[0, 1_000_000, 1_500_000, 5_000_000]),
+            [1, 10, 0, 40]
+        );
         assert_eq!(taken(0.5, &[0, 1_999_000_000, 2_000_000_000]), [1, 0, 1]);
         let looks: Vec<u64> = (0..=1_000).map(|ms| ms * 1_000_000).collect();
         assert_eq!(taken(123_456.0, &looks).iter().sum::<usize>(), 123_457);

@@ -21,8 +21,8 @@ use holdfast_mqtt::{ClientError, ClientSession, DecodeError, EncodeError, QoS, S
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-pub(crate) use socket::{Endpoint, TlsClient};
 use socket::Socket;
+pub(crate) use socket::{Endpoint, TlsClient};
 pub(crate) use tls::{Trust, client_config};
 
 /// Bytes taken by one read, for all connections of a fleet.
@@ -281,7 +281,9 @@ impl Fleet {
         }
         for event in &events {
             let index = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
-            self.step(driver, index, |fleet, driver| fleet.ready(driver, index, event.flags))?;
+            self.step(driver, index, |fleet, driver| {
+                fleet.ready(driver, index, event.flags)
+            })?;
         }
         self.events = events;
         Ok(())
@@ -309,7 +311,9 @@ impl Fleet {
             let mut link = link(connection, &mut fleet.out, index, now_ns);
             action(driver, &mut link);
             let close = link.close;
-            connection.write(&fleet.epoll, index, &fleet.out).map_err(Lost::Io)?;
+            connection
+                .write(&fleet.epoll, index, &fleet.out)
+                .map_err(Lost::Io)?;
             Ok(close)
         })
     }
@@ -325,8 +329,13 @@ impl Fleet {
                 return Ok(false);
             };
             fleet.out.clear();
-            connection.session.tick(now_ms, &mut fleet.out).map_err(Lost::Protocol)?;
-            connection.write(&fleet.epoll, index, &fleet.out).map_err(Lost::Io)?;
+            connection
+                .session
+                .tick(now_ms, &mut fleet.out)
+                .map_err(Lost::Protocol)?;
+            connection
+                .write(&fleet.epoll, index, &fleet.out)
+                .map_err(Lost::Io)?;
             Ok(false)
         })
     }
@@ -439,7 +448,9 @@ impl Fleet {
                 close = link.close;
             }
         }
-        connection.write(&self.epoll, index, &self.out).map_err(Lost::Io)?;
+        connection
+            .write(&self.epoll, index, &self.out)
+            .map_err(Lost::Io)?;
         Ok(close)
     }
 }
@@ -536,8 +547,10 @@ impl Connection {
             Event::ConnAck(_) => {
                 let filters = driver.filters(index);
                 if !filters.is_empty() {
-                    let filters: Vec<(&str, QoS)> =
-                        filters.iter().map(|filter| (filter.as_str(), QoS::AtLeastOnce)).collect();
+                    let filters: Vec<(&str, QoS)> = filters
+                        .iter()
+                        .map(|filter| (filter.as_str(), QoS::AtLeastOnce))
+                        .collect();
                     self.session
                         .subscribe(&filters, now_ns / 1_000_000, out)
                         .map_err(Lost::Subscribe)?;
@@ -581,7 +594,11 @@ impl Connection {
         }
         let waits = !self.socket.flush()? || !self.pending.is_empty();
         if waits != self.awaits_room {
-            let flags = if waits { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+            let flags = if waits {
+                EventFlags::IN | EventFlags::OUT
+            } else {
+                EventFlags::IN
+            };
             epoll::modify(epoll, &self.socket, EventData::new_u64(index as u64), flags)?;
             self.awaits_room = waits;
         }

@@ -46,8 +46,8 @@ impl Socket {
         let Some(client) = &endpoint.tls else {
             return Ok(Socket::Plain(stream));
         };
-        let mut tls =
-            ClientConnection::new(Arc::clone(&client.config), client.name.clone()).map_err(io::Error::other)?;
+        let mut tls = ClientConnection::new(Arc::clone(&client.config), client.name.clone())
+            .map_err(io::Error::other)?;
         // Everything handed over is taken at once; what the socket does not take waits inside.
         tls.set_buffer_limit(None);
         Ok(Socket::Tls(Box::new(TlsSocket { stream, tls })))

@@ -16,11 +16,20 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, NamedGroup, RootCertSto
 /// Tickets kept for later connections; more than any number of handshakes under way at once.
 const TICKETS_MAX: usize = 4_096;
 
+/// Files in which systems keep the certificates they trust.
+const SYSTEM_ROOTS: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+
 /// Whom to trust.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Trust<'a> {
     /// Certificates of the CAs in this PEM file.
     Ca(&'a Path),
+    /// The system's CAs.
+    System,
     /// Every certificate. For measuring: the cost of checking is the generator's, not the server's.
     Anyone,
 }
@@ -33,6 +42,9 @@ pub(crate) fn client_config(trust: Trust<'_>, resume: bool) -> anyhow::Result<Ar
         .context("no usable TLS version")?;
     let mut config = match trust {
         Trust::Ca(path) => builder.with_root_certificates(roots(path)?).with_no_client_auth(),
+        Trust::System => builder
+            .with_root_certificates(system_roots()?)
+            .with_no_client_auth(),
         Trust::Anyone => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(TrustAnyone(provider)))
@@ -57,6 +69,16 @@ fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
             .with_context(|| format!("{} holds an unusable certificate", path.display()))?;
     }
     anyhow::ensure!(!roots.is_empty(), "{} holds no PEM certificate", path.display());
+    Ok(roots)
+}
+
+fn system_roots() -> anyhow::Result<RootCertStore> {
+    let found = SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists());
+    let path =
+        found.context("this system has no file of trusted CA certificates; name the hub's with --ca")?;
+    let mut roots = RootCertStore::empty();
+    // Some systems ship certificates that rustls cannot use; those are left out.
+    roots.add_parsable_certificates(CertificateDer::pem_file_iter(path)?.filter_map(Result::ok));
     Ok(roots)
 }
 

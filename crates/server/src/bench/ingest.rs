@@ -1,0 +1,44 @@
+//! `bench ingest`: telemetry of one server.
+
+use super::Stage;
+use super::mqtt_load::{self, LoadOptions, LoadResult};
+use super::report::Report;
+use super::target::{Target, TargetOptions};
+use crate::cli::output::Format;
+use crate::cli::profile::Wanted;
+
+/// Messages per second and per CPU-second of the server, and their latency.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  holdfast bench ingest                         a fresh hub, as fast as it goes\n  holdfast bench ingest --tls --duration 30s\n  holdfast bench ingest --rate 200000           latency at an even load\n  holdfast bench ingest --broker localhost:1883 --server-pid $(pidof mosquitto)\n  holdfast bench ingest --running --output json"
+)]
+pub(crate) struct IngestArgs {
+    #[command(flatten)]
+    target: TargetOptions,
+    #[command(flatten)]
+    load: LoadOptions,
+}
+
+impl IngestArgs {
+    pub(crate) fn run(self, wanted: &Wanted, format: Format) -> anyhow::Result<()> {
+        let stage = Stage::new("ingest");
+        let target = self.target.target(wanted, true)?;
+        let result = load(&target, &self.load, &stage)?;
+        let mut report = Report::new("ingest", self.load.parameters(self.target.tls));
+        report.subjects.push(result.subject(&target));
+        drop((stage, target));
+        report.print(format)
+    }
+}
+
+/// Registers devices, runs the load and cleans up.
+pub(crate) fn load(target: &Target, options: &LoadOptions, stage: &Stage) -> anyhow::Result<LoadResult> {
+    let accounts = target.accounts(options.connections as usize)?;
+    let result = mqtt_load::run(target, &accounts, options, &|what| {
+        stage.say(&format!("{}: {what}", target.name))
+    });
+    let cleaned = target.clean_up(&accounts);
+    let result = result?;
+    cleaned?;
+    Ok(result)
+}
