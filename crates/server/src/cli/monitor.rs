@@ -10,7 +10,7 @@ use holdfast_ports::clock::{Clock as _, SystemClock};
 use serde_json::Value;
 
 use super::Global;
-use super::client::Client;
+use super::client::{Client, segment};
 use super::failure::{Failure, Kind};
 use super::output::Format;
 use super::sse::SseReader;
@@ -45,7 +45,7 @@ pub(super) struct MonitorArgs {
     /// Begin here: latest, earliest, or sequence:N (with --partition)
     #[arg(long, value_name = "POSITION", value_parser = position)]
     from: Option<String>,
-    /// Save how far was read and go on from there the next time
+    /// Begin where this consumer group stopped the last time, and save how far was read
     #[arg(long)]
     checkpoint: bool,
     /// One JSON object a line
@@ -118,6 +118,7 @@ impl MonitorArgs {
         let mut follower = Follower {
             from: self.start()?,
             last: BTreeMap::new(),
+            saved: BTreeMap::new(),
             newest: None,
             printed: 0,
             deadline: self.timeout.map(|timeout| Instant::now() + timeout.0),
@@ -132,7 +133,8 @@ impl MonitorArgs {
 
     fn start(&self) -> anyhow::Result<String> {
         let Some(since) = &self.since else {
-            return Ok(self.from.clone().unwrap_or_else(|| "latest".to_owned()));
+            let default = if self.checkpoint { "checkpoint" } else { "latest" };
+            return Ok(self.from.clone().unwrap_or_else(|| default.to_owned()));
         };
         let time = match (since.parse::<Span>(), Timestamp::parse(since)) {
             (Ok(age), _) => SystemClock::new().now().minus(age.0),
@@ -154,6 +156,8 @@ struct Follower<'a> {
     from: String,
     /// Newest sequence number printed, by partition: a stream that is opened again repeats some events.
     last: BTreeMap<u64, u64>,
+    /// The same, as saved in the consumer group's checkpoints.
+    saved: BTreeMap<u64, u64>,
     /// Enqueued time of the newest event seen.
     newest: Option<Timestamp>,
     printed: u64,
@@ -179,7 +183,7 @@ impl Follower<'_> {
                         eprintln!("connected again");
                         pause = Duration::from_millis(200);
                     }
-                    self.read(reader)?
+                    self.read(client, reader)?
                 }
                 Err(error) => {
                     let unavailable = error
@@ -222,7 +226,6 @@ impl Follower<'_> {
             .query("device", args.device.as_ref())
             .query("module", args.module.as_ref())
             .query("source", args.source.map(Source::as_str))
-            .query("checkpoint", args.checkpoint.then_some("true"))
             .timeout(
                 self.deadline
                     .map(|deadline| deadline.saturating_duration_since(Instant::now())),
@@ -231,7 +234,7 @@ impl Follower<'_> {
         Ok(SseReader::new(response.into_body().into_reader()))
     }
 
-    fn read(&mut self, mut reader: SseReader<impl std::io::Read>) -> anyhow::Result<Stop> {
+    fn read(&mut self, client: &Client, mut reader: SseReader<impl std::io::Read>) -> anyhow::Result<Stop> {
         loop {
             if self.is_over() {
                 return Ok(Stop::Done);
@@ -255,7 +258,27 @@ impl Follower<'_> {
                 self.print(&event.data, &value)?;
                 self.printed += 1;
             }
+            // Once per batch that arrived together: an event counts as read when it is printed.
+            if self.args.checkpoint && (reader.is_drained() || self.is_over()) {
+                self.save(client)?;
+            }
         }
+    }
+
+    fn save(&mut self, client: &Client) -> anyhow::Result<()> {
+        let path = format!(
+            "/holdfast/v1/consumerGroups/{}/checkpoints",
+            segment(&self.args.consumer_group)
+        );
+        for (partition, last) in &self.last {
+            if self.saved.get(partition) == Some(last) {
+                continue;
+            }
+            let checkpoint = serde_json::json!({ "partition": partition, "next": last + 1 });
+            client.put(&path).json(checkpoint).send()?;
+            self.saved.insert(*partition, *last);
+        }
+        Ok(())
     }
 
     fn is_over(&self) -> bool {

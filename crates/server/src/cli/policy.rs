@@ -6,6 +6,7 @@ use serde_json::json;
 use super::Global;
 use super::client::segment;
 use super::credentials::KeyName;
+use super::failure::{Failure, Kind};
 
 const ROOT: &str = "/holdfast/v1/policies";
 
@@ -81,7 +82,15 @@ impl Command {
             Command::Show { name } => output.object(&client.get(path(&name)).send()?),
             Command::Create { name, rights } => {
                 let rights: Vec<&str> = rights.into_iter().map(Right::as_str).collect();
-                let body = json!({ "keyName": name, "rights": rights.join(", ") });
+                // PUT replaces, keys and all; whoever says "create" does not mean that.
+                if client.get(path(&name)).send().is_ok() {
+                    return Err(
+                        Failure::new(Kind::Conflict, format!("the policy {name} exists already"))
+                            .hint("delete it first, or choose another name")
+                            .into(),
+                    );
+                }
+                let body = json!({ "rights": rights.join(", ") });
                 output.object(&client.put(path(&name)).json(body).send()?)
             }
             Command::Delete { name } => {
@@ -92,7 +101,7 @@ impl Command {
                 )
             }
             Command::Regenerate { name, key } => {
-                let body = json!({ "key": key.as_policy_key() });
+                let body = json!({ "policyKey": key.as_policy_key() });
                 output.object(
                     &client
                         .post(format!("{}/regenerate", path(&name)))

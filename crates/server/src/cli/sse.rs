@@ -30,6 +30,11 @@ impl<R: Read> SseReader<R> {
         }
     }
 
+    /// Whether the next event has not arrived yet, at least not from its start.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.input.buffer().is_empty()
+    }
+
     /// The next event; `None` at the end of the stream. Comments, which keep the connection alive, are skipped.
     pub(crate) fn next(&mut self) -> std::io::Result<Option<SseEvent>> {
         let mut event = SseEvent::default();

@@ -128,6 +128,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
         }
     }
     upkeep.shutdown().await;
+    drop(periodic);
     close(parts).await
 }
 
