@@ -7,7 +7,7 @@
 //! | Entry point | What it serves |
 //! |---|---|
 //! | [`mqtt::MqttHead`] | MQTT 3.1.1 devices and modules over TCP or TLS, and the byte streams of WebSockets |
-//! | [`https::serve`] | one HTTPS port: the router of the caller, [`https::device_router`], the WebSocket upgrade |
+//! | [`https::HttpsHead`] | one HTTPS port: the router of the caller, [`https::DeviceHttps`], WebSocket upgrades |
 //! | [`tls::TlsSettings`] | certificates and session tickets, shared by all listeners, reloadable |
 //! | [`listener::bind`] | a listening socket with the options all heads want |
 

@@ -1,1 +1,216 @@
-//! HTTPS.
+//! The HTTPS port: service API, device HTTPS and WebSockets on one listener (clients.md section 2).
+//!
+//! Each request goes to the first that knows it: a WebSocket upgrade for MQTT to the MQTT head, a device's request to
+//! [`DeviceHttps`], everything else to the caller's router. The two first are chosen here and not by routes of the
+//! router, because their paths overlap with those of the service API and of the portal, and because their literal
+//! segments are compared without case, which routes cannot.
+//!
+//! HTTP/1.1 only: no SDK offers ALPN. A request finds the client's certificates
+//! ([`holdfast_ports::gateway::PeerCertificates`]) and address ([`axum::extract::ConnectInfo`]) in its extensions.
+
+mod config;
+mod device;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use http::{Request, Response};
+use holdfast_observe::Event as _;
+use holdfast_ports::gateway::PeerCertificates;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::ServiceExt as _;
+
+use crate::events::{LoginRefused, Metrics, RefusalReason};
+use crate::listener::accept_loop;
+use crate::mqtt::MqttHead;
+use crate::tls::{TlsSettings, TlsStream};
+use crate::transport::Socket;
+use crate::websocket::upgrade;
+use crate::{Shutdown, stopped};
+
+pub use config::HttpsConfig;
+pub use device::DeviceHttps;
+
+/// Serves an HTTPS port. Cheap to clone; clones are the same head.
+#[derive(Clone)]
+pub struct HttpsHead {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: HttpsConfig,
+    router: Router,
+    device: Option<DeviceHttps>,
+    mqtt: Option<MqttHead>,
+    metrics: Metrics,
+    places: Arc<Semaphore>,
+    handshakes: Semaphore,
+}
+
+impl HttpsHead {
+    /// A head that serves nothing yet. Without `device` or `mqtt`, their requests go to `router` like all others.
+    #[must_use]
+    pub fn new(
+        config: HttpsConfig,
+        router: Router,
+        device: Option<DeviceHttps>,
+        mqtt: Option<MqttHead>,
+        metrics: Metrics,
+    ) -> Self {
+        HttpsHead {
+            shared: Arc::new(Shared {
+                places: Arc::new(Semaphore::new(config.connections_max)),
+                handshakes: Semaphore::new(config.handshakes_concurrent.max(1)),
+                config,
+                router,
+                device,
+                mqtt,
+                metrics,
+            }),
+        }
+    }
+
+    /// Serves one listener until the shutdown, then lets requests that are being answered end, and drains the sessions
+    /// of the MQTT head. Call it once per listener; with `tls` the first byte is TLS.
+    pub async fn serve(&self, listener: TcpListener, tls: Option<Arc<TlsSettings>>, shutdown: Shutdown) {
+        let shared = &self.shared;
+        accept_loop(listener, shutdown.clone(), &shared.metrics, &shared.places, |tcp, peer, place| {
+            let tls = tls.clone();
+            tokio::spawn(serve_connection(Arc::clone(shared), tcp, tls, peer, place, shutdown.clone()));
+        })
+        .await;
+        let all = u32::try_from(shared.config.connections_max).unwrap_or(u32::MAX);
+        let connections = async {
+            // All places are free: every connection has ended.
+            let _ = shared.places.acquire_many(all).await;
+        };
+        let sessions = async {
+            if let Some(mqtt) = &shared.mqtt {
+                mqtt.drain().await;
+            }
+        };
+        let timeout = shared.config.drain_timeout;
+        let _ = tokio::join!(tokio::time::timeout(timeout, connections), sessions);
+    }
+}
+
+impl std::fmt::Debug for HttpsHead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpsHead").finish_non_exhaustive()
+    }
+}
+
+async fn serve_connection(
+    shared: Arc<Shared>,
+    tcp: TcpStream,
+    tls: Option<Arc<TlsSettings>>,
+    peer: SocketAddr,
+    _place: OwnedSemaphorePermit,
+    mut shutdown: Shutdown,
+) {
+    shared.metrics.connections_accepted.inc();
+    let Some(socket) = handshake(&shared, tcp, tls, peer).await else {
+        return;
+    };
+    let certificates = socket.peer_certificates();
+    let dispatch = Dispatch {
+        shared: Arc::clone(&shared),
+        certificates: (!certificates.is_empty()).then(|| PeerCertificates(certificates.into())),
+        peer,
+    };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.config.head_timeout)
+        .max_buf_size(shared.config.head_bytes_max)
+        .max_headers(shared.config.headers_max)
+        .serve_connection(TokioIo::new(socket), dispatch)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = stopped(&mut shutdown) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        // Clients that go away in the middle are no news.
+        holdfast_observe::tracing::debug!(%peer, %error, "HTTPS connection ended");
+    }
+}
+
+async fn handshake(
+    shared: &Shared,
+    tcp: TcpStream,
+    tls: Option<Arc<TlsSettings>>,
+    peer: SocketAddr,
+) -> Option<Socket> {
+    let Some(tls) = tls else {
+        return Some(Socket::Tcp(tcp));
+    };
+    let accept = TlsStream::accept(tcp, tls.config(), &shared.handshakes);
+    let refused = match tokio::time::timeout(shared.config.handshake_timeout, accept).await {
+        Ok(Ok(stream)) => {
+            if stream.resumed() {
+                shared.metrics.tls_resumed.inc();
+            }
+            return Some(Socket::Tls(stream));
+        }
+        Ok(Err(error)) => (RefusalReason::Tls, error.to_string()),
+        Err(_) => (RefusalReason::Timeout, "no TLS handshake in time".to_owned()),
+    };
+    LoginRefused {
+        peer,
+        client_id: "",
+        reason: refused.0,
+        detail: &refused.1,
+    }
+    .emit(&shared.metrics);
+    None
+}
+
+/// Hands each request of one connection to whom it is for.
+struct Dispatch {
+    shared: Arc<Shared>,
+    certificates: Option<PeerCertificates>,
+    peer: SocketAddr,
+}
+
+impl Service<Request<Incoming>> for Dispatch {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Some(mqtt) = &self.shared.mqtt
+            && let Some(protocol) = upgrade::mqtt_protocol(&request)
+        {
+            let response = upgrade::answer(&mut request, &protocol, mqtt, self.peer);
+            return Box::pin(std::future::ready(Ok(response)));
+        }
+        if let Some(certificates) = &self.certificates {
+            request.extensions_mut().insert(certificates.clone());
+        }
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let request = request.map(Body::new);
+            if let Some(device) = &shared.device
+                && let Some(operation) = device::Operation::of(request.method(), request.uri().path())
+            {
+                return Ok(device.serve(operation, request, &shared.config).await);
+            }
+            shared.router.clone().oneshot(request).await
+        })
+    }
+}
