@@ -78,6 +78,7 @@ mod recover;
 mod retention;
 mod scan;
 mod segment;
+pub mod sim;
 mod wait;
 mod writer;
 
@@ -134,19 +135,21 @@ impl EmbeddedLog {
         config.check()?;
         let meta = recover::open_meta(disk.as_ref(), &config)?;
         let common = Arc::new(Common::new(config, disk, meta.salt, metrics));
-        let opened = open_partitions(&common, meta.partitions)?;
+        let (partitions, actives): (Vec<_>, Vec<_>) = open_partitions(&common, meta.partitions)?
+            .into_iter()
+            .map(|(partition, active)| (Arc::new(partition), active))
+            .unzip();
+        common.set_partitions(&partitions);
         let mut log = EmbeddedLog {
             common,
-            partitions: Vec::with_capacity(opened.len()),
-            writers: Mutex::new(Vec::with_capacity(opened.len())),
+            partitions,
+            writers: Mutex::default(),
         };
-        for (partition, active) in opened {
-            let partition = Arc::new(partition);
-            log.partitions.push(Arc::clone(&partition));
-            let writer = Writer::new(partition, active);
+        for (partition, active) in log.partitions.iter().zip(actives) {
+            let writer = Writer::new(Arc::clone(partition), active);
             // If this fails, dropping `log` ends the writers started so far.
             let thread = std::thread::Builder::new()
-                .name(format!("log-{}", log.partitions.len() - 1))
+                .name(format!("log-{}", partition.index))
                 .spawn(move || writer.run())
                 .map_err(OpenError::io("start a writer thread for", &log.common.config.dir))?;
             log.writers.get_mut().push(thread);

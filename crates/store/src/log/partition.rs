@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 
 use holdfast_model::Timestamp;
@@ -33,6 +33,7 @@ pub(super) struct Common {
     pub(super) metrics: Metrics,
     failed: AtomicBool,
     failure: OnceLock<String>,
+    partitions: OnceLock<Vec<Weak<Partition>>>,
 }
 
 impl Common {
@@ -44,6 +45,7 @@ impl Common {
             metrics,
             failed: AtomicBool::new(false),
             failure: OnceLock::new(),
+            partitions: OnceLock::new(),
         }
     }
 
@@ -56,15 +58,24 @@ impl Common {
         Some(LogError::Failed(reason.to_owned()))
     }
 
-    /// Ends the log's taking of events; the first reason stays.
+    /// Ends the log's taking of events, in all partitions; the first reason stays.
     pub(super) fn fail(&self, reason: String) {
-        if self.failure.set(reason).is_ok() {
-            self.failed.store(true, Ordering::Release);
-            LogFailed {
-                reason: self.failure.get().map_or("", String::as_str),
-            }
-            .emit(&self.metrics);
+        // Two partitions may fail at once: whoever comes second waits here until the reason is there.
+        let reason = self.failure.get_or_init(|| reason);
+        if !self.failed.swap(true, Ordering::SeqCst) {
+            LogFailed { reason }.emit(&self.metrics);
         }
+        for partition in self.partitions.get().into_iter().flatten() {
+            if let Some(partition) = partition.upgrade() {
+                partition.wake_all();
+            }
+        }
+    }
+
+    /// Makes the partitions known, so that a failure of one reaches all.
+    pub(super) fn set_partitions(&self, partitions: &[Arc<Partition>]) {
+        // Called once, when the log is opened.
+        let _ = self.partitions.set(partitions.iter().map(Arc::downgrade).collect());
     }
 }
 
@@ -253,8 +264,8 @@ impl Partition {
         woken.drain(..).for_each(Waker::wake);
     }
 
-    /// Wakes everybody: the log has failed.
-    pub(super) fn wake_all(&self) {
+    /// Wakes everybody, the writer too: the log has failed.
+    fn wake_all(&self) {
         let mut woken = Vec::new();
         self.appenders.take(u64::MAX, &mut woken);
         self.readers.take(u64::MAX, &mut woken);

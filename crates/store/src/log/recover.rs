@@ -19,6 +19,7 @@ use super::writer::{Active, create_segment};
 
 const META: &str = "meta";
 const META_NEW: &str = "meta.new";
+const REWRITE_BYTES: usize = 1 << 20;
 
 /// Reads `meta`, or makes a new log. Checks the version before anything is changed.
 pub(super) fn open_meta(disk: &dyn Disk, config: &LogConfig) -> Result<Meta, OpenError> {
@@ -111,6 +112,8 @@ struct Tail {
     next: u64,
     enqueued: i64,
     marks: Vec<Mark>,
+    /// Start of the last batch: what is before had been synced.
+    batch_offset: u64,
     fault: Fault,
 }
 
@@ -178,8 +181,9 @@ fn open_newest(
         return open_headless(common, dir, index, first, &mut scanner);
     };
     let tail = find_tail(&mut scanner, header.first, header.base_time).map_err(read_failed)?;
-    let sync = |file: &dyn DiskFile| {
-        // What a killed process had written but not synced is taken over: it must not vanish after being read.
+    let take_over = |end: u64| {
+        rewrite(file.as_ref(), 0, SEGMENT_HEADER_BYTES as u64)?;
+        rewrite(file.as_ref(), tail.batch_offset, end)?;
         file.sync()?;
         disk.sync_dir(dir)
     };
@@ -207,12 +211,12 @@ fn open_newest(
                 next: Some(first_good),
             }
             .emit(&common.metrics);
-            sync(file.as_ref()).map_err(OpenError::io("sync", &path))?;
+            take_over(length).map_err(OpenError::io("sync", &path))?;
             let active = new_segment(common, dir, index, next, enqueued)?;
             return Ok(Some((active, next, enqueued)));
         }
     }
-    sync(file.as_ref()).map_err(OpenError::io("sync", &path))?;
+    take_over(tail.offset).map_err(OpenError::io("sync", &path))?;
     let segment = Segment::active(
         dir,
         first,
@@ -316,6 +320,24 @@ fn new_segment(
         .map_err(OpenError::io("create", dir.join(segment_name(first))))
 }
 
+/// Writes what is there once more, so that the next sync covers it.
+///
+/// A killed process may have left what it had not synced; that is taken over, and must not vanish after it was read.
+/// A sync alone is not enough: if the last one has failed, the pages count as clean although they are on no disk.
+fn rewrite(file: &dyn DiskFile, mut from: u64, to: u64) -> std::io::Result<()> {
+    let mut buffer = vec![0; REWRITE_BYTES.min(to.saturating_sub(from) as usize)];
+    while from < to {
+        let wanted = REWRITE_BYTES.min((to - from) as usize);
+        let read = file.read_at(&mut buffer[..wanted], from)?;
+        if read == 0 {
+            break;
+        }
+        file.write_all_at(&buffer[..read], from)?;
+        from += read as u64;
+    }
+    Ok(())
+}
+
 /// Follows the frames of the newest segment to their end.
 ///
 /// Payloads are verified only where a crash can have hurt them: in the last batch, that is from the `durable_before`
@@ -326,6 +348,7 @@ fn find_tail(scanner: &mut Scanner<'_>, first: u64, base_time: i64) -> std::io::
         next: first,
         enqueued: base_time,
         marks: Vec::new(),
+        batch_offset: SEGMENT_HEADER_BYTES as u64,
         fault: Fault::None,
     };
     let mut durable_before = first;
@@ -339,6 +362,7 @@ fn find_tail(scanner: &mut Scanner<'_>, first: u64, base_time: i64) -> std::io::
     // Again over the last batch, this time with payloads.
     let end = tail.offset;
     tail.rewind(durable_before, first, base_time);
+    tail.batch_offset = tail.offset;
     while tail.offset < end
         && let Some(header) = scanner.header_at(tail.offset)?
     {
@@ -346,6 +370,9 @@ fn find_tail(scanner: &mut Scanner<'_>, first: u64, base_time: i64) -> std::io::
             break;
         }
         tail.advance(&header);
+        if header.end() <= durable_before {
+            tail.batch_offset = tail.offset;
+        }
     }
     tail.fault = find_fault(scanner, &tail)?;
     Ok(tail)

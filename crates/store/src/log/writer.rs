@@ -84,7 +84,6 @@ impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.common.fail("its writer has panicked".to_owned());
-            self.0.wake_all();
         }
     }
 }
@@ -115,9 +114,7 @@ impl Writer {
                 break;
             }
         }
-        if self.partition.common.failure().is_some() {
-            self.partition.wake_all();
-        } else {
+        if self.partition.common.failure().is_none() {
             self.finish();
         }
     }

@@ -1,0 +1,203 @@
+//! Rates of the event log: durable appends of closed-loop senders, and reading.
+//!
+//! `cargo bench -p holdfast-store --bench log` runs all; words after `--` choose: `append`, `interval`, `read`, `open`.
+//! The directory is `HOLDFAST_BENCH_DIR`, else a temporary one; it should be on a real disk.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use holdfast_model::event::{AuthMethod, EventSource, Origin, Records};
+use holdfast_model::{Identity, Timestamp};
+use holdfast_observe::Registry;
+use holdfast_observe::process::own_usage;
+use holdfast_ports::clock::{Clock, SystemClock};
+use holdfast_ports::event_log::{EventLog, LogError, durable};
+use holdfast_store::log::{Durability, EmbeddedLog, LogConfig, Metrics};
+
+const BODY_BYTES: usize = 256;
+const RUN: Duration = Duration::from_secs(3);
+const PARTITIONS: u16 = 4;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|a| a == name);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let default = LogConfig::default().commit_interval;
+    if wanted("append") {
+        println!("durable appends, {PARTITIONS} partitions, {BODY_BYTES} B, commit interval {default:?}");
+        for (senders, block) in [(1, 1), (8, 1), (200, 1), (200, 10), (200, 32), (1000, 32)] {
+            runtime.block_on(append(senders, block, default, Durability::Fsync));
+        }
+        println!("the same without sync");
+        runtime.block_on(append(200, 10, default, Durability::Os));
+    }
+    if wanted("interval") {
+        for micros in [0, 200, 500, 1000, 2000] {
+            println!("commit interval {micros} us");
+            for (senders, block) in [(1, 1), (8, 1), (200, 1), (200, 10), (200, 32)] {
+                let interval = Duration::from_micros(micros);
+                runtime.block_on(append(senders, block, interval, Durability::Fsync));
+            }
+        }
+    }
+    if wanted("read") {
+        runtime.block_on(read());
+    }
+    if wanted("open") {
+        open(&runtime);
+    }
+}
+
+fn directory() -> tempfile::TempDir {
+    match std::env::var("HOLDFAST_BENCH_DIR") {
+        Ok(dir) => tempfile::tempdir_in(dir).unwrap(),
+        Err(_) => tempfile::tempdir().unwrap(),
+    }
+}
+
+fn origin(device: usize) -> Origin {
+    Origin {
+        source: EventSource::Telemetry,
+        identity: Identity::parse(&format!("device-{device}")).unwrap(),
+        generation_id: 1,
+        auth: AuthMethod::IdentityKey,
+    }
+}
+
+fn records(count: u32) -> Records {
+    let mut records = Records::new();
+    for _ in 0..count {
+        let _ = records.record().finish(&[b'x'; BODY_BYTES]);
+    }
+    records
+}
+
+fn config(dir: &Path) -> LogConfig {
+    LogConfig {
+        dir: dir.to_owned(),
+        partitions: PARTITIONS,
+        ..LogConfig::default()
+    }
+}
+
+/// Senders that each append a block, wait until it is durable, and go on.
+async fn append(senders: usize, block: u32, commit_interval: Duration, durability: Durability) {
+    let dir = directory();
+    let metrics = Metrics::register(&mut Registry::new());
+    let config = LogConfig {
+        commit_interval,
+        durability,
+        ..config(dir.path())
+    };
+    let log = Arc::new(EmbeddedLog::open_with(config, metrics.clone()).unwrap());
+    let clock = Arc::new(SystemClock::new());
+    let before = own_usage().unwrap().cpu_seconds();
+    let start = Instant::now();
+    let tasks: Vec<_> = (0..senders)
+        .map(|sender| {
+            let (log, clock) = (Arc::clone(&log), Arc::clone(&clock));
+            tokio::spawn(async move {
+                let (origin, records) = (origin(sender), records(block));
+                let partition = (sender % usize::from(PARTITIONS)) as u16;
+                let mut latencies = Vec::new();
+                while start.elapsed() < RUN {
+                    let sent = Instant::now();
+                    match log.append(partition, &origin, &records, clock.now()) {
+                        Ok(ticket) => durable(log.as_ref(), ticket).await.unwrap(),
+                        Err(LogError::Busy) => tokio::task::yield_now().await,
+                        Err(error) => panic!("{error}"),
+                    }
+                    latencies.push(sent.elapsed());
+                }
+                latencies
+            })
+        })
+        .collect();
+    let mut latencies = Vec::new();
+    for task in tasks {
+        latencies.extend(task.await.unwrap());
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let cpu = own_usage().unwrap().cpu_seconds() - before;
+    let events = metrics.events_appended.get() as f64;
+    latencies.sort_unstable();
+    let part = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
+    println!(
+        "  {senders:5} senders x {block:2}: {:9.0} events/s  {:6.3} us CPU/event  {:6.0} commits/s  p50 {:7.0?}  p99 {:7.0?}",
+        events / seconds,
+        cpu * 1e6 / events,
+        metrics.commit_seconds.count() as f64 / seconds,
+        part(0.5),
+        part(0.99),
+    );
+}
+
+fn fill(log: &EmbeddedLog, events: u64, block: u32) {
+    let (origin, records) = (origin(1), records(block));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for index in 0..events / u64::from(block) {
+        let partition = (index % u64::from(PARTITIONS)) as u16;
+        while let Err(error) = log.append(partition, &origin, &records, Timestamp::from_micros(index as i64)) {
+            assert_eq!(error, LogError::Busy);
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+    for partition in 0..PARTITIONS {
+        let ticket = log.append(partition, &origin, &records, Timestamp::MAX).unwrap();
+        runtime.block_on(durable(log, ticket)).unwrap();
+    }
+}
+
+/// One reader over all partitions, decoding every event, from memory.
+async fn read() {
+    for block in [1, 10, 32] {
+        let dir = directory();
+        let log = Arc::new(EmbeddedLog::open(config(dir.path())).unwrap());
+        let filled = Arc::clone(&log);
+        std::thread::spawn(move || fill(&filled, 4_000_000, block)).join().unwrap();
+        let before = own_usage().unwrap().cpu_seconds();
+        let start = Instant::now();
+        let (mut events, mut bytes) = (0u64, 0);
+        for partition in 0..PARTITIONS {
+            let mut from = 0;
+            loop {
+                let blocks = log.read(partition, from, 256 << 10).await.unwrap();
+                let Some(last) = blocks.last() else { break };
+                from = last.end_sequence_number();
+                for event in blocks.iter().flat_map(|block| block.events()) {
+                    events += 1;
+                    bytes += event.unwrap().body.len();
+                }
+            }
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let cpu = own_usage().unwrap().cpu_seconds() - before;
+        println!(
+            "read, blocks of {block:2}: {:9.0} events/s, {:9.0} per CPU-second ({events} events, {} MB of bodies)",
+            events as f64 / seconds,
+            events as f64 / cpu,
+            bytes / 1_000_000
+        );
+    }
+}
+
+/// Opening a log of 2 GB that was not closed: the newest segments are full.
+fn open(runtime: &tokio::runtime::Runtime) {
+    let dir = directory();
+    let log = EmbeddedLog::open(config(dir.path())).unwrap();
+    fill(&log, 7_000_000, 10);
+    drop(log);
+    let start = Instant::now();
+    let log = EmbeddedLog::open(config(dir.path())).unwrap();
+    let opened = start.elapsed();
+    let start = Instant::now();
+    let found = runtime.block_on(log.find(0, Timestamp::from_micros(350_000))).unwrap();
+    println!("open: {opened:.1?}; find by time: {:.1?} (number {found})", start.elapsed());
+}

@@ -1,0 +1,423 @@
+//! The embedded event log on a disk that tears, fails and loses power.
+//!
+//! Goal: whatever happens to the disk, the log holds what it had acknowledged, in order, with the same sequence
+//! numbers, and says what it cannot read. Method: [`SimDisk`], with damage at every byte and crashes at random ones.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use holdfast_model::event::{AuthMethod, EventSource, Origin, Records};
+use holdfast_model::{Identity, Timestamp};
+use holdfast_ports::event_log::{AppendTicket, EventLog, LogError, durable};
+use holdfast_store::log::sim::{Random, SimDisk};
+use holdfast_store::log::{Durability, EmbeddedLog, LogConfig, Metrics, OpenError};
+
+const FIRST_SEGMENT: &str = "/data/events/p0000/00000000000000000000.seg";
+
+fn config() -> LogConfig {
+    LogConfig {
+        dir: PathBuf::from("/data/events"),
+        partitions: 1,
+        segment_bytes: 4096,
+        ..LogConfig::default()
+    }
+}
+
+fn try_open(disk: &SimDisk, config: LogConfig) -> Result<(EmbeddedLog, Metrics), OpenError> {
+    let metrics = Metrics::unattached();
+    let log = EmbeddedLog::open_on(Arc::new(disk.clone()), config, metrics.clone())?;
+    Ok((log, metrics))
+}
+
+fn open(disk: &SimDisk) -> (EmbeddedLog, Metrics) {
+    try_open(disk, config()).expect("opened")
+}
+
+/// Appends events whose bodies are the given texts.
+fn append(log: &EmbeddedLog, partition: u16, bodies: &[String]) -> Result<AppendTicket, LogError> {
+    let origin = Origin {
+        source: EventSource::Telemetry,
+        identity: Identity::parse("d1").expect("an identity"),
+        generation_id: 1,
+        auth: AuthMethod::IdentityKey,
+    };
+    let mut records = Records::new();
+    for body in bodies {
+        let _ = records.record().finish(body.as_bytes());
+    }
+    log.append(partition, &origin, &records, Timestamp::from_seconds(1))
+}
+
+async fn put(log: &EmbeddedLog, bodies: &[String]) -> Result<u64, LogError> {
+    let ticket = append(log, 0, bodies)?;
+    durable(log, ticket).await?;
+    Ok(ticket.end)
+}
+
+/// Sequence numbers and bodies of everything that can be read.
+async fn all(log: &EmbeddedLog, partition: u16) -> Vec<(u64, String)> {
+    let (mut found, mut from) = (Vec::new(), 0);
+    loop {
+        let blocks = log.read(partition, from, 3_000).await.expect("read");
+        let Some(last) = blocks.last() else {
+            return found;
+        };
+        for event in blocks.iter().flat_map(|block| block.events()) {
+            let event = event.expect("well formed");
+            found.push((
+                event.sequence_number,
+                String::from_utf8(event.body.to_vec()).expect("a text"),
+            ));
+        }
+        from = last.end_sequence_number();
+    }
+}
+
+/// A log of `blocks` blocks of two events, each synced by itself. Returns the events and the segment's length before
+/// each block and after the last.
+async fn sample(disk: &SimDisk, blocks: usize) -> (Vec<(u64, String)>, Vec<usize>) {
+    let (log, _) = open(disk);
+    let (mut events, mut ends) = (Vec::new(), vec![64]);
+    for block in 0..blocks as u64 {
+        let bodies = [format!("event {}", 2 * block), format!("event {}", 2 * block + 1)];
+        put(&log, &bodies).await.expect("put");
+        events.extend((2 * block..).zip(bodies));
+    }
+    drop(log);
+    let end = disk.content(Path::new(FIRST_SEGMENT)).len();
+    // All blocks here are of one length.
+    ends.extend((1..=blocks).map(|block| 64 + (end - 64) * block / blocks));
+    (events, ends)
+}
+
+#[tokio::test]
+async fn a_tail_cut_at_any_byte_is_cut_to_the_last_whole_block() {
+    let disk = SimDisk::new();
+    let (events, ends) = sample(&disk, 3).await;
+    for cut in ends[2]..ends[3] {
+        for zeros in [0, 1, 600] {
+            let disk = disk.copy();
+            disk.damage(Path::new(FIRST_SEGMENT), |content| {
+                content.truncate(cut);
+                content.resize(cut + zeros, 0);
+            });
+            let (log, metrics) = open(&disk);
+            assert_eq!(all(&log, 0).await, events[..4], "cut at {cut}");
+            let torn = disk.content(Path::new(FIRST_SEGMENT)).len() < cut;
+            assert_eq!(metrics.recovery_truncations.get(), u64::from(torn && cut > ends[2]), "cut at {cut}");
+            assert_eq!(metrics.damages_found.get(), 0);
+            assert_eq!(put(&log, &["again".to_owned()]).await, Ok(5));
+            drop(log);
+            let (log, metrics) = open(&disk);
+            assert_eq!(all(&log, 0).await.last(), Some(&(4, "again".to_owned())));
+            assert_eq!(metrics.recovery_truncations.get(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_costs_one_block_and_no_number() {
+    let disk = SimDisk::new();
+    let (events, ends) = sample(&disk, 4).await;
+    for at in 0..ends[4] {
+        let disk = disk.copy();
+        disk.damage(Path::new(FIRST_SEGMENT), |content| content[at] ^= 1 << (at % 8));
+        let (log, metrics) = open(&disk);
+        let hit = ends[1..].iter().position(|end| at < *end).filter(|_| at >= 64);
+        let left: Vec<_> = match hit {
+            Some(block) => [&events[..2 * block], &events[2 * block + 2..]].concat(),
+            None => events.clone(),
+        };
+        assert_eq!(all(&log, 0).await, left, "byte {at}");
+        // The last block cannot be told from one that was never acknowledged.
+        let next = if hit == Some(3) { 6 } else { 8 };
+        assert_eq!(log.info(0).expect("info").next, next, "byte {at}");
+        let (torn, damaged) = (metrics.recovery_truncations.get(), metrics.damages_found.get());
+        assert_eq!(torn, u64::from(hit == Some(3)), "byte {at}");
+        if hit != Some(3) {
+            assert!((1..=2).contains(&damaged), "byte {at} was reported {damaged} times");
+        }
+        assert_eq!(put(&log, &["again".to_owned()]).await, Ok(next + 1), "byte {at}");
+        drop(log);
+        let (log, _) = open(&disk);
+        assert_eq!(all(&log, 0).await, [left, vec![(next, "again".to_owned())]].concat(), "byte {at}");
+    }
+}
+
+#[tokio::test]
+async fn damage_in_an_older_segment_is_skipped_and_reported_once() {
+    let disk = SimDisk::new();
+    let (log, _) = open(&disk);
+    let body = "x".repeat(500);
+    for _ in 0..40 {
+        put(&log, std::slice::from_ref(&body)).await.expect("put");
+    }
+    drop(log);
+    let whole = disk.content(Path::new(FIRST_SEGMENT));
+    let frame = 40 + 14 + 505;
+    for (from, to) in [(64, 65), (64 + frame, 64 + 2 * frame), (64, whole.len()), (3000, 3001), (0, 64)] {
+        let disk = disk.copy();
+        for path in disk.paths().iter().filter(|path| path.extension() == Some("idx".as_ref())) {
+            disk.damage(path, |content| content[3] ^= 1);
+        }
+        disk.damage(Path::new(FIRST_SEGMENT), |content| content[from..to].fill(0));
+        let (log, metrics) = open(&disk);
+        let first = all(&log, 0).await;
+        let lost = 40 - first.len();
+        assert!(lost <= (to - from) / frame + 2, "{from}..{to} costs {lost} events");
+        assert!(first.iter().all(|(_, text)| *text == body));
+        assert_eq!(first.last().map(|(number, _)| *number), Some(39));
+        assert_eq!(metrics.damages_found.get(), u64::from(lost > 0), "{from}..{to}");
+        assert_eq!(all(&log, 0).await, first, "reading again");
+        assert_eq!(metrics.damages_found.get(), u64::from(lost > 0), "reported once");
+        assert!(log.find(0, Timestamp::from_seconds(1)).await.expect("found") <= first[0].0);
+    }
+}
+
+#[tokio::test]
+async fn an_unreadable_file_is_named() {
+    let disk = SimDisk::new();
+    sample(&disk, 3).await;
+    let (log, _) = open(&disk);
+    disk.make_unreadable(Path::new(FIRST_SEGMENT));
+    let error = log.read(0, 0, 1000).await.expect_err("unreadable").to_string();
+    assert!(error.contains(FIRST_SEGMENT) && error.contains("at byte 64"), "{error}");
+}
+
+#[tokio::test]
+async fn a_failed_sync_ends_the_log_and_nothing_unsynced_is_acknowledged() {
+    let disk = SimDisk::new();
+    let two = LogConfig {
+        partitions: 2,
+        ..config()
+    };
+    let (log, metrics) = try_open(&disk, two.clone()).expect("opened");
+    put(&log, &["kept".to_owned()]).await.expect("put");
+    disk.fail_sync_after(0);
+    let failed = put(&log, &["lost".to_owned()]).await.expect_err("failed");
+    assert!(matches!(&failed, LogError::Failed(reason) if reason.contains("cannot sync")), "{failed}");
+    // For good, in every partition, for readers who would wait for more as well.
+    assert_eq!(put(&log, &["late".to_owned()]).await, Err(failed.clone()));
+    assert_eq!(append(&log, 1, &["late".to_owned()]), Err(failed.clone()));
+    let waiting = std::future::poll_fn(|context| log.poll_readable(0, 1, context));
+    assert_eq!(waiting.await, Err(failed.clone()));
+    assert_eq!(metrics.failures.get(), 1);
+    assert_eq!(log.info(0).expect("info").next, 1);
+    assert_eq!(all(&log, 0).await, [(0, "kept".to_owned())]);
+    assert_eq!(log.close(), Err(failed));
+    drop(log);
+    disk.cut_power(1);
+    let (log, _) = try_open(&disk, two).expect("opened");
+    assert_eq!(all(&log, 0).await[0], (0, "kept".to_owned()));
+}
+
+#[tokio::test]
+async fn a_full_disk_ends_the_log_and_says_so() {
+    let disk = SimDisk::new();
+    let (log, _) = open(&disk);
+    put(&log, &["kept".to_owned()]).await.expect("put");
+    disk.set_capacity(Some(10_000));
+    let mut acknowledged = 1;
+    let failed = loop {
+        match put(&log, &["x".repeat(1000)]).await {
+            Ok(end) => acknowledged = end,
+            Err(error) => break error,
+        }
+    };
+    assert!(failed.to_string().contains("free space on the disk"), "{failed}");
+    assert_eq!(all(&log, 0).await.len() as u64, acknowledged, "what was durable stays readable");
+    drop(log);
+    disk.set_capacity(None);
+    let (log, metrics) = open(&disk);
+    assert_eq!(all(&log, 0).await.len() as u64, acknowledged);
+    assert_eq!(metrics.damages_found.get(), 0);
+    put(&log, &["more".to_owned()]).await.expect("room again");
+}
+
+#[tokio::test]
+async fn a_read_only_disk_is_refused_with_the_reason() {
+    let disk = SimDisk::new();
+    sample(&disk, 1).await;
+    disk.set_read_only(true);
+    let error = try_open(&disk, config()).expect_err("refused");
+    let source = std::error::Error::source(&error).expect("a reason").to_string();
+    assert!(error.to_string().contains("/data/events"), "{error}");
+    assert!(source.contains("read-only"), "{source}");
+}
+
+#[tokio::test]
+async fn a_payload_that_looks_like_a_frame_is_not_taken_for_one() {
+    // What another log would take for a frame with numbers far ahead; the salt of this log differs.
+    let foreign = SimDisk::new();
+    sample(&foreign, 3).await;
+    let forged = foreign.content(Path::new(FIRST_SEGMENT))[64..].to_vec();
+    let disk = SimDisk::new();
+    let (log, _) = open(&disk);
+    let origin = Origin {
+        source: EventSource::Telemetry,
+        identity: Identity::parse("evil").expect("an identity"),
+        generation_id: 1,
+        auth: AuthMethod::IdentityKey,
+    };
+    let mut records = Records::new();
+    let _ = records.record().finish(&forged);
+    let ticket = log
+        .append(0, &origin, &records, Timestamp::from_seconds(1))
+        .expect("appended");
+    durable(&log, ticket).await.expect("durable");
+    drop(log);
+    // The frame around it is torn.
+    disk.damage(Path::new(FIRST_SEGMENT), |content| content[70] ^= 1);
+    let (log, _) = open(&disk);
+    assert_eq!(all(&log, 0).await, []);
+}
+
+#[tokio::test]
+async fn a_segment_whose_making_was_cut_off_is_made_again() {
+    for length in [0, 10, 64, 5000] {
+        let disk = SimDisk::new();
+        sample(&disk, 2).await;
+        let next = Path::new("/data/events/p0000/00000000000000000004.seg");
+        let (log, _) = open(&disk);
+        drop(log);
+        holdfast_store::log::disk::Disk::create(&disk, next).expect("made");
+        disk.damage(next, |content| content.resize(length, 0));
+        let (log, metrics) = open(&disk);
+        assert_eq!(metrics.damages_found.get(), 0);
+        assert_eq!(put(&log, &["more".to_owned()]).await, Ok(5), "length {length}");
+        assert_eq!(all(&log, 0).await.len(), 5);
+    }
+}
+
+/// What was appended to a partition, and how much of it was acknowledged.
+#[derive(Default)]
+struct Model {
+    appended: Vec<String>,
+    acknowledged: usize,
+}
+
+/// Random appends and waits on two partitions until the disk stops working or the steps are over.
+async fn run(log: &EmbeddedLog, models: &mut [Model; 2], random: &mut Random, steps: usize) {
+    let mut tickets = Vec::new();
+    for _ in 0..steps {
+        let partition = random.below(2);
+        let model = &mut models[partition];
+        let count = 1 + random.below(4);
+        let bodies: Vec<_> = (0..count)
+            .map(|index| {
+                let number = model.appended.len() + index;
+                format!("{partition}/{number}/{}", "y".repeat(random.below(1500)))
+            })
+            .collect();
+        match append(log, partition as u16, &bodies) {
+            Ok(ticket) => {
+                model.appended.extend(bodies);
+                assert_eq!(ticket.end as usize, model.appended.len());
+                tickets.push(ticket);
+            }
+            Err(LogError::Failed(_)) => return,
+            Err(error) => panic!("{error}"),
+        }
+        if random.below(3) == 0 {
+            let ticket = tickets.swap_remove(random.below(tickets.len()));
+            match durable(log, ticket).await {
+                Ok(()) => {
+                    let acknowledged = &mut models[usize::from(ticket.partition)].acknowledged;
+                    *acknowledged = (*acknowledged).max(ticket.end as usize);
+                }
+                Err(LogError::Failed(_)) => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// The log holds a prefix of what was appended that includes all that was acknowledged.
+async fn check(log: &EmbeddedLog, models: &mut [Model; 2]) {
+    for (partition, model) in models.iter_mut().enumerate() {
+        let found = all(log, partition as u16).await;
+        assert!(found.len() >= model.acknowledged, "{} of {}", found.len(), model.acknowledged);
+        assert!(found.len() <= model.appended.len());
+        for (index, (number, body)) in found.iter().enumerate() {
+            assert_eq!(*number as usize, index, "partition {partition}");
+            assert!(*body == model.appended[index], "partition {partition}, event {index}");
+        }
+        let info = log.info(partition as u16).expect("info");
+        assert_eq!((info.first, info.next as usize), (0, found.len()));
+        // What was taken over counts as acknowledged: a reader may have seen it.
+        model.appended.truncate(found.len());
+        model.acknowledged = found.len();
+    }
+}
+
+async fn crash_and_recover(seed: u64, durability: Durability) {
+    let mut random = Random(seed);
+    let disk = SimDisk::new();
+    let two = || LogConfig {
+        partitions: 2,
+        durability,
+        commit_interval: std::time::Duration::ZERO,
+        ..config()
+    };
+    let mut models = [Model::default(), Model::default()];
+    for _ in 0..5 {
+        // A crash while opening is one as well: try again then.
+        if random.below(4) == 0 {
+            disk.stop_after_bytes(random.below(200));
+        }
+        let opened = try_open(&disk, two());
+        let Ok((log, metrics)) = opened else {
+            match durability {
+                Durability::Fsync => disk.cut_power(random.next_u64()),
+                Durability::Os => disk.kill(),
+            }
+            continue;
+        };
+        disk.clear_faults();
+        assert_eq!(metrics.damages_found.get(), 0, "a crash was taken for damage");
+        check(&log, &mut models).await;
+        match random.below(3) {
+            0 => disk.stop_after_bytes(random.below(20_000)),
+            1 => disk.fail_sync_after(random.below(10) as u32),
+            _ => {}
+        }
+        let steps = random.below(60);
+        run(&log, &mut models, &mut random, steps).await;
+        match random.below(4) {
+            0 => log.close().unwrap_or_default(),
+            1 => disk.kill(),
+            _ if durability == Durability::Os => disk.kill(),
+            _ => disk.cut_power(random.next_u64()),
+        }
+        drop(log);
+        // A close on a stopped machine is one that did not happen.
+        disk.kill();
+    }
+    let (log, metrics) = try_open(&disk, two()).expect("opened");
+    check(&log, &mut models).await;
+    assert_eq!(metrics.damages_found.get(), 0);
+}
+
+async fn crash_many(durability: Durability) {
+    let only = std::env::var("HOLDFAST_SEED").ok();
+    let seeds = match &only {
+        Some(seed) => vec![seed.parse().expect("HOLDFAST_SEED is a number")],
+        None => (0..400).collect::<Vec<u64>>(),
+    };
+    for seed in seeds {
+        let run = tokio::spawn(crash_and_recover(seed, durability));
+        if let Err(error) = run.await {
+            panic!("HOLDFAST_SEED={seed} fails: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn crashes_lose_nothing_that_was_acknowledged() {
+    crash_many(Durability::Fsync).await;
+}
+
+#[tokio::test]
+async fn without_syncs_a_killed_process_loses_nothing() {
+    crash_many(Durability::Os).await;
+}
