@@ -19,9 +19,9 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use http::{Request, Response};
 use holdfast_observe::Event as _;
 use holdfast_ports::gateway::PeerCertificates;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
@@ -84,10 +84,23 @@ impl HttpsHead {
     /// of the MQTT head. Call it once per listener; with `tls` the first byte is TLS.
     pub async fn serve(&self, listener: TcpListener, tls: Option<Arc<TlsSettings>>, shutdown: Shutdown) {
         let shared = &self.shared;
-        accept_loop(listener, shutdown.clone(), &shared.metrics, &shared.places, |tcp, peer, place| {
-            let tls = tls.clone();
-            tokio::spawn(serve_connection(Arc::clone(shared), tcp, tls, peer, place, shutdown.clone()));
-        })
+        accept_loop(
+            listener,
+            shutdown.clone(),
+            &shared.metrics,
+            &shared.places,
+            |tcp, peer, place| {
+                let tls = tls.clone();
+                tokio::spawn(serve_connection(
+                    Arc::clone(shared),
+                    tcp,
+                    tls,
+                    peer,
+                    place,
+                    shutdown.clone(),
+                ));
+            },
+        )
         .await;
         let all = u32::try_from(shared.config.connections_max).unwrap_or(u32::MAX);
         let connections = async {
@@ -132,6 +145,7 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(shared.config.head_timeout)
         .max_buf_size(shared.config.head_bytes_max)
+        .max_header_size(shared.config.head_bytes_max)
         .max_headers(shared.config.headers_max)
         .serve_connection(TokioIo::new(socket), dispatch)
         .with_upgrades();

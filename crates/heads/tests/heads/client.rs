@@ -22,7 +22,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Hub {
     pub(crate) gateway: Arc<FakeGateway>,
     pub(crate) head: MqttHead,
-    pub(crate) metrics: Metrics,
     pub(crate) address: SocketAddr,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) served: tokio::task::JoinHandle<()>,
@@ -39,13 +38,7 @@ impl Hub {
 
     pub(crate) fn start_with(config: MqttConfig) -> Self {
         let gateway = FakeGateway::new();
-        let metrics = metrics();
-        let head = MqttHead::new(
-            config,
-            gateway.clone(),
-            Arc::new(SystemClock::new()),
-            metrics.clone(),
-        );
+        let head = MqttHead::new(config, gateway.clone(), Arc::new(SystemClock::new()), metrics());
         let listener =
             holdfast_heads::listener::bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -57,7 +50,6 @@ impl Hub {
         Hub {
             gateway,
             head,
-            metrics,
             address,
             stop,
             served,

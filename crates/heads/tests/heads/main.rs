@@ -2,6 +2,9 @@
 
 mod client;
 mod gateway;
+mod https_device;
 mod mqtt_flow;
 mod mqtt_login;
 mod mqtt_telemetry;
+mod tls;
+mod websocket;

@@ -95,7 +95,10 @@ impl DeviceHttps {
         // Taken apart at once: a body cannot be shared between threads, and the head is borrowed over an await.
         let (head, body) = request.into_parts();
         let version = query_parameter(head.uri.query(), api_version::PARAMETER);
-        if !version.flatten().is_some_and(|version| api_version::is_date_shaped(&version)) {
+        if !version
+            .flatten()
+            .is_some_and(|version| api_version::is_date_shaped(&version))
+        {
             let text = "the query must have an api-version such as 2021-04-12";
             return Err(Error::new(ErrorCode::InvalidProtocolVersion, text).into());
         }
@@ -147,7 +150,10 @@ impl DeviceHttps {
     ) -> Result<Response<Body>, Failure> {
         let body = read_body(&head.headers, body, config.body_timeout).await?;
         let mut records = Records::new();
-        let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = head
+            .headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
         if content_type.is_some_and(headers::is_message_batch) {
             http_device::parse_batch(&body, &mut records)?;
         } else {
@@ -220,7 +226,10 @@ impl DeviceHttps {
         settlement: Settlement,
     ) -> Result<Response<Body>, Failure> {
         let lock = LockToken::parse(lock).ok_or_else(|| {
-            Error::new(ErrorCode::DeviceMessageLockLost, "the lock token is not one of this hub")
+            Error::new(
+                ErrorCode::DeviceMessageLockLost,
+                "the lock token is not one of this hub",
+            )
         })?;
         self.gateway
             .settle_c2d(&admitted.origin.identity, lock, settlement)
@@ -236,12 +245,18 @@ impl std::fmt::Debug for DeviceHttps {
 }
 
 fn too_large() -> Error {
-    Error::new(ErrorCode::MessageTooLarge, "a message has at most 256 KB, properties included")
+    Error::new(
+        ErrorCode::MessageTooLarge,
+        "a message has at most 256 KB, properties included",
+    )
 }
 
 fn unavailable(error: &dyn std::fmt::Display) -> Error {
     holdfast_observe::tracing::debug!(%error, "a device's message was not stored");
-    Error::new(ErrorCode::ServiceUnavailable, "the hub cannot store messages right now")
+    Error::new(
+        ErrorCode::ServiceUnavailable,
+        "the hub cannot store messages right now",
+    )
 }
 
 /// Reads a body of at most a message. One that announces more is refused before a byte of it is read.
@@ -263,4 +278,3 @@ async fn read_body(headers: &HeaderMap, body: Body, timeout: Duration) -> Result
         }
     }
 }
-

@@ -67,13 +67,17 @@ impl Operation {
 fn action(method: &Method, rest: &[&str]) -> Option<Action> {
     let is = |segment: &str, literal: &str| segment.eq_ignore_ascii_case(literal);
     match (method.as_str(), rest) {
-        ("POST", [messages, events]) if is(messages, "messages") && is(events, "events") => Some(Action::Send),
+        ("POST", [messages, events]) if is(messages, "messages") && is(events, "events") => {
+            Some(Action::Send)
+        }
         ("POST", [files, ..]) if is(files, "files") => Some(Action::Upload),
         (_, [messages, bound, rest @ ..]) if is(messages, "messages") && is(bound, "deviceBound") => {
             match (method.as_str(), rest) {
                 ("GET", []) => Some(Action::Receive),
                 ("DELETE", [lock]) => Some(Action::Complete { lock: decode(lock)? }),
-                ("POST", [lock, abandon]) if is(abandon, "abandon") => Some(Action::Abandon { lock: decode(lock)? }),
+                ("POST", [lock, abandon]) if is(abandon, "abandon") => {
+                    Some(Action::Abandon { lock: decode(lock)? })
+                }
                 _ => None,
             }
         }
@@ -117,18 +121,54 @@ mod tests {
 
     #[test]
     fn paths_of_every_sdk() {
-        check("POST", "/devices/d1/messages/events", Some(("d1", None, Action::Send)));
-        check("POST", "/Devices/d%201+/Messages/EVENTS/", Some(("d 1+", None, Action::Send)));
-        check("POST", "/devices/d/modules/m/messages/events", Some(("d", Some("m"), Action::Send)));
+        check(
+            "POST",
+            "/devices/d1/messages/events",
+            Some(("d1", None, Action::Send)),
+        );
+        check(
+            "POST",
+            "/Devices/d%201+/Messages/EVENTS/",
+            Some(("d 1+", None, Action::Send)),
+        );
+        check(
+            "POST",
+            "/devices/d/modules/m/messages/events",
+            Some(("d", Some("m"), Action::Send)),
+        );
         // A device may have any name.
-        check("POST", "/devices/modules/messages/events", Some(("modules", None, Action::Send)));
-        check("GET", "/devices/d/messages/devicebound", Some(("d", None, Action::Receive)));
-        check("GET", "/devices/d/messages/deviceBound/", Some(("d", None, Action::Receive)));
+        check(
+            "POST",
+            "/devices/modules/messages/events",
+            Some(("modules", None, Action::Send)),
+        );
+        check(
+            "GET",
+            "/devices/d/messages/devicebound",
+            Some(("d", None, Action::Receive)),
+        );
+        check(
+            "GET",
+            "/devices/d/messages/deviceBound/",
+            Some(("d", None, Action::Receive)),
+        );
         let lock = || "a-b".to_owned();
-        check("DELETE", "/devices/d/messages/deviceBound/a-b", Some(("d", None, Action::Complete { lock: lock() })));
-        check("POST", "/devices/d/messages/deviceBound/a-b/Abandon", Some(("d", None, Action::Abandon { lock: lock() })));
+        check(
+            "DELETE",
+            "/devices/d/messages/deviceBound/a-b",
+            Some(("d", None, Action::Complete { lock: lock() })),
+        );
+        check(
+            "POST",
+            "/devices/d/messages/deviceBound/a-b/Abandon",
+            Some(("d", None, Action::Abandon { lock: lock() })),
+        );
         check("POST", "/devices/d/files", Some(("d", None, Action::Upload)));
-        check("POST", "/devices/d/files/notifications/x", Some(("d", None, Action::Upload)));
+        check(
+            "POST",
+            "/devices/d/files/notifications/x",
+            Some(("d", None, Action::Upload)),
+        );
     }
 
     #[test]
@@ -152,7 +192,10 @@ mod tests {
     #[test]
     fn query_parameters() {
         let query = Some("api-version=2020-09-30&reject&x=");
-        assert_eq!(query_parameter(query, "api-version"), Some(Some("2020-09-30".into())));
+        assert_eq!(
+            query_parameter(query, "api-version"),
+            Some(Some("2020-09-30".into()))
+        );
         assert_eq!(query_parameter(query, "reject"), Some(None));
         assert_eq!(query_parameter(query, "x"), Some(None));
         assert_eq!(query_parameter(query, "y"), None);
