@@ -6,7 +6,7 @@
 
 use super::Stage;
 use super::ingest::load;
-use super::mqtt_load::LoadOptions;
+use super::mqtt_load::{self, LoadOptions};
 use super::report::{Report, Subject};
 use super::target::TargetOptions;
 use crate::cli::failure::Failure;
@@ -42,10 +42,13 @@ impl CompareArgs {
             stage.prefix(&format!("round {round} of {}", self.rounds));
             // Mosquitto first: if it is missing, that shows at once.
             let mosquitto = self.target.mosquitto()?;
-            theirs.push(load(&mosquitto, &self.load, &stage)?.subject(&mosquitto));
+            theirs.push(mqtt_load::subject(
+                &mosquitto,
+                &load(&mosquitto, &self.load, &stage)?,
+            ));
             drop(mosquitto);
             let hub = self.target.fresh_hub(true)?;
-            ours.push(load(&hub, &self.load, &stage)?.subject(&hub));
+            ours.push(mqtt_load::subject(&hub, &load(&hub, &self.load, &stage)?));
         }
         let mut report = Report::new("compare", self.load.parameters(self.target.tls));
         report.parameters.insert("rounds".to_owned(), self.rounds.into());

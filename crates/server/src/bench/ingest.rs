@@ -1,8 +1,9 @@
 //! `bench ingest`: telemetry of one server.
 
 use super::Stage;
-use super::mqtt_load::{self, LoadOptions, LoadResult};
+use super::mqtt_load::{self, LoadOptions};
 use super::report::Report;
+use super::stages::Outcome;
 use super::target::{Target, TargetOptions};
 use crate::cli::output::Format;
 use crate::cli::profile::Wanted;
@@ -25,14 +26,14 @@ impl IngestArgs {
         let target = self.target.target(wanted, true)?;
         let result = load(&target, &self.load, &stage)?;
         let mut report = Report::new("ingest", self.load.parameters(self.target.tls));
-        report.subjects.push(result.subject(&target));
+        report.subjects.push(mqtt_load::subject(&target, &result));
         drop((stage, target));
         report.print(format)
     }
 }
 
 /// Registers devices, runs the load and cleans up.
-pub(crate) fn load(target: &Target, options: &LoadOptions, stage: &Stage) -> anyhow::Result<LoadResult> {
+pub(crate) fn load(target: &Target, options: &LoadOptions, stage: &Stage) -> anyhow::Result<Outcome> {
     let accounts = target.accounts(options.connections as usize)?;
     let result = mqtt_load::run(target, &accounts, options, &|what| {
         stage.say(&format!("{}: {what}", target.name))

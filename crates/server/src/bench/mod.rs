@@ -12,19 +12,28 @@
 //! | `fleet` | connections of one thread: sockets, TLS, sessions |
 //! | [`mqtt_load`] | telemetry over a fleet, saturating or paced |
 //! | `target`, `spawn`, `devices` | the server under test: started or found, its devices registered |
+//! | `stages` | warm-up, measured time, samples of CPU time and memory |
 //! | `histogram`, `pacing`, `report` | numbers |
 //! | the others | one measurement each |
 
 mod compare;
+mod connect;
 pub(crate) mod devices;
 pub(crate) mod fleet;
 pub(crate) mod histogram;
+mod http;
+mod idle;
 mod ingest;
+mod method;
 pub mod mqtt_load;
 pub(crate) mod pacing;
+mod read;
 mod report;
 mod spawn;
+mod stages;
+mod start;
 pub(crate) mod target;
+mod twin;
 
 use std::cell::RefCell;
 
@@ -44,6 +53,12 @@ pub struct BenchCommand {
 enum Measurement {
     Compare(compare::CompareArgs),
     Ingest(ingest::IngestArgs),
+    Idle(idle::IdleArgs),
+    Connect(connect::ConnectArgs),
+    Method(method::MethodArgs),
+    Twin(twin::TwinArgs),
+    Read(read::ReadArgs),
+    Start(start::StartArgs),
 }
 
 impl BenchCommand {
@@ -56,6 +71,12 @@ impl BenchCommand {
         match self.measurement {
             Measurement::Compare(args) => args.run(wanted, format),
             Measurement::Ingest(args) => args.run(wanted, format),
+            Measurement::Idle(args) => args.run(wanted, format),
+            Measurement::Connect(args) => args.run(wanted, format),
+            Measurement::Method(args) => args.run(wanted, format),
+            Measurement::Twin(args) => args.run(wanted, format),
+            Measurement::Read(args) => args.run(wanted, format),
+            Measurement::Start(args) => args.run(format),
         }
     }
 }

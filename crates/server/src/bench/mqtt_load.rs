@@ -6,32 +6,26 @@
 //! CPU-second of the server stay true.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use holdfast_mqtt::client::{Event, Message};
 use holdfast_mqtt::{QoS, SendError};
-use holdfast_observe::process::{Usage, own_usage};
 
 use super::devices::Accounts;
 use super::fleet::{Account, Driver, Endpoint, Fleet, Link, Lost};
 use super::histogram::Histogram;
 use super::pacing::Pace;
-use super::report::{Subject, Unit};
+use super::report::Subject;
+use super::stages::{self, LOOK, Outcome, Plan, Shared};
 use super::target::Target;
-use crate::cli::failure::{Failure, Kind};
 use crate::serve::units::Span;
 
 /// Handshakes under way at once while connections are opened.
-const OPENING_AT_ONCE: usize = 32;
+pub(crate) const OPENING_AT_ONCE: usize = 32;
 
 /// A server that opens no further connection for so long has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// How often a thread looks whether the measurement goes on.
-const LOOK: Duration = Duration::from_millis(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The shape of the load.
 #[derive(clap::Args, Clone, Debug)]
@@ -75,155 +69,42 @@ impl LoadOptions {
     }
 }
 
-/// What came of it.
-pub(crate) struct LoadResult {
-    pub(crate) acked: u64,
-    pub(crate) seconds: f64,
-    /// Server CPU seconds and memory at the end, if it is a process known here.
-    pub(crate) server: Option<(f64, Usage)>,
-    pub(crate) generator_cpu_seconds: f64,
-    /// From sending (with a rate: from when it was due) to PUBACK, in nanoseconds.
-    pub(crate) latency: Histogram,
-}
-
-impl LoadResult {
-    /// The figures of the report.
-    pub(crate) fn subject(&self, target: &Target) -> Subject {
-        let mut subject = Subject::new(&target.name, &target.version);
-        let acked = self.acked as f64;
-        subject.add(
-            "ackedPerSecond",
-            "acknowledged/s",
-            Unit::Count,
-            acked / self.seconds,
-        );
-        if let Some((cpu, usage)) = &self.server {
-            if *cpu > 0.0 {
-                subject.add(
-                    "ackedPerServerCpuSecond",
-                    "acknowledged/server CPU-second",
-                    Unit::Count,
-                    acked / cpu,
-                );
-            }
-            subject.add("serverCores", "server cores", Unit::Cores, cpu / self.seconds);
-            let rss = usage.rss_bytes as f64 / f64::from(1 << 20);
-            subject.add("serverRssMib", "server memory", Unit::Mebibytes, rss);
-        }
-        let cores = self.generator_cpu_seconds / self.seconds;
-        subject.add("generatorCores", "generator cores", Unit::Cores, cores);
-        subject.add_latency(&self.latency);
-        subject
-    }
-}
-
-/// Opens the connections, sends, and measures. `note` hears what is going on.
+/// Opens the connections, sends, and measures; what is counted is acknowledgements. `note` hears what is going on.
 pub(crate) fn run(
     target: &Target,
     accounts: &Accounts,
     options: &LoadOptions,
     note: &dyn Fn(&str),
-) -> anyhow::Result<LoadResult> {
-    let shared = Shared::default();
+) -> anyhow::Result<Outcome> {
     let connections = options.connections as usize;
     let threads = usize::from(options.threads).min(connections);
     let clock = Instant::now();
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|thread| {
-                let shard = Shard {
-                    first: connections * thread / threads,
-                    end: connections * (thread + 1) / threads,
-                    rate: options.rate.map(|rate| f64::from(rate) / threads as f64),
-                    clock,
-                };
-                let (endpoint, shared) = (&target.endpoint, &shared);
-                scope.spawn(move || shard.run(endpoint, accounts, options, shared))
-            })
-            .collect();
-        let measured = orchestrate(target, options, threads, &shared, &workers, note);
-        shared.stage.store(STOP, Ordering::Relaxed);
-        let mut latency = Histogram::default();
-        for worker in workers {
-            let outcome = worker
-                .join()
-                .map_err(|_| anyhow::anyhow!("a generator thread panicked"))?;
-            latency.merge(&outcome?);
-        }
-        let (acked, seconds, server, generator_cpu_seconds) = measured?;
-        if acked == 0 {
-            return Err(Failure::new(Kind::Unavailable, "the server acknowledged nothing").into());
-        }
-        Ok(LoadResult {
-            acked,
-            seconds,
-            server,
-            generator_cpu_seconds,
-            latency,
-        })
-    })
-}
-
-const OPENING: u8 = 0;
-const WARMING: u8 = 1;
-const MEASURING: u8 = 2;
-const STOP: u8 = 3;
-
-#[derive(Default)]
-struct Shared {
-    stage: AtomicU8,
-    threads_ready: AtomicUsize,
-    acked: AtomicU64,
-}
-
-type Measured = (u64, f64, Option<(f64, Usage)>, f64);
-
-/// Leads the threads through the stages and takes the samples.
-fn orchestrate<T>(
-    target: &Target,
-    options: &LoadOptions,
-    threads: usize,
-    shared: &Shared,
-    workers: &[ScopedJoinHandle<'_, T>],
-    note: &dyn Fn(&str),
-) -> anyhow::Result<Measured> {
-    let failed = || workers.iter().any(ScopedJoinHandle::is_finished);
-    // A thread that ended early has an error to tell, which joining it brings to light.
-    let wait = |until: Instant| {
-        while Instant::now() < until && !failed() {
-            thread::sleep(Duration::from_millis(20).min(until - Instant::now()));
-        }
-        anyhow::ensure!(!failed(), "a generator thread ended early");
-        Ok(())
+    let plan = Plan {
+        threads,
+        warm_up: options.warm_up.0,
+        duration: options.duration.0,
     };
-    note("connecting");
-    while shared.threads_ready.load(Ordering::Acquire) < threads {
-        wait(Instant::now() + LOOK)?;
-    }
-    note("warming up");
-    shared.stage.store(WARMING, Ordering::Relaxed);
-    wait(Instant::now() + options.warm_up.0)?;
-    note("measuring");
-    let server_before = target.usage()?;
-    let own_before = own_usage()?;
-    shared.stage.store(MEASURING, Ordering::Relaxed);
-    let (acked, start) = (shared.acked.load(Ordering::Relaxed), Instant::now());
-    wait(start + options.duration.0)?;
-    let (acked, seconds) = (
-        shared.acked.load(Ordering::Relaxed) - acked,
-        start.elapsed().as_secs_f64(),
+    let worker = |thread: usize, shared: &Shared| {
+        let shard = Shard {
+            first: connections * thread / threads,
+            end: connections * (thread + 1) / threads,
+            rate: options.rate.map(|rate| f64::from(rate) / threads as f64),
+            clock,
+        };
+        shard.run(&target.endpoint, accounts, options, shared)
+    };
+    stages::run(target, plan, &worker, note)
+}
+
+/// The figures of a report.
+pub(crate) fn subject(target: &Target, outcome: &Outcome) -> Subject {
+    let mut subject = Subject::new(&target.name, &target.version);
+    outcome.add_to(
+        &mut subject,
+        ("ackedPerSecond", "acknowledged/s"),
+        ("ackedPerServerCpuSecond", "acknowledged/server CPU-second"),
     );
-    let server_after = target.usage()?;
-    let own_after = own_usage()?;
-    let server = server_before
-        .zip(server_after)
-        .map(|(before, after)| (after.cpu_seconds() - before.cpu_seconds(), after));
-    Ok((
-        acked,
-        seconds,
-        server,
-        own_after.cpu_seconds() - own_before.cpu_seconds(),
-    ))
+    subject
 }
 
 /// The connections of one thread.
@@ -261,8 +142,8 @@ impl Shard {
             latency: Histogram::default(),
         };
         fleet.open_all(&mut load, OPENING_AT_ONCE, PATIENCE, |_| {})?;
-        shared.threads_ready.fetch_add(1, Ordering::Release);
-        while shared.stage.load(Ordering::Relaxed) == OPENING {
+        shared.ready();
+        while !shared.begun() {
             fleet.turn(&mut load, LOOK)?;
         }
         load.sending = true;
@@ -363,13 +244,9 @@ impl Telemetry<'_> {
 
     /// Tells the number of acknowledgements and takes over the stage; false at the end.
     fn follow(&mut self, shared: &Shared) -> bool {
-        let new = std::mem::take(&mut self.acked);
-        if new > 0 {
-            shared.acked.fetch_add(new, Ordering::Relaxed);
-        }
-        let stage = shared.stage.load(Ordering::Relaxed);
-        self.measuring = stage == MEASURING;
-        stage != STOP
+        shared.add(std::mem::take(&mut self.acked));
+        self.measuring = shared.measuring();
+        !shared.stopped()
     }
 }
 
