@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use holdfast_model::event::AuthMethod;
 use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::StoreError;
 use holdfast_ports::settings::CertificateAuthority;
@@ -68,6 +69,7 @@ impl Hub {
         let certificate = ca_certificate(certificate)?;
         let _changing = self.settings_changes.lock().await;
         let present = self.find_authority(name).await?;
+        let replaces = present.is_some();
         let now = self.now();
         let authority = match present {
             Some(present) => {
@@ -92,7 +94,11 @@ impl Hub {
             },
             None => return Err(no_authority(name)),
         };
-        self.save_authority(authority).await
+        let saved = self.save_authority(authority).await?;
+        if replaces {
+            self.end_trusted_sessions(AuthMethod::CertificateAuthority);
+        }
+        Ok(saved)
     }
 
     /// Makes up the code that the proof certificate must carry as its common name; an earlier code is void.
@@ -140,7 +146,7 @@ impl Hub {
         self.save_authority(authority).await
     }
 
-    /// Deletes an authority. Sessions that it let in go on until they end; their next login is refused.
+    /// Deletes an authority. Sessions of certificates that chain to an authority end; those of another one come back.
     ///
     /// # Errors
     /// `ResourceNotFound`; `PreconditionFailed`.
@@ -155,7 +161,9 @@ impl Hub {
                 StoreError::Missing => no_authority(name),
                 other => self.store_error("delete certificate authority", other),
             })?;
-        self.reload_authorities().await
+        self.reload_authorities().await?;
+        self.end_trusted_sessions(AuthMethod::CertificateAuthority);
+        Ok(())
     }
 
     /// The proof may be of any version and purpose: what counts is who signed it, for which name, and that its time is

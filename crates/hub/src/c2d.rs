@@ -224,6 +224,10 @@ impl Hub {
     }
 
     async fn release_owner(&self, device: &Identity, owner: u64) {
+        // Looking is cheaper than a write, and mostly nothing waits.
+        if matches!(self.stores.c2d.depth(device).await, Ok(0)) {
+            return;
+        }
         if let Err(error) = self.stores.c2d.release(device, owner).await {
             // The locks end by themselves; the failure itself is worth a line.
             let _ = self.store_error("release cloud-to-device messages", error);

@@ -1,7 +1,7 @@
 //! Metrics and named events of the engine.
 //!
 //! INFO lines tell of configuration only; connects and messages are DEBUG or counted. Refused logins are WARN lines,
-//! bounded per second ([`LineBudget`]), because anyone on the network can cause them.
+//! bounded per second (`LineBudget`), because anyone on the network can cause them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -68,6 +68,8 @@ pub struct Hub {
     pub(crate) connections: Mutex<HashMap<Identity, ConnectionUpdate, foldhash::fast::RandomState>>,
     /// Raised after every change that takes away a right; a login that began before is checked again.
     pub(crate) revocations: AtomicU64,
+    /// Raised after every change of a policy or an authority; as above.
+    pub(crate) trust_changes: AtomicU64,
     epochs: AtomicU64,
     last_generation: AtomicU64,
     /// Monotonic millisecond at which queues are next searched for expired messages.
@@ -104,6 +106,7 @@ impl Hub {
             settings_changes: tokio::sync::Mutex::new(()),
             connections: Mutex::default(),
             revocations: AtomicU64::new(0),
+            trust_changes: AtomicU64::new(0),
             epochs: AtomicU64::new(epoch_base),
             last_generation: AtomicU64::new(0),
             next_c2d_expiry: AtomicU64::new(0),

@@ -7,7 +7,6 @@ use holdfast_model::event::AuthMethod;
 use holdfast_model::policy::{DEFAULT_POLICIES, Policy, Rights};
 use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::StoreError;
-use holdfast_ports::session::CloseReason;
 
 use crate::Hub;
 use crate::failure::invalid;
@@ -142,7 +141,7 @@ impl Hub {
                 other => self.store_error("delete policy", other),
             })?;
         self.reload_policies().await?;
-        self.end_policy_sessions();
+        self.end_trusted_sessions(AuthMethod::PolicyKey);
         Ok(())
     }
 
@@ -153,7 +152,7 @@ impl Hub {
             .await
             .map_err(|error| self.store_error("save policy", error))?;
         self.reload_policies().await?;
-        self.end_policy_sessions();
+        self.end_trusted_sessions(AuthMethod::PolicyKey);
         Ok(())
     }
 
@@ -166,17 +165,6 @@ impl Hub {
             .map_err(|error| self.store_error("read policies", error))?;
         self.policies.store(Arc::new(PolicySet::new(policies)));
         Ok(())
-    }
-
-    /// A session does not remember which policy let it in, so all that came by a policy end; those whose policy is
-    /// unchanged come back at once.
-    fn end_policy_sessions(&self) {
-        for session in self
-            .sessions
-            .select(|session| session.origin.auth == AuthMethod::PolicyKey)
-        {
-            self.end_session(&session, CloseReason::IdentityChanged);
-        }
     }
 }
 

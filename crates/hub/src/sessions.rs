@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use holdfast_model::event::{EventSource, Origin};
+use holdfast_model::event::{AuthMethod, EventSource, Origin};
 use holdfast_model::registry::{IdentityRecord, Status};
 use holdfast_model::subscription::{Channel, Subscriptions};
 use holdfast_model::{Error, ErrorCode, Identity, Timestamp};
@@ -27,6 +27,7 @@ impl Hub {
     pub(crate) async fn open_session(&self, request: ConnectRequest<'_>) -> Result<Connected, Error> {
         self.check_serving()?;
         let revocations = self.revocations.load(Ordering::SeqCst);
+        let trust_changes = self.trust_changes.load(Ordering::SeqCst);
         let verified = self.verify_access(&request.access).await?;
         let record = &verified.record;
         let stored = self
@@ -37,22 +38,12 @@ impl Hub {
 
         let Ok(replaced) = self.sessions.insert(&session) else {
             // Two logins of one identity at once, and the other one is newer.
-            return Err(Error::new(
-                ErrorCode::ServiceUnavailable,
-                "a newer connection of the same identity took over",
-            ));
+            return Err(unavailable("a newer connection of the same identity took over"));
         };
-        if let Some(older) = replaced {
-            self.take_over(&older).await;
-        }
-        if self.revocations.load(Ordering::SeqCst) != revocations {
-            self.check_unrevoked(&session, record).await?;
-        }
-        // A drain that began meanwhile has not seen this session.
-        if let Err(stopping) = self.check_serving() {
-            self.end_session(&session, CloseReason::ShuttingDown);
-            return Err(stopping);
-        }
+        let opening = Opening {
+            hub: self,
+            session: &session,
+        };
         self.note_connection(session.identity(), true, self.now());
         SessionStarted {
             identity: session.identity().as_str(),
@@ -61,12 +52,30 @@ impl Hub {
             epoch: session.epoch,
         }
         .emit(&self.metrics);
+        if let Some(older) = replaced {
+            self.take_over(&older).await;
+        }
+        if self.revocations.load(Ordering::SeqCst) != revocations {
+            self.check_unrevoked(&session, record).await?;
+        }
+        if self.trust_changes.load(Ordering::SeqCst) != trust_changes && depends_on_trust(&session) {
+            self.end_session(&session, CloseReason::IdentityChanged);
+            return Err(unavailable(
+                "policies or certificate authorities have just changed; try again",
+            ));
+        }
+        // A drain that began meanwhile has not seen this session.
+        if let Err(stopping) = self.check_serving() {
+            self.end_session(&session, CloseReason::ShuttingDown);
+            return Err(stopping);
+        }
         if session.subscribed(Channel::Methods) {
             self.calls.wake_callers(session.identity());
         }
         if session.subscribed(Channel::CloudToDevice) {
             self.hint_waiting_c2d(&session).await;
         }
+        opening.done();
         Ok(Connected {
             session,
             session_present: stored.is_some() && !request.clean_session,
@@ -194,6 +203,15 @@ impl Hub {
         }
     }
 
+    /// Ends the sessions that a policy or an authority has let in, after one of those changed. A session does not
+    /// remember which one it was; those whose proof is still good come back at once.
+    pub(crate) fn end_trusted_sessions(&self, auth: AuthMethod) {
+        self.trust_changes.fetch_add(1, Ordering::SeqCst);
+        for session in self.sessions.select(|session| session.origin.auth == auth) {
+            self.end_session(&session, CloseReason::IdentityChanged);
+        }
+    }
+
     /// Ends all sessions.
     pub(crate) fn close_all(&self, reason: CloseReason) {
         for session in self.sessions.select(|_| true) {
@@ -228,6 +246,10 @@ impl Hub {
         let sessions = Arc::clone(&self.sessions);
         let (identity, epoch) = (session.identity().clone(), session.epoch);
         runtime.spawn(async move {
+            // Looking is cheaper than a write, and mostly nothing waits.
+            if matches!(queue.depth(&identity).await, Ok(0)) {
+                return;
+            }
             let released = queue.release(&identity, epoch).await;
             // A session that began meanwhile found these messages locked.
             if released.is_ok()
@@ -245,10 +267,9 @@ impl Hub {
         session: &Arc<SessionHandle>,
         subscriptions: Subscriptions,
     ) -> Result<(), Error> {
-        let ended = || Error::new(ErrorCode::ServiceUnavailable, "the session has ended");
         if session.is_ended() {
             // A late change must not overwrite what the session that took over has stored.
-            return Err(ended());
+            return Err(unavailable("the session has ended"));
         }
         let before = session.subscriptions();
         if session.persistent && before != subscriptions {
@@ -313,6 +334,38 @@ impl Hub {
             connections.entry(update.identity.clone()).or_insert(update);
         }
     }
+}
+
+/// A login under way whose session is in the directory already. If the head gives up waiting, the session would stay
+/// there with nobody to end it; so it ends with this.
+struct Opening<'a> {
+    hub: &'a Hub,
+    session: &'a Arc<SessionHandle>,
+}
+
+impl Opening<'_> {
+    /// The head has the session from here on.
+    fn done(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.hub.close_session(self.session, Disconnect::Lost);
+    }
+}
+
+/// Whether a session was let in by a policy or a certificate authority, not by what its own record says.
+pub(crate) fn depends_on_trust(session: &SessionHandle) -> bool {
+    matches!(
+        session.origin.auth,
+        AuthMethod::PolicyKey | AuthMethod::CertificateAuthority
+    )
+}
+
+fn unavailable(why: &str) -> Error {
+    Error::new(ErrorCode::ServiceUnavailable, why)
 }
 
 /// Hands `item` to the live session of an identity if it has subscribed to `channel`. A full mailbox loses it.

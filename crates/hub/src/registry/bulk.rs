@@ -210,6 +210,9 @@ impl Hub {
     ) -> Result<(), Error> {
         self.update_identity(caller, identity, &entry.spec, if_match)
             .await?;
+        if entry.twin == TwinChange::default() {
+            return Ok(());
+        }
         self.bulk_twin(caller, identity, entry, IfMatch::Any).await
     }
 
@@ -240,9 +243,6 @@ impl Hub {
         entry: &BulkEntry,
         if_match: IfMatch,
     ) -> Result<(), Error> {
-        if entry.twin == TwinChange::default() {
-            return Ok(());
-        }
         self.change_twin(caller, identity, ChangeMode::Patch, entry.twin.clone(), if_match)
             .await
             .map(drop)

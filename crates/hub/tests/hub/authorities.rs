@@ -92,7 +92,7 @@ async fn pem_and_der_are_the_same() {
     );
     let from_pem = test
         .hub
-        .put_authority("pem", pem[8..].as_bytes(), true, IfMatch::Absent)
+        .put_authority("pem", &pem.as_bytes()[8..], true, IfMatch::Absent)
         .await
         .expect("PEM");
     assert_eq!(from_pem.certificate, root.der);

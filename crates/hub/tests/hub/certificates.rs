@@ -283,10 +283,17 @@ async fn an_unverified_or_foreign_authority_lets_nobody_in() {
         test.connect_with("d1", Credential::Certificates(&[foreign.leaf("d1")]))
             .await,
     );
+    let chain = [root.leaf("d1")];
+    let session = test
+        .connect_with("d1", Credential::Certificates(&chain))
+        .await
+        .expect("good")
+        .session;
     test.hub
         .delete_authority("plant", IfMatch::Any)
         .await
         .expect("deleted");
+    assert!(session.is_ended());
     refused(
         test.connect_with("d1", Credential::Certificates(&[root.leaf("d1")]))
             .await,

@@ -37,13 +37,18 @@ impl TestHub {
     }
 
     pub(crate) async fn with(config: HubConfig) -> Self {
+        Self::build(config, |_| {}).await
+    }
+
+    /// With some of its stores exchanged.
+    pub(crate) async fn build(config: HubConfig, exchange: impl FnOnce(&mut Stores)) -> Self {
         let store = MemoryStore::new();
         let log = Arc::new(MemoryLog::new(4));
         // 2026-06-01T00:00:00Z
         let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(1_780_272_000)));
         clock.advance(Duration::from_secs(1_000));
         let shared = Arc::new(store.clone());
-        let stores = Stores {
+        let mut stores = Stores {
             registry: shared.clone(),
             twins: shared.clone(),
             c2d: shared.clone(),
@@ -53,6 +58,7 @@ impl TestHub {
             log: log.clone(),
             clock: clock.clone(),
         };
+        exchange(&mut stores);
         let config = HubConfig {
             host_names: vec![HOST.to_owned(), "gateway.test".to_owned()],
             ..config

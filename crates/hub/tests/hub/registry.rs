@@ -343,7 +343,7 @@ async fn parents_are_known_edge_devices_without_circles() {
     };
     let child = test.create_with("leaf", &leaf(&e1)).await;
     assert_eq!(child.device_scope.as_ref(), Some(&e1));
-    assert_eq!(child.parent_scopes, [e1.clone()]);
+    assert_eq!(child.parent_scopes, std::slice::from_ref(&e1));
     let cleared = test
         .hub
         .update_identity(&service(), &identity("leaf"), &leaf(""), IfMatch::Any)

@@ -1,19 +1,26 @@
 //! Live sessions: takeover, fencing, stored subscriptions, expiry, connection state, the end (mqtt.md 2.4 and 7).
 
+use std::future::Future as _;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use holdfast_hub::HubConfig;
 use holdfast_hub::events::SessionEnd;
-use holdfast_model::ErrorCode;
+use holdfast_model::c2d::{C2dDelivery, C2dMessage, FeedbackBatch, LockToken, Settlement};
 use holdfast_model::credential::sign_sas;
 use holdfast_model::event::Records;
-use holdfast_model::subscription::Channel;
+use holdfast_model::subscription::{Channel, Subscriptions};
+use holdfast_model::{ErrorCode, Identity, Timestamp};
 use holdfast_ports::gateway::{
     AccessRequest, ConnectRequest, Credential, DeviceGateway as _, Disconnect, IngestError,
 };
+use holdfast_ports::memory::MemoryStore;
+use holdfast_ports::queue::{C2dLimits, C2dQueue};
 use holdfast_ports::registry::RegistryStore as _;
 use holdfast_ports::session::{CloseReason, Downlink};
+use holdfast_ports::settings::SessionStore as _;
+use holdfast_ports::{BoxFuture, StoreResult};
 
 use crate::harness::*;
 
@@ -340,4 +347,90 @@ async fn the_model_id_is_kept_on_the_twin() {
         assert_eq!(twin.model_id.as_deref(), expected);
         assert_eq!(twin.version, 1);
     }
+}
+
+/// A queue that never answers how many messages wait: a login that restores the subscription hangs there.
+struct Hanging(MemoryStore);
+
+impl C2dQueue for Hanging {
+    fn enqueue(&self, message: C2dMessage, limits: C2dLimits) -> BoxFuture<'_, StoreResult<u64>> {
+        self.0.enqueue(message, limits)
+    }
+
+    fn lock_next<'a>(
+        &'a self,
+        device: &'a Identity,
+        max: usize,
+        owner: u64,
+        now: Timestamp,
+        lock_until: Timestamp,
+    ) -> BoxFuture<'a, StoreResult<Vec<C2dDelivery>>> {
+        self.0.lock_next(device, max, owner, now, lock_until)
+    }
+
+    fn settle<'a>(
+        &'a self,
+        device: &'a Identity,
+        lock: LockToken,
+        settlement: Settlement,
+        limits: C2dLimits,
+        now: Timestamp,
+    ) -> BoxFuture<'a, StoreResult<()>> {
+        self.0.settle(device, lock, settlement, limits, now)
+    }
+
+    fn release<'a>(&'a self, device: &'a Identity, owner: u64) -> BoxFuture<'a, StoreResult<()>> {
+        self.0.release(device, owner)
+    }
+
+    fn purge<'a>(&'a self, device: &'a Identity, now: Timestamp) -> BoxFuture<'a, StoreResult<u64>> {
+        self.0.purge(device, now)
+    }
+
+    fn depth<'a>(&'a self, _: &'a Identity) -> BoxFuture<'a, StoreResult<u64>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn expire(&self, now: Timestamp) -> BoxFuture<'_, StoreResult<u64>> {
+        self.0.expire(now)
+    }
+
+    fn lock_feedback(
+        &self,
+        now: Timestamp,
+        lock_until: Timestamp,
+        ripe_before: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Option<FeedbackBatch>>> {
+        self.0.lock_feedback(now, lock_until, ripe_before)
+    }
+
+    fn settle_feedback(&self, lock: LockToken, complete: bool) -> BoxFuture<'_, StoreResult<()>> {
+        self.0.settle_feedback(lock, complete)
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_its_head_gives_up_leaves_nothing_behind() {
+    let test = TestHub::build(HubConfig::default(), |stores| {
+        stores.c2d = Arc::new(Hanging(MemoryStore::new()));
+    })
+    .await;
+    test.create("d1").await;
+    let mut subscriptions = Subscriptions::NONE;
+    subscriptions.insert(Channel::CloudToDevice, true);
+    test.store
+        .save_session(&identity("d1"), subscriptions)
+        .await
+        .expect("a store");
+    let token = test.token("d1").await;
+    {
+        let mut login = Box::pin(test.connect_with("d1", Credential::Sas(&token)));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(login.as_mut().poll(&mut context).is_pending());
+        assert_eq!(test.hub.connected_sessions(), 1);
+    }
+    assert_eq!(test.hub.connected_sessions(), 0);
+    assert!(!test.record("d1").await.connected);
+    assert_eq!(test.metrics.sessions_ended.of(SessionEnd::Lost).get(), 1);
+    assert_eq!(test.metrics.sessions_started.get(), 1);
 }
