@@ -4,7 +4,7 @@
 //! empty store: a pair of whatever has to live as long as the store (a temporary directory, a schema of its own in a
 //! shared database) and the store in an `Arc`.
 //!
-//! ```ignore
+//! ```text
 //! fn fresh() -> (TempDir, Arc<SqliteStore>) { … }
 //! holdfast_ports::store_suite!(fresh());
 //! ```

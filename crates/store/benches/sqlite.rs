@@ -1,6 +1,7 @@
 //! Throughput, opening time and memory of the SQLite store.
 //!
-//! `cargo bench -p holdfast-store --bench sqlite -- [--identities 1000000] [--directory DIR]`
+//! `cargo bench -p holdfast-store --bench sqlite -- [--identities 1000000] [--directory DIR]
+//! [--only TEXT]`
 //!
 //! Every write is durable (fsync before it returns), so the directory decides: by default it is the build's, not a
 //! memory file system.
@@ -8,8 +9,8 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use holdfast_model::Identity;
@@ -22,6 +23,13 @@ use holdfast_ports::suite::fixtures::{LIMITS, at, message, record};
 use holdfast_ports::twin::TwinStore as _;
 use holdfast_store::sqlite::{Metrics, SqliteStore};
 use serde_json::json;
+
+/// The server's allocator, so that the figures are the server's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Part of the name of the measurements to make; all if not set.
+static ONLY: OnceLock<String> = OnceLock::new();
 
 /// How long each measurement lasts.
 const DURATION: Duration = Duration::from_secs(4);
@@ -37,6 +45,10 @@ fn main() {
                 identities = text.parse().expect("--identities takes a number");
             }
             "--directory" => parent = arguments.next().expect("--directory takes a path").into(),
+            "--only" => {
+                let text = arguments.next().expect("--only takes a text");
+                ONLY.get_or_init(|| text);
+            }
             // cargo adds --bench.
             _ => {}
         }
@@ -47,6 +59,22 @@ fn main() {
         .build()
         .expect("a runtime");
     runtime.block_on(run(identities, &parent));
+}
+
+struct Bench {
+    store: Arc<SqliteStore>,
+    metrics: Metrics,
+}
+
+impl Bench {
+    /// Groups committed so far, their operations, and the seconds they took.
+    fn groups(&self) -> (u64, f64, f64) {
+        (
+            self.metrics.group_size.count(),
+            self.metrics.group_size.sum(),
+            self.metrics.commit_seconds.sum(),
+        )
+    }
 }
 
 async fn run(identities: u64, parent: &std::path::Path) {
@@ -63,10 +91,14 @@ async fn run(identities: u64, parent: &std::path::Path) {
         mib(rss() - before)
     );
 
+    let bench = Bench {
+        store,
+        metrics: metrics.clone(),
+    };
     let created = measure(
         "create identity, 256 callers",
         256,
-        &store,
+        &bench,
         |store, number| async move {
             let twin = twin();
             let record = record(&device(number));
@@ -74,9 +106,9 @@ async fn run(identities: u64, parent: &std::path::Path) {
         },
     )
     .await;
-    fill(&store, created, identities).await;
+    fill(&bench.store, created, identities).await;
 
-    drop(store);
+    drop(bench);
     let started = Instant::now();
     let store = open();
     println!(
@@ -85,21 +117,22 @@ async fn run(identities: u64, parent: &std::path::Path) {
         mib(rss()),
         std::fs::metadata(&path).map_or(0, |meta| meta.len()) >> 20
     );
+    let bench = Bench { store, metrics };
 
     let some = move |number: u64| device(scatter(number) % identities);
-    measure("registry get", 8, &store, move |store, number| async move {
+    measure("registry get", 8, &bench, move |store, number| async move {
         let found = store.get(&some(number)).await.expect("readable");
         assert!(found.is_some());
     })
     .await;
-    measure("twin read", 8, &store, move |store, number| async move {
+    measure("twin read", 8, &bench, move |store, number| async move {
         let found = store.twin(&some(number)).await.expect("readable");
         assert!(found.is_some());
     })
     .await;
     for callers in [1, 64, 256, 1_024] {
         let name = format!("reported update, {callers} callers");
-        measure(&name, callers, &store, move |store, number| async move {
+        measure(&name, callers, &bench, move |store, number| async move {
             store
                 .mutate_twin(&some(number), update(number))
                 .await
@@ -110,17 +143,11 @@ async fn run(identities: u64, parent: &std::path::Path) {
     measure(
         "enqueue, lock, complete one message, 256 callers",
         256,
-        &store,
+        &bench,
         move |store, number| async move { send_and_receive(&store, &some(number)).await },
     )
     .await;
-    let groups = metrics.group_size.count();
-    println!(
-        "groups: {:.1} operations and {:.2} ms on average; RSS {:.1} MiB",
-        metrics.group_size.sum() / groups as f64,
-        metrics.commit_seconds.sum() / groups as f64 * 1e3,
-        mib(rss())
-    );
+    println!("at the end: RSS {:.1} MiB", mib(rss()));
 }
 
 async fn send_and_receive(store: &SqliteStore, device: &Identity) {
@@ -139,17 +166,20 @@ async fn send_and_receive(store: &SqliteStore, device: &Identity) {
 }
 
 /// Lets `callers` tasks repeat `operation` and prints how often it was done per second; returns how often in all.
-async fn measure<F, R>(name: &str, callers: u64, store: &Arc<SqliteStore>, operation: F) -> u64
+async fn measure<F, R>(name: &str, callers: u64, bench: &Bench, operation: F) -> u64
 where
     F: Fn(Arc<SqliteStore>, u64) -> R + Clone + Send + 'static,
     R: Future<Output = ()> + Send,
 {
+    if ONLY.get().is_some_and(|text| !name.contains(text.as_str())) {
+        return 0;
+    }
     let next = Arc::new(AtomicU64::new(0));
-    let cpu_before = cpu_seconds();
+    let before = (cpu_seconds(), bench.groups());
     let started = Instant::now();
     let mut tasks = Vec::new();
     for _ in 0..callers {
-        let (store, operation, next) = (Arc::clone(store), operation.clone(), Arc::clone(&next));
+        let (store, operation, next) = (Arc::clone(&bench.store), operation.clone(), Arc::clone(&next));
         tasks.push(tokio::spawn(async move {
             while started.elapsed() < DURATION {
                 let number = next.fetch_add(1, Ordering::Relaxed);
@@ -165,16 +195,29 @@ where
         task.await.expect("no panic");
     }
     let done = next.load(Ordering::Relaxed);
-    println!(
+    let (cpu, (groups, operations, seconds)) = (cpu_seconds() - before.0, bench.groups());
+    let groups = (groups - before.1.0) as f64;
+    print!(
         "{name}: {:.0}/s, {:.1} µs of CPU each",
         done as f64 / started.elapsed().as_secs_f64(),
-        (cpu_seconds() - cpu_before) * 1e6 / done as f64
+        cpu * 1e6 / done as f64
     );
+    if groups > 0.0 {
+        print!(
+            ", groups of {:.0} in {:.2} ms",
+            (operations - before.1.1) / groups,
+            (seconds - before.1.2) * 1e3 / groups
+        );
+    }
+    println!();
     done
 }
 
 /// Creates the identities from `present` up to `wanted`, many in one call.
 async fn fill(store: &SqliteStore, present: u64, wanted: u64) {
+    if present >= wanted {
+        return;
+    }
     let started = Instant::now();
     let mut number = present;
     while number < wanted {
@@ -183,7 +226,7 @@ async fn fill(store: &SqliteStore, present: u64, wanted: u64) {
         store.create(entries.collect()).await.expect("new");
         number = end;
     }
-    let rate = wanted.saturating_sub(present) as f64 / started.elapsed().as_secs_f64();
+    let rate = (wanted - present) as f64 / started.elapsed().as_secs_f64();
     println!("create identities, 1000 in a call: {rate:.0}/s");
 }
 

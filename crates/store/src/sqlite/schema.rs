@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 /// Marks a file as ours: "Hold" in ASCII.
 const APPLICATION_ID: i32 = 0x486f_6c64;
@@ -126,8 +126,20 @@ pub(super) fn private() -> OpenOptions {
     options
 }
 
+/// Switches SQLite's bookkeeping of its memory off: it takes a lock of the whole process around every allocation, which
+/// readers and writer would contend for, and nobody asks for the figures.
+fn configure_process() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: takes one int by value, as documented for this option. If the process has used SQLite already, the
+        // call is refused and everything stays as it was.
+        let _ = unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_MEMSTATUS, 0) };
+    });
+}
+
 /// Opens the one writing connection, with the newest schema. The caller holds [`lock`].
 pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
+    configure_process();
     drop(private().open(path).map_err(|source| OpenError::File {
         path: path.to_owned(),
         source,

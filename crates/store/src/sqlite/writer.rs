@@ -288,3 +288,6 @@ fn run_group(context: &WriteContext, jobs: &mut Vec<Box<dyn Job>>) -> Option<rus
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
