@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::Api;
-use crate::extract::body;
+use crate::extract::list_body;
 use crate::reply::{Failure, Reply, json, json_with, no_content};
 
 /// A consumer group.
@@ -82,7 +82,7 @@ pub(crate) async fn save_checkpoints(
     bytes: Bytes,
 ) -> Reply {
     check_group(&api, &name).await?;
-    for checkpoint in body::<Vec<CheckpointDto>>(&bytes)? {
+    for checkpoint in list_body::<CheckpointDto>(&bytes, usize::from(api.log.partitions()))? {
         let info = api.log.info(checkpoint.partition);
         let info = info.map_err(|error| Error::new(ErrorCode::ArgumentInvalid, error.to_string()))?;
         if checkpoint.next > info.next {

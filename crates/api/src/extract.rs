@@ -39,6 +39,11 @@ pub(crate) fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Failure> {
     Ok(dto::from_json(bytes)?)
 }
 
+/// Reads a JSON body that is a list of at most `max` objects.
+pub(crate) fn list_body<T: DeserializeOwned>(bytes: &Bytes, max: usize) -> Result<Vec<T>, Failure> {
+    Ok(dto::list_from_json(bytes, max)?)
+}
+
 /// `If-Match` of a request about a device or module.
 pub(crate) fn identity_match(headers: &HeaderMap) -> IfMatch {
     engine_match(&etag::IfMatch::identity(if_match(headers)))

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::Api;
-use crate::extract::{Caller, body, engine_match, identity, identity_match};
+use crate::extract::{Caller, body, engine_match, identity, identity_match, list_body};
 use crate::reply::{Failure, Reply, json, json_tagged, json_with, no_content};
 
 /// How many devices to list.
@@ -149,7 +149,7 @@ pub(crate) async fn delete_module(
 #[utoipa::path(post, path = "/devices", tag = "Identities", request_body = Vec<ExportImportDevice>,
     responses((status = 200, body = BulkRegistryOperationResult)))]
 pub(crate) async fn bulk(State(api): State<Api>, Caller(caller): Caller, bytes: Bytes) -> Reply {
-    let entries: Vec<ExportImportDevice> = body(&bytes)?;
+    let entries: Vec<ExportImportDevice> = list_body(&bytes, limits::BULK_REGISTRY_MAX)?;
     let mut errors = Vec::new();
     let mut accepted = Vec::with_capacity(entries.len());
     for entry in &entries {

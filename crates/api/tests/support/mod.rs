@@ -1,0 +1,174 @@
+//! A hub on in-memory stores behind the HTTP service, called without a network.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by several test programs, each of which uses a part"
+)]
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use axum::response::Response;
+use holdfast_api::{Api, Closing};
+use holdfast_hub::{Hub, HubConfig, Stores, events::Metrics};
+use holdfast_model::Timestamp;
+use holdfast_model::credential::{SymmetricKey, sign_sas};
+use holdfast_observe::metrics::Registry;
+use holdfast_ports::clock::{Clock, SystemClock};
+use holdfast_ports::memory::MemoryStore;
+use holdfast_ports::memory::event_log::MemoryLog;
+use serde_json::Value;
+use tokio::sync::watch;
+use tower::ServiceExt as _;
+
+pub const HOST: &str = "hub.test";
+
+pub struct Service {
+    pub api: Api,
+    pub router: Router,
+    _closing: watch::Sender<bool>,
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Value,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    }
+}
+
+impl Service {
+    pub async fn start() -> Self {
+        let store = Arc::new(MemoryStore::new());
+        let log = Arc::new(MemoryLog::new(4));
+        let stores = Stores {
+            registry: store.clone(),
+            twins: store.clone(),
+            c2d: store.clone(),
+            settings: store.clone(),
+            sessions: store.clone(),
+            checkpoints: store.clone(),
+            log: log.clone(),
+            clock: Arc::new(SystemClock::new()),
+        };
+        let config = HubConfig {
+            host_names: vec![HOST.to_owned()],
+            ..HubConfig::default()
+        };
+        let metrics = Metrics::register(&mut Registry::new());
+        let hub = Hub::new(config, stores, 1, metrics)
+            .await
+            .expect("the memory store works");
+        hub.ensure_policies().await.expect("the memory store works");
+        let (closing, follow) = watch::channel(false);
+        let api = Api {
+            hub,
+            log,
+            checkpoints: store,
+            closing: Closing::new(follow),
+        };
+        Service {
+            router: holdfast_api::service(api.clone()),
+            api,
+            _closing: closing,
+        }
+    }
+
+    /// A token of a policy, valid for an hour.
+    pub fn token(&self, policy: &str) -> String {
+        let key = self.api.hub.policy(policy).expect("a policy").primary_key;
+        sign_sas(HOST, &key, hours_from_now(1), Some(policy))
+    }
+
+    /// A token of a device, valid for an hour.
+    pub async fn device_token(&self, device_id: &str) -> String {
+        let answer = self.owner("GET", &format!("/devices/{device_id}"), None).await;
+        let key = answer.body["authentication"]["symmetricKey"]["primaryKey"]
+            .as_str()
+            .expect("a key");
+        let key = SymmetricKey::parse(key).expect("a key");
+        sign_sas(
+            &format!("{HOST}/devices/{device_id}"),
+            &key,
+            hours_from_now(1),
+            None,
+        )
+    }
+
+    /// A request with all rights; api-version is added.
+    pub async fn owner(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        let token = self.token("iothubowner");
+        self.call(method, path, &[("authorization", &token)], body).await
+    }
+
+    /// A request with these headers; api-version is added.
+    pub async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Answer {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        self.raw(
+            method,
+            &format!("{path}{separator}api-version=2021-04-12"),
+            headers,
+            body,
+        )
+        .await
+    }
+
+    pub async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Answer {
+        let response = self.send(method, path, headers, body).await;
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, 16 << 20).await.expect("a body");
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        }
+    }
+
+    /// The answer with its body unread: the event stream has no end.
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Response {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = body.map_or(Body::empty(), |body| Body::from(body.to_string()));
+        let request = request.body(body).expect("a request");
+        self.router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("the router answers")
+    }
+}
+
+pub fn hours_from_now(hours: i64) -> Timestamp {
+    Timestamp::from_seconds(SystemClock::new().now().as_seconds() + hours * 3_600)
+}
