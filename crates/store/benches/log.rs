@@ -1,6 +1,6 @@
 //! Rates of the event log: durable appends of closed-loop senders, and reading.
 //!
-//! `cargo bench -p holdfast-store --bench log` runs all; words after `--` choose: `append`, `interval`, `read`, `open`.
+//! `cargo bench -p holdfast-store --bench log` runs all; words after `--` choose: `append`, `interval`, `single`, `paced`, `read`, `open`.
 //! The directory is `HOLDFAST_BENCH_DIR`, else a temporary one; it should be on a real disk.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
@@ -44,6 +44,19 @@ fn main() {
             for (senders, block) in [(1, 1), (8, 1), (200, 1), (200, 10), (200, 32)] {
                 let interval = Duration::from_micros(micros);
                 runtime.block_on(append(senders, block, interval, Durability::Fsync));
+            }
+        }
+    }
+    if wanted("single") {
+        for micros in [0, 500, 1000, 0, 500, 1000] {
+            print!("interval {micros:4} us");
+            runtime.block_on(append(1, 1, Duration::from_micros(micros), Durability::Fsync));
+        }
+    }
+    if wanted("paced") {
+        for micros in [0, 200, 500, 1000, 2000] {
+            for blocks_per_second in [2_000, 10_000, 40_000, 80_000] {
+                paced(Duration::from_micros(micros), blocks_per_second);
             }
         }
     }
@@ -139,12 +152,64 @@ async fn append(senders: usize, block: u32, commit_interval: Duration, durabilit
     );
 }
 
+/// CPU time of the writer threads so far.
+fn writer_cpu() -> Duration {
+    let mut nanos = 0;
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let task = task.unwrap().path();
+        let read = |name: &str| std::fs::read_to_string(task.join(name)).unwrap_or_default();
+        if read("comm").starts_with("event-log-") {
+            let run = read("schedstat");
+            nanos += run.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        }
+    }
+    Duration::from_nanos(nanos)
+}
+
+/// Blocks of five events that come at a steady rate whatever the log does: half load. The cost is that of the writer
+/// threads alone.
+fn paced(commit_interval: Duration, blocks_per_second: u64) {
+    let dir = directory();
+    let metrics = Metrics::register(&mut Registry::new());
+    let config = LogConfig {
+        commit_interval,
+        ..config(dir.path())
+    };
+    let log = EmbeddedLog::open_with(config, metrics.clone()).unwrap();
+    let (origin, records) = (origin(1), records(5));
+    let (start, clock, before) = (Instant::now(), SystemClock::new(), writer_cpu());
+    let mut blocks = 0;
+    while start.elapsed() < RUN {
+        let due = (start.elapsed().as_secs_f64() * blocks_per_second as f64) as u64;
+        while blocks < due {
+            let partition = (blocks % u64::from(PARTITIONS)) as u16;
+            match log.append(partition, &origin, &records, clock.now()) {
+                Ok(_) => blocks += 1,
+                Err(error) => assert_eq!(error, LogError::Busy),
+            }
+        }
+        std::hint::spin_loop();
+    }
+    let cpu = writer_cpu() - before;
+    let commits = metrics.commit_seconds.count();
+    println!(
+        "paced {blocks_per_second:5} blocks/s of 5, interval {:4} us: {:6.0} commits/s, writers {:6.3} us CPU/event, {:4.1} us/commit, {:4.1} % of a core, write and sync {:.0?}",
+        commit_interval.as_micros(),
+        commits as f64 / RUN.as_secs_f64(),
+        cpu.as_secs_f64() * 1e6 / (blocks * 5) as f64,
+        cpu.as_secs_f64() * 1e6 / commits as f64,
+        cpu.as_secs_f64() * 100.0 / RUN.as_secs_f64(),
+        Duration::from_secs_f64(metrics.commit_seconds.sum() / commits as f64),
+    );
+}
+
 fn fill(log: &EmbeddedLog, events: u64, block: u32) {
     let (origin, records) = (origin(1), records(block));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for index in 0..events / u64::from(block) {
         let partition = (index % u64::from(PARTITIONS)) as u16;
-        while let Err(error) = log.append(partition, &origin, &records, Timestamp::from_micros(index as i64)) {
+        while let Err(error) = log.append(partition, &origin, &records, Timestamp::from_micros(index as i64))
+        {
             assert_eq!(error, LogError::Busy);
             std::thread::sleep(Duration::from_micros(100));
         }
@@ -161,7 +226,9 @@ async fn read() {
         let dir = directory();
         let log = Arc::new(EmbeddedLog::open(config(dir.path())).unwrap());
         let filled = Arc::clone(&log);
-        std::thread::spawn(move || fill(&filled, 4_000_000, block)).join().unwrap();
+        std::thread::spawn(move || fill(&filled, 4_000_000, block))
+            .join()
+            .unwrap();
         let before = own_usage().unwrap().cpu_seconds();
         let start = Instant::now();
         let (mut events, mut bytes) = (0u64, 0);
@@ -198,6 +265,11 @@ fn open(runtime: &tokio::runtime::Runtime) {
     let log = EmbeddedLog::open(config(dir.path())).unwrap();
     let opened = start.elapsed();
     let start = Instant::now();
-    let found = runtime.block_on(log.find(0, Timestamp::from_micros(350_000))).unwrap();
-    println!("open: {opened:.1?}; find by time: {:.1?} (number {found})", start.elapsed());
+    let found = runtime
+        .block_on(log.find(0, Timestamp::from_micros(350_000)))
+        .unwrap();
+    println!(
+        "open: {opened:.1?}; find by time: {:.1?} (number {found})",
+        start.elapsed()
+    );
 }

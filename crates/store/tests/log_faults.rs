@@ -104,7 +104,11 @@ async fn a_tail_cut_at_any_byte_is_cut_to_the_last_whole_block() {
             let (log, metrics) = open(&disk);
             assert_eq!(all(&log, 0).await, events[..4], "cut at {cut}");
             let torn = disk.content(Path::new(FIRST_SEGMENT)).len() < cut;
-            assert_eq!(metrics.recovery_truncations.get(), u64::from(torn && cut > ends[2]), "cut at {cut}");
+            assert_eq!(
+                metrics.recovery_truncations.get(),
+                u64::from(torn && cut > ends[2]),
+                "cut at {cut}"
+            );
             assert_eq!(metrics.damages_found.get(), 0);
             assert_eq!(put(&log, &["again".to_owned()]).await, Ok(5));
             drop(log);
@@ -135,12 +139,19 @@ async fn a_flipped_bit_costs_one_block_and_no_number() {
         let (torn, damaged) = (metrics.recovery_truncations.get(), metrics.damages_found.get());
         assert_eq!(torn, u64::from(hit == Some(3)), "byte {at}");
         if hit != Some(3) {
-            assert!((1..=2).contains(&damaged), "byte {at} was reported {damaged} times");
+            assert!(
+                (1..=2).contains(&damaged),
+                "byte {at} was reported {damaged} times"
+            );
         }
         assert_eq!(put(&log, &["again".to_owned()]).await, Ok(next + 1), "byte {at}");
         drop(log);
         let (log, _) = open(&disk);
-        assert_eq!(all(&log, 0).await, [left, vec![(next, "again".to_owned())]].concat(), "byte {at}");
+        assert_eq!(
+            all(&log, 0).await,
+            [left, vec![(next, "again".to_owned())]].concat(),
+            "byte {at}"
+        );
     }
 }
 
@@ -155,16 +166,29 @@ async fn damage_in_an_older_segment_is_skipped_and_reported_once() {
     drop(log);
     let whole = disk.content(Path::new(FIRST_SEGMENT));
     let frame = 40 + 14 + 505;
-    for (from, to) in [(64, 65), (64 + frame, 64 + 2 * frame), (64, whole.len()), (3000, 3001), (0, 64)] {
+    for (from, to) in [
+        (64, 65),
+        (64 + frame, 64 + 2 * frame),
+        (64, whole.len()),
+        (3000, 3001),
+        (0, 64),
+    ] {
         let disk = disk.copy();
-        for path in disk.paths().iter().filter(|path| path.extension() == Some("idx".as_ref())) {
+        for path in disk
+            .paths()
+            .iter()
+            .filter(|path| path.extension() == Some("idx".as_ref()))
+        {
             disk.damage(path, |content| content[3] ^= 1);
         }
         disk.damage(Path::new(FIRST_SEGMENT), |content| content[from..to].fill(0));
         let (log, metrics) = open(&disk);
         let first = all(&log, 0).await;
         let lost = 40 - first.len();
-        assert!(lost <= (to - from) / frame + 2, "{from}..{to} costs {lost} events");
+        assert!(
+            lost <= (to - from) / frame + 2,
+            "{from}..{to} costs {lost} events"
+        );
         assert!(first.iter().all(|(_, text)| *text == body));
         assert_eq!(first.last().map(|(number, _)| *number), Some(39));
         assert_eq!(metrics.damages_found.get(), u64::from(lost > 0), "{from}..{to}");
@@ -181,7 +205,10 @@ async fn an_unreadable_file_is_named() {
     let (log, _) = open(&disk);
     disk.make_unreadable(Path::new(FIRST_SEGMENT));
     let error = log.read(0, 0, 1000).await.expect_err("unreadable").to_string();
-    assert!(error.contains(FIRST_SEGMENT) && error.contains("at byte 64"), "{error}");
+    assert!(
+        error.contains(FIRST_SEGMENT) && error.contains("at byte 64"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -195,7 +222,10 @@ async fn a_failed_sync_ends_the_log_and_nothing_unsynced_is_acknowledged() {
     put(&log, &["kept".to_owned()]).await.expect("put");
     disk.fail_sync_after(0);
     let failed = put(&log, &["lost".to_owned()]).await.expect_err("failed");
-    assert!(matches!(&failed, LogError::Failed(reason) if reason.contains("cannot sync")), "{failed}");
+    assert!(
+        matches!(&failed, LogError::Failed(reason) if reason.contains("cannot sync")),
+        "{failed}"
+    );
     // For good, in every partition, for readers who would wait for more as well.
     assert_eq!(put(&log, &["late".to_owned()]).await, Err(failed.clone()));
     assert_eq!(append(&log, 1, &["late".to_owned()]), Err(failed.clone()));
@@ -225,7 +255,11 @@ async fn a_full_disk_ends_the_log_and_says_so() {
         }
     };
     assert!(failed.to_string().contains("free space on the disk"), "{failed}");
-    assert_eq!(all(&log, 0).await.len() as u64, acknowledged, "what was durable stays readable");
+    assert_eq!(
+        all(&log, 0).await.len() as u64,
+        acknowledged,
+        "what was durable stays readable"
+    );
     drop(log);
     disk.set_capacity(None);
     let (log, metrics) = open(&disk);
@@ -336,11 +370,19 @@ async fn run(log: &EmbeddedLog, models: &mut [Model; 2], random: &mut Random, st
 async fn check(log: &EmbeddedLog, models: &mut [Model; 2]) {
     for (partition, model) in models.iter_mut().enumerate() {
         let found = all(log, partition as u16).await;
-        assert!(found.len() >= model.acknowledged, "{} of {}", found.len(), model.acknowledged);
+        assert!(
+            found.len() >= model.acknowledged,
+            "{} of {}",
+            found.len(),
+            model.acknowledged
+        );
         assert!(found.len() <= model.appended.len());
         for (index, (number, body)) in found.iter().enumerate() {
             assert_eq!(*number as usize, index, "partition {partition}");
-            assert!(*body == model.appended[index], "partition {partition}, event {index}");
+            assert!(
+                *body == model.appended[index],
+                "partition {partition}, event {index}"
+            );
         }
         let info = log.info(partition as u16).expect("info");
         assert_eq!((info.first, info.next as usize), (0, found.len()));

@@ -36,7 +36,7 @@ pub struct LogConfig {
     /// Bytes of one partition that may wait for the disk before an append is refused with `Busy`. Default: 16 MiB.
     pub pending_bytes_max: usize,
     /// Least time between the starts of two syncs of one partition while many senders append; a partition with few
-    /// senders, or at rest, syncs at once (ADR 0010). Zero switches it off. Default: 1 ms.
+    /// senders, or at rest, syncs at once (ADR 0010). Zero switches it off. Default: 500 µs.
     pub commit_interval: Duration,
 }
 
@@ -51,7 +51,7 @@ impl Default for LogConfig {
             retention_bytes: None,
             durability: Durability::Fsync,
             pending_bytes_max: 16 << 20,
-            commit_interval: Duration::from_millis(1),
+            commit_interval: Duration::from_micros(500),
         }
     }
 }

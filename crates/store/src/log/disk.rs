@@ -52,7 +52,7 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// Those of the operating system; also for the other methods.
-    fn len(&self) -> io::Result<u64>;
+    fn length(&self) -> io::Result<u64>;
     /// Reads at `offset` until `buffer` is full or the file ends. Returns how much was read.
     ///
     /// # Errors
@@ -132,7 +132,7 @@ impl Disk for RealDisk {
 }
 
 impl DiskFile for File {
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 

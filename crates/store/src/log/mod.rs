@@ -149,7 +149,7 @@ impl EmbeddedLog {
             let writer = Writer::new(Arc::clone(partition), active);
             // If this fails, dropping `log` ends the writers started so far.
             let thread = std::thread::Builder::new()
-                .name(format!("log-{}", partition.index))
+                .name(format!("event-log-{}", partition.index))
                 .spawn(move || writer.run())
                 .map_err(OpenError::io("start a writer thread for", &log.common.config.dir))?;
             log.writers.get_mut().push(thread);

@@ -75,7 +75,9 @@ impl Common {
     /// Makes the partitions known, so that a failure of one reaches all.
     pub(super) fn set_partitions(&self, partitions: &[Arc<Partition>]) {
         // Called once, when the log is opened.
-        let _ = self.partitions.set(partitions.iter().map(Arc::downgrade).collect());
+        let _ = self
+            .partitions
+            .set(partitions.iter().map(Arc::downgrade).collect());
     }
 }
 

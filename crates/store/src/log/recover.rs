@@ -174,7 +174,7 @@ fn open_newest(
     let path = dir.join(segment_name(first));
     let file: Arc<dyn DiskFile> = Arc::from(disk.open(&path, true).map_err(OpenError::io("open", &path))?);
     let read_failed = |error| OpenError::io("read", &path)(error);
-    let length = file.len().map_err(read_failed)?;
+    let length = file.length().map_err(read_failed)?;
     let mut scanner = Scanner::new(file.as_ref(), common.salt, length);
     let header = read_header(file.as_ref(), common.salt, index, first, &path)?;
     let Some(header) = header else {
@@ -225,7 +225,7 @@ fn open_newest(
         tail.offset,
         tail.marks,
     );
-    let reserved = file.len().map_err(read_failed)?;
+    let reserved = file.length().map_err(read_failed)?;
     let active = Active {
         segment: Arc::new(segment),
         file,

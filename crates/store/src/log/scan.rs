@@ -125,7 +125,7 @@ pub(super) fn note_mark(marks: &mut Vec<Mark>, header: &FrameHeader, offset: u64
 
 /// The sparse index of a segment, by its frame headers. Goes around damage.
 pub(super) fn index_of(file: &dyn DiskFile, salt: u32, start: u64, first: u64) -> io::Result<Vec<Mark>> {
-    let mut scanner = Scanner::new(file, salt, file.len()?);
+    let mut scanner = Scanner::new(file, salt, file.length()?);
     let mut marks = Vec::new();
     let (mut offset, mut expected) = (start, first);
     loop {

@@ -132,7 +132,7 @@ impl Segment {
         if let Some(length) = self.known_length() {
             return Ok(length);
         }
-        let length = file.len()?;
+        let length = file.length()?;
         self.length.store(length, Ordering::Release);
         Ok(length)
     }
@@ -266,7 +266,7 @@ impl Segment {
 
 pub(super) fn read_all(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
     let file = disk.open(path, false)?;
-    let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(0)];
+    let mut bytes = vec![0; usize::try_from(file.length()?).unwrap_or(0)];
     let read = file.read_at(&mut bytes, 0)?;
     bytes.truncate(read);
     Ok(bytes)

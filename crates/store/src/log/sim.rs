@@ -210,7 +210,12 @@ impl FileState {
             let from = index * SECTOR_BYTES;
             let to = synced.len().min(from + SECTOR_BYTES);
             let old = Self::sector(&self.synced, *index);
-            for (offset, byte) in synced.get_mut(from..to).unwrap_or_default().iter_mut().enumerate() {
+            for (offset, byte) in synced
+                .get_mut(from..to)
+                .unwrap_or_default()
+                .iter_mut()
+                .enumerate()
+            {
                 *byte = old.get(offset).copied().unwrap_or(0);
             }
         }
@@ -385,7 +390,7 @@ impl SimFile {
 }
 
 impl DiskFile for SimFile {
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         let state = self.alive(self.disk.running())?;
         Ok(state.files[self.id].content.len() as u64)
     }

@@ -23,8 +23,9 @@ const RESERVE_BYTES: u64 = 8 << 20;
 const BUFFER_KEEP_BYTES: usize = 1 << 20;
 /// Blocks in a batch from which gathering has paid off.
 const GATHER_BLOCKS_MIN: u32 = 4;
-/// Commits without gathering after it has not paid off: few senders, each waiting for its own acknowledgement.
-const GATHER_PAUSE_COMMITS: u32 = 64;
+/// Commits without gathering after it has not paid off, the first time and, doubled each time, at most: few senders,
+/// each waiting for its own acknowledgement.
+const GATHER_PAUSE_COMMITS: (u32, u32) = (64, 1024);
 
 /// The thread's state.
 #[derive(Debug)]
@@ -34,7 +35,9 @@ pub(super) struct Writer {
     batch: Batch,
     woken: Vec<Waker>,
     last_start: Option<Instant>,
+    /// Commits left without gathering.
     pause: u32,
+    next_pause: u32,
 }
 
 /// The segment being written.
@@ -97,6 +100,7 @@ impl Writer {
             woken: Vec::new(),
             last_start: None,
             pause: 0,
+            next_pause: GATHER_PAUSE_COMMITS.0,
         }
     }
 
@@ -169,7 +173,10 @@ impl Writer {
             }
         }
         if pending.blocks < GATHER_BLOCKS_MIN {
-            self.pause = GATHER_PAUSE_COMMITS;
+            self.pause = self.next_pause;
+            self.next_pause = (self.next_pause * 2).min(GATHER_PAUSE_COMMITS.1);
+        } else {
+            self.next_pause = GATHER_PAUSE_COMMITS.0;
         }
     }
 
