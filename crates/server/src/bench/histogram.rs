@@ -45,11 +45,6 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
-    /// Number of values.
-    pub(crate) const fn count(&self) -> u64 {
-        self.count
-    }
-
     /// The largest value, exact.
     pub(crate) const fn max(&self) -> u64 {
         self.max
@@ -107,7 +102,7 @@ mod tests {
     fn percentiles_of_a_known_set() {
         let mut histogram = Histogram::default();
         assert_eq!(
-            (histogram.percentile(50.0), histogram.max(), histogram.count()),
+            (histogram.percentile(50.0), histogram.max(), histogram.count),
             (0, 0, 0)
         );
         for value in 1..=10_000u64 {

@@ -116,6 +116,19 @@ impl Link<'_> {
         self.now_ns / 1_000_000
     }
 
+    /// A connection to nowhere.
+    #[cfg(test)]
+    pub(crate) fn for_tests<'a>(session: &'a mut ClientSession, out: &'a mut Vec<u8>) -> Link<'a> {
+        Link {
+            index: 0,
+            now_ns: 0,
+            session,
+            out,
+            resumed: None,
+            close: false,
+        }
+    }
+
     /// Ends the connection after what `out` holds and DISCONNECT are written.
     pub(crate) fn close(&mut self) {
         self.session.disconnect(self.out);
@@ -153,6 +166,8 @@ pub(crate) struct Fleet {
     endpoint: Endpoint,
     connections: Vec<Option<Box<Connection>>>,
     window: u16,
+    /// Sessions of ended connections, kept for the next one of the same number; empty if none are kept.
+    kept: Vec<Option<ClientSession>>,
     clock: Instant,
     opening: usize,
     open: usize,
@@ -178,6 +193,7 @@ impl Fleet {
             endpoint: endpoint.clone(),
             connections: (0..size).map(|_| None).collect(),
             window,
+            kept: Vec::new(),
             clock,
             opening: 0,
             open: 0,
@@ -188,6 +204,13 @@ impl Fleet {
         })
     }
 
+    /// Keeps sessions over connections, so that what was not acknowledged is sent again. For accounts whose sessions do
+    /// not start anew.
+    pub(crate) fn keep_sessions(mut self) -> Self {
+        self.kept = self.connections.iter().map(|_| None).collect();
+        self
+    }
+
     /// Nanoseconds of the fleet's clock.
     pub(crate) fn now_ns(&self) -> u64 {
         u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -196,6 +219,11 @@ impl Fleet {
     /// Connections under way that do not count as open yet.
     pub(crate) const fn opening(&self) -> usize {
         self.opening
+    }
+
+    /// Connections there can be.
+    pub(crate) const fn size(&self) -> usize {
+        self.connections.len()
     }
 
     /// Connections accepted by the server.
@@ -218,9 +246,11 @@ impl Fleet {
         epoll::add(&self.epoll, &socket, EventData::new_u64(index as u64), flags)
             .context("a socket cannot be watched")?;
         self.opening += 1;
+        let kept = self.kept.get_mut(index).and_then(Option::take);
+        let session = kept.unwrap_or_else(|| ClientSession::new(self.window));
         self.connections[index] = Some(Box::new(Connection {
             socket,
-            session: ClientSession::new(self.window),
+            session,
             partial: Vec::new(),
             pending: Vec::new(),
             phase: Phase::Connecting,
@@ -342,12 +372,17 @@ impl Fleet {
 
     /// Ends a connection without a word, as a power cut would.
     pub(crate) fn drop_connection(&mut self, index: usize) {
-        if let Some(connection) = self.connections.get_mut(index).and_then(Option::take) {
-            if connection.counted {
-                self.open -= 1;
-            } else {
-                self.opening -= 1;
-            }
+        let Some(mut connection) = self.connections.get_mut(index).and_then(Option::take) else {
+            return;
+        };
+        if connection.counted {
+            self.open -= 1;
+        } else {
+            self.opening -= 1;
+        }
+        if let Some(kept) = self.kept.get_mut(index) {
+            connection.session.connection_lost();
+            *kept = Some(connection.session);
         }
     }
 
@@ -545,6 +580,7 @@ impl Connection {
                 return Err(Lost::Refused(connack.code));
             }
             Event::ConnAck(_) => {
+                self.session.resend(now_ns / 1_000_000, out);
                 let filters = driver.filters(index);
                 if !filters.is_empty() {
                     let filters: Vec<(&str, QoS)> = filters
