@@ -255,7 +255,7 @@ async fn read() {
     }
 }
 
-/// Opening a log of 2 GB that was not closed: the newest segments are full.
+/// Opening a log of 2 GB, its files in the page cache.
 fn open(runtime: &tokio::runtime::Runtime) {
     let dir = directory();
     let log = EmbeddedLog::open(config(dir.path())).unwrap();
