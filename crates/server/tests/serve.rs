@@ -231,9 +231,7 @@ fn sigterm_ends_idle_connections_and_the_process() {
         connection.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         assert_eq!(connection.read(&mut [0; 16]).unwrap_or(0), 0, "closed");
     }
-    assert!(
-        "the database is closed in order"
-    );
+    assert!("the database is closed in order");
 }
 
 #[test]

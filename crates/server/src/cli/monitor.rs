@@ -270,13 +270,16 @@ impl Follower<'_> {
             "/holdfast/v1/consumerGroups/{}/checkpoints",
             segment(&self.args.consumer_group)
         );
-        for (partition, last) in &self.last {
-            if self.saved.get(partition) == Some(last) {
-                continue;
-            }
-            let checkpoint = serde_json::json!({ "partition": partition, "next": last + 1 });
-            client.put(&path).json(checkpoint).send()?;
-            self.saved.insert(*partition, *last);
+        let moved = self
+            .last
+            .iter()
+            .filter(|(partition, last)| self.saved.get(partition) != Some(last));
+        let checkpoints: Vec<Value> = moved
+            .map(|(partition, last)| serde_json::json!({ "partition": partition, "next": last + 1 }))
+            .collect();
+        if !checkpoints.is_empty() {
+            client.put(path).json(Value::Array(checkpoints)).send()?;
+            self.saved.clone_from(&self.last);
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ pub(super) fn write_all(out: &Path) -> anyhow::Result<()> {
         ("docs/reference/config-example.toml", config_example()?),
         ("docs/reference/cli.md", cli_page()),
         ("docs/reference/errors.md", errors_page()),
+        ("openapi/hub.json", holdfast_api::document()),
     ];
     for (name, text) in pages {
         let path = out.join(name);
@@ -30,6 +31,9 @@ pub(super) fn write_all(out: &Path) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Order of the sections, the most wanted first.
+const ORDER: &[&str] = &["server", "mqtt", "https", "tls", "log", "c2d", "observe"];
 
 /// One key of the configuration.
 struct Key {
@@ -57,6 +61,8 @@ fn sections() -> anyhow::Result<Vec<(String, String, Vec<Key>)>> {
         }
         sections.push((section.clone(), one_line(reference["description"].as_str()), keys));
     }
+    // The schema's own order is alphabetical.
+    sections.sort_by_key(|(section, ..)| ORDER.iter().position(|known| known == section));
     Ok(sections)
 }
 
@@ -207,8 +213,16 @@ fn cli_page() -> String {
 }
 
 fn describe(page: &mut String, command: &mut clap::Command, path: &str, level: usize) {
-    let help = command.render_long_help().to_string();
-    let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+    let help = command.render_help().to_string();
+    let mut in_global = false;
+    let lines = help.lines().map(str::trim_end).filter(|line| {
+        // Printed once, for the program itself.
+        if level > 2 && !line.is_empty() && !line.starts_with(' ') {
+            in_global = *line == "Global options:";
+        }
+        !in_global
+    });
+    let lines: Vec<&str> = lines.collect();
     let _ = write!(
         page,
         "\n{} {path}\n\n```text\n{}\n```\n",
@@ -271,7 +285,10 @@ mod tests {
     #[test]
     fn every_key_is_explained() {
         for (section, text, keys) in sections().unwrap() {
-            assert!(!text.is_empty(), "[{section}]");
+            assert!(
+                !text.is_empty() && ORDER.contains(&section.as_str()),
+                "[{section}]"
+            );
             for key in keys {
                 assert!(
                     !key.text.is_empty() && !key.kind.is_empty(),

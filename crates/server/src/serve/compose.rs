@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use holdfast_heads::https::{DeviceHttps, HttpsConfig, HttpsHead};
 use holdfast_heads::mqtt::{MqttConfig, MqttHead};
 use holdfast_heads::tls::{ServerCertificate, TicketSecret, TlsSettings};
 use holdfast_hub::{Hub, HubConfig, Stores};
 use holdfast_observe::{Health, Registry};
 use holdfast_ports::clock::{Clock, SystemClock};
+use holdfast_ports::gateway::DeviceGateway;
 use holdfast_store::log::{EmbeddedLog, LogConfig};
 use holdfast_store::sqlite::SqliteStore;
 use holdfast_wire::connection_string::{ConnectionString, Credential, Party};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -261,23 +262,33 @@ fn serve_heads(
     settings: &Settings,
     stopped: &watch::Receiver<bool>,
 ) {
+    let drain_timeout = settings.config.server.drain_timeout.0 / 2;
     let config = MqttConfig {
-        drain_timeout: settings.config.server.drain_timeout.0 / 2,
+        drain_timeout,
         ..MqttConfig::default()
     };
-    let gateway = Arc::clone(&parts.hub) as Arc<_>;
-    let mqtt = MqttHead::new(config, gateway, Arc::clone(&parts.clock), parts.heads.clone());
+    let (clock, metrics) = (&parts.clock, &parts.heads);
+    let gateway: Arc<dyn DeviceGateway> = Arc::clone(&parts.hub) as Arc<_>;
+    let mqtt = MqttHead::new(config, Arc::clone(&gateway), Arc::clone(clock), metrics.clone());
     for listener in listeners.mqtt {
         let (head, tls, stopped) = (mqtt.clone(), Arc::clone(&parts.tls), stopped.clone());
-        heads.spawn_blocking(move || Handle::current().block_on(head.serve(listener, Some(tls), stopped)));
+        heads.spawn(async move { head.serve(listener, Some(tls), stopped).await });
     }
     if let Some(listener) = listeners.mqtt_plain {
         let (head, stopped) = (mqtt.clone(), stopped.clone());
-        heads.spawn_blocking(move || Handle::current().block_on(head.serve(listener, None, stopped)));
+        heads.spawn(async move { head.serve(listener, None, stopped).await });
     }
     let watched = admin::router(parts.health.clone(), Arc::clone(&parts.registry));
+    let config = HttpsConfig {
+        drain_timeout,
+        ..HttpsConfig::default()
+    };
+    let router = https_router(parts, watched.clone(), stopped);
+    let devices = DeviceHttps::new(gateway, Arc::clone(clock), metrics.clone());
+    let https = HttpsHead::new(config, router, Some(devices), Some(mqtt), metrics.clone());
     for listener in listeners.https {
-        spawn_https(heads, listener, &mqtt, parts, watched.clone(), stopped.clone());
+        let (head, tls, stopped) = (https.clone(), Arc::clone(&parts.tls), stopped.clone());
+        heads.spawn(async move { head.serve(listener, Some(tls), stopped).await });
     }
     if let Some(listener) = listeners.admin {
         let mut stopped = stopped.clone();
@@ -440,14 +451,13 @@ pub(super) fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Kept apart from the rest, so that what the service API needs stands in one place.
-fn spawn_https(
-    heads: &mut JoinSet<()>,
-    listener: TcpListener,
-    mqtt: &MqttHead,
-    parts: &Parts,
-    watched: Router,
-    stopped: watch::Receiver<bool>,
-) {
-    let _ = (heads, listener, mqtt, parts, watched, stopped);
+/// Everything that HTTPS answers besides devices and WebSockets: the watchers' paths, then the service API.
+fn https_router(parts: &Parts, watched: Router, stopped: &watch::Receiver<bool>) -> Router {
+    let api = holdfast_api::Api {
+        hub: Arc::clone(&parts.hub),
+        log: Arc::clone(&parts.log) as Arc<_>,
+        checkpoints: Arc::new(parts.store.clone()),
+        closing: holdfast_api::Closing::new(stopped.clone()),
+    };
+    watched.fallback_service(holdfast_api::service(api))
 }

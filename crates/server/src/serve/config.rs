@@ -129,7 +129,8 @@ pub enum Durability {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EventLogConfig {
-    /// When an event is acknowledged to its device.
+    /// When an event is acknowledged to its device. `fsync`: after it is synced to the disk, so that it survives a power
+    /// cut. `os`: after the operating system has it, so that it survives a crash of the hub, but not one of the machine.
     pub durability: Durability,
     /// Number of partitions. Taken at the first start; later changes have no effect.
     pub partitions: u16,
@@ -194,7 +195,7 @@ pub enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ObserveConfig {
-    /// `text` or `json`.
+    /// How log lines look: one line of text per happening, or one JSON object.
     pub format: LogFormat,
     /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or directives for parts of the program such
     /// as `info,holdfast_heads=debug`.
