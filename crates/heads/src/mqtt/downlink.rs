@@ -190,7 +190,16 @@ impl Connection {
         outcome.map_err(|error| cannot_send(&error))?;
         let c2d = &mut self.active().c2d;
         if at_least_once {
-            c2d.in_flight.push(delivery.lock);
+            let number = delivery.lock.sequence_number;
+            match c2d
+                .in_flight
+                .iter_mut()
+                .find(|lock| lock.sequence_number == number)
+            {
+                // Its lock ended before the client answered: from now on either PUBACK completes the newer delivery.
+                Some(lock) => *lock = delivery.lock,
+                None => c2d.in_flight.push(delivery.lock),
+            }
             if delivery.redelivered {
                 // The identifier of the earlier connection is not known, and in MQTT 3.1.1 clients do not compare it.
                 scratch.output[start] |= DUP;

@@ -1,12 +1,12 @@
 //! The MQTT head: one task per connection, nothing held by an idle one.
 //!
-//! A connection begins as a task that does the TLS handshake and the log-in ([`login`]), which may be large, and goes on
-//! as another that is small ([`connection::Connection`], some hundred bytes): the memory of the first is gone before
-//! the session idles. Everything rare lives in a box that is dropped when drained ([`active`]); buffers belong to the
-//! worker thread ([`scratch`]); keep-alive has one table for all ([`roster`]).
+//! A connection begins as a task that does the TLS handshake and the log-in (`login`), which may be large, and goes on
+//! as another that is small (`connection`, some hundred bytes): the memory of the first is gone before
+//! the session idles. Everything rare lives in a box that is dropped when drained (`active`); buffers belong to the
+//! worker thread (`scratch`); keep-alive has one table for all (`roster`).
 //!
 //! Telemetry: all publishes of one read become one [`holdfast_model::event::Records`], one `DeviceGateway::send`, one
-//! ticket to wait for ([`acks`]), and one write of PUBACKs.
+//! ticket to wait for (`acks`), and one write of PUBACKs.
 
 mod acks;
 mod active;
@@ -26,13 +26,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use holdfast_mqtt::server::ServerLimits;
+use holdfast_observe::Event as _;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::gateway::DeviceGateway;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Shutdown;
-use crate::events::Metrics;
+use crate::events::{LoginRefused, Metrics, RefusalReason};
 use crate::listener::accept_loop;
 use crate::tls::TlsSettings;
 use crate::transport::Socket;
@@ -53,7 +54,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(10);
 const END_LOOKS: u32 = 100;
 
 /// What all connections of a head share.
-pub(crate) struct Shared {
+struct Shared {
     config: MqttConfig,
     limits: ServerLimits,
     gateway: Arc<dyn DeviceGateway>,
@@ -65,7 +66,8 @@ pub(crate) struct Shared {
     /// Log-ins that may still begin.
     logins: Arc<Semaphore>,
     logins_pending: AtomicUsize,
-    pub(crate) handshakes: Semaphore,
+    /// TLS handshakes that may be worked on.
+    handshakes: Semaphore,
 }
 
 impl Shared {
@@ -127,7 +129,7 @@ impl MqttHead {
             &shared.logins,
             |tcp, peer, place| {
                 shared.metrics.connections_accepted.inc();
-                let pending = Pending::new(shared, Some(place));
+                let pending = Pending::new(shared, place);
                 let config = tls.as_ref().map(|tls| tls.config());
                 tokio::spawn(login::run(Arc::clone(shared), tcp, config, peer, pending));
             },
@@ -142,8 +144,18 @@ impl MqttHead {
         self.start_sweeping();
         let shared = &self.shared;
         shared.metrics.connections_accepted.inc();
-        // Never waits: upgrades are bounded by the connections of their listener.
-        let pending = Pending::new(shared, Arc::clone(&shared.logins).try_acquire_owned().ok());
+        let Ok(place) = Arc::clone(&shared.logins).try_acquire_owned() else {
+            // Does not wait: what was upgraded is no longer in the kernel's queue. The client tries again.
+            LoginRefused {
+                peer,
+                client_id: "",
+                reason: RefusalReason::Unavailable,
+                detail: &"too many log-ins are pending",
+            }
+            .emit(&shared.metrics);
+            return;
+        };
+        let pending = Pending::new(shared, place);
         let certificates = socket.peer_certificates();
         let frames = Box::new(FrameStream::new(socket, early));
         tokio::spawn(login::run_websocket(
@@ -209,18 +221,18 @@ impl std::fmt::Debug for MqttHead {
 /// A connection between accept and the end of its log-in; counted, and holding its place among them.
 struct Pending {
     shared: Arc<Shared>,
-    _permit: Option<OwnedSemaphorePermit>,
+    _place: OwnedSemaphorePermit,
     /// How long it may take.
     timeout: Duration,
 }
 
 impl Pending {
-    fn new(shared: &Arc<Shared>, permit: Option<OwnedSemaphorePermit>) -> Self {
+    fn new(shared: &Arc<Shared>, place: OwnedSemaphorePermit) -> Self {
         let others = shared.logins_pending.fetch_add(1, Ordering::Relaxed);
         let config = &shared.config;
         Pending {
             shared: Arc::clone(shared),
-            _permit: permit,
+            _place: place,
             timeout: if others > config.logins_pending_max / 2 {
                 config.connect_timeout_crowded.min(config.connect_timeout)
             } else {
