@@ -1,5 +1,7 @@
 //! The command line against a running hub, and its reference pages.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::fs;

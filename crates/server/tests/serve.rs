@@ -1,5 +1,7 @@
 //! Starting and stopping the hub: what it refuses, what it says, what it leaves behind.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::fs;
@@ -231,7 +233,6 @@ fn sigterm_ends_idle_connections_and_the_process() {
         connection.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         assert_eq!(connection.read(&mut [0; 16]).unwrap_or(0), 0, "closed");
     }
-    assert!("the database is closed in order");
 }
 
 #[test]

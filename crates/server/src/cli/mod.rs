@@ -68,10 +68,16 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Data directory: where `serve` keeps everything, and where other commands find connection.env
-    #[arg(long, global = true, env = "HOLDFAST_DATA_DIR", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "HOLDFAST_DATA_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     data_dir: Option<PathBuf>,
     /// Neither write (serve) nor read (other commands) the profile in the user's configuration directory
-    #[arg(long, global = true, env = "HOLDFAST_NO_PROFILE", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, global = true, env = "HOLDFAST_NO_PROFILE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     no_profile: bool,
     /// How results are printed
     #[arg(

@@ -40,7 +40,7 @@ use data_dir::DataDir;
 )]
 pub struct ServeArgs {
     /// Configuration file (TOML); every key has a default
-    #[arg(long, value_name = "FILE", env = "HOLDFAST_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
     /// Host names under which clients reach the hub; the first one goes into connection strings
     #[arg(long = "host", value_name = "NAME", num_args = 1..)]
@@ -67,7 +67,7 @@ pub struct ServeArgs {
     #[arg(long, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
     /// What is logged: error, warn, info, debug, trace, or directives such as info,holdfast_heads=debug
-    #[arg(long, value_name = "FILTER", env = "HOLDFAST_LOG")]
+    #[arg(long, value_name = "FILTER", env = "HOLDFAST_LOG", hide_env_values = true)]
     log: Option<String>,
 }
 
