@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
 use super::connection::{Connection, Will};
-use super::{Pending, Shared};
+use super::{Pending, RUNNING, Shared};
 use crate::events::{LoginRefused, RefusalReason, SessionStarted};
 use crate::tls::TlsStream;
 use crate::transport::{Socket, Transport};
@@ -57,6 +58,16 @@ impl Refused {
     }
 }
 
+/// A client that has said who it wants to be.
+struct Caller {
+    transport: Transport,
+    certificates: Vec<Bytes>,
+    /// A whole CONNECT and whatever came with it.
+    input: Vec<u8>,
+    protocol: Protocol,
+    peer: SocketAddr,
+}
+
 /// The task of a connection from its accept to the end of its log-in.
 pub(super) async fn run(
     shared: Arc<Shared>,
@@ -65,8 +76,7 @@ pub(super) async fn run(
     peer: SocketAddr,
     pending: Pending,
 ) {
-    let timeout = pending.timeout;
-    let establish = async {
+    let listen = async {
         let socket = match tls {
             None => Socket::Tcp(tcp),
             Some(config) => Socket::Tls(
@@ -81,16 +91,18 @@ pub(super) async fn run(
             shared.metrics.tls_resumed.inc();
         }
         let certificates = socket.peer_certificates();
-        log_in(
-            &shared,
-            Transport::from(socket),
-            &certificates,
-            Protocol::Mqtt,
+        let mut transport = Transport::from(socket);
+        let input = read_connect(&mut transport).await?;
+        Ok(Caller {
+            transport,
+            certificates,
+            input,
+            protocol: Protocol::Mqtt,
             peer,
-        )
-        .await
+        })
     };
-    finish(&shared, peer, tokio::time::timeout(timeout, establish).await);
+    let caller = tokio::time::timeout(pending.timeout, listen).await;
+    finish(&shared, peer, caller).await;
 }
 
 /// As [`run`], for a WebSocket.
@@ -101,48 +113,59 @@ pub(super) async fn run_websocket(
     peer: SocketAddr,
     pending: Pending,
 ) {
-    let transport = Transport::WebSocket(frames);
-    let establish = log_in(&shared, transport, &certificates, Protocol::MqttWebSocket, peer);
-    finish(
-        &shared,
-        peer,
-        tokio::time::timeout(pending.timeout, establish).await,
-    );
-}
-
-fn finish(
-    shared: &Shared,
-    peer: SocketAddr,
-    outcome: Result<Result<Connection, Refused>, tokio::time::error::Elapsed>,
-) {
-    let refused = match outcome {
-        Ok(Ok(connection)) => {
-            // A task of its own, so that the memory of this one, sized for the log-in, is given back.
-            tokio::spawn(connection);
-            return;
-        }
-        Ok(Err(refused)) => refused,
-        Err(_) => Refused::new(RefusalReason::Timeout, "no log-in within the connect timeout"),
+    let listen = async {
+        let mut transport = Transport::WebSocket(frames);
+        let input = read_connect(&mut transport).await?;
+        Ok(Caller {
+            transport,
+            certificates,
+            input,
+            protocol: Protocol::MqttWebSocket,
+            peer,
+        })
     };
-    LoginRefused {
-        peer,
-        client_id: &refused.client_id,
-        reason: refused.reason,
-        detail: &refused.detail,
-    }
-    .emit(&shared.metrics);
+    let caller = tokio::time::timeout(pending.timeout, listen).await;
+    finish(&shared, peer, caller).await;
 }
 
-async fn log_in(
+/// The part that does not depend on the client, and so has no timeout: dropping the hub's `connect` in the middle could
+/// leave a session behind that nobody ends.
+async fn finish(
     shared: &Arc<Shared>,
-    mut transport: Transport,
-    certificates: &[Bytes],
-    protocol: Protocol,
     peer: SocketAddr,
-) -> Result<Connection, Refused> {
+    caller: Result<Result<Caller, Refused>, tokio::time::error::Elapsed>,
+) {
+    let outcome = match caller {
+        Ok(Ok(caller)) => {
+            shared.connecting.fetch_add(1, Ordering::SeqCst);
+            let outcome = log_in(shared, caller).await;
+            shared.connecting.fetch_sub(1, Ordering::SeqCst);
+            outcome
+        }
+        Ok(Err(refused)) => Err(refused),
+        Err(_) => Err(Refused::new(
+            RefusalReason::Timeout,
+            "no log-in within the connect timeout",
+        )),
+    };
+    match outcome {
+        // A task of its own, so that the memory of this one, sized for the log-in, is given back.
+        Ok(connection) => {
+            tokio::spawn(connection);
+        }
+        Err(refused) => LoginRefused {
+            peer,
+            client_id: &refused.client_id,
+            reason: refused.reason,
+            detail: &refused.detail,
+        }
+        .emit(&shared.metrics),
+    }
+}
+
+async fn log_in(shared: &Arc<Shared>, caller: Caller) -> Result<Connection, Refused> {
+    let Caller { transport, input, .. } = caller;
     let mut machine = ServerSession::new(&shared.limits, shared.clock.monotonic_millis());
-    let mut input = Vec::new();
-    read_connect(&mut transport, &mut input).await?;
     let (packet, rest) = match decode(&input, CONNECT_BYTES_MAX) {
         Ok(Some((packet, length))) => (packet, &input[length..]),
         // `read_connect` has seen a whole packet.
@@ -165,23 +188,36 @@ async fn log_in(
         }
         Err(error) => return Err(Refused::new(RefusalReason::ProtocolError, error)),
     };
-    let connected = match authenticate(shared, &connect, certificates, protocol).await {
-        Ok(connected) => connected,
+    match authenticate(shared, &connect, &caller.certificates, caller.protocol).await {
+        Ok(connected) => {
+            SessionStarted {
+                peer: caller.peer,
+                identity: connected.session.identity().as_str(),
+                protocol: caller.protocol,
+            }
+            .emit(&shared.metrics);
+            Ok(begin(shared, transport, connected, machine, &connect, rest))
+        }
         Err((code, mut refused)) => {
             let mut answer = Vec::new();
             machine.refuse(code, &mut answer);
             refused.client_id = connect.client_id.to_owned();
             say_farewell(transport, &answer).await;
-            return Err(refused);
+            Err(refused)
         }
-    };
-    let session = connected.session;
-    SessionStarted {
-        peer,
-        identity: session.identity().as_str(),
-        protocol,
     }
-    .emit(&shared.metrics);
+}
+
+/// Makes the live session of a client that was let in. `rest` is what came after its CONNECT.
+fn begin(
+    shared: &Arc<Shared>,
+    transport: Transport,
+    connected: Connected,
+    mut machine: ServerSession,
+    connect: &Connect<'_>,
+    rest: &[u8],
+) -> Connection {
+    let session = connected.session;
     let mut answer = Vec::with_capacity(4);
     machine.accept(connected.session_present, &mut answer);
     // Another range of packet identifiers for each connection of an identity, so that a late PUBACK from an earlier one
@@ -199,15 +235,13 @@ async fn log_in(
     });
     let silence = shared.config.silence_seconds(connect.keep_alive);
     session.touch(shared.second());
-    let session = Arc::clone(&session);
-    Ok(Connection::new(
-        shared, transport, session, machine, will, silence, answer, rest,
-    ))
+    Connection::new(shared, transport, session, machine, will, silence, answer, rest)
 }
 
 /// Reads until a whole CONNECT is there, and perhaps more. Whatever else it is, it is no client of ours, and is told
 /// nothing (mqtt.md section 2.7).
-async fn read_connect(transport: &mut Transport, input: &mut Vec<u8>) -> Result<(), Refused> {
+async fn read_connect(transport: &mut Transport) -> Result<Vec<u8>, Refused> {
+    let mut input = Vec::new();
     let mut filled = 0;
     loop {
         if let Some(first) = input[..filled].first()
@@ -222,7 +256,7 @@ async fn read_connect(transport: &mut Transport, input: &mut Vec<u8>) -> Result<
         match holdfast_mqtt::codec::packet_len(&input[..filled], CONNECT_BYTES_MAX) {
             Ok(Some(length)) if length <= filled => {
                 input.truncate(filled);
-                return Ok(());
+                return Ok(input);
             }
             Ok(_) => {}
             Err(error) => return Err(Refused::new(RefusalReason::ProtocolError, error)),
@@ -247,6 +281,10 @@ async fn authenticate(
     certificates: &[Bytes],
     protocol: Protocol,
 ) -> Result<Connected, (ConnectCode, Refused)> {
+    if shared.state() != RUNNING {
+        let refused = Refused::new(RefusalReason::Unavailable, "the hub stops");
+        return Err((ConnectCode::ServerUnavailable, refused));
+    }
     let malformed = |detail: String| {
         let refused = Refused::new(RefusalReason::Malformed, detail);
         (ConnectCode::NotAuthorized, refused)

@@ -66,6 +66,8 @@ struct Shared {
     /// Log-ins that may still begin.
     logins: Arc<Semaphore>,
     logins_pending: AtomicUsize,
+    /// Log-ins the hub is judging: a stop waits for them, but not for clients that say nothing.
+    connecting: AtomicUsize,
     /// TLS handshakes that may be worked on.
     handshakes: Semaphore,
 }
@@ -105,6 +107,7 @@ impl MqttHead {
                 limits: config.limits(),
                 logins: Arc::new(Semaphore::new(config.logins_pending_max)),
                 logins_pending: AtomicUsize::new(0),
+                connecting: AtomicUsize::new(0),
                 handshakes: Semaphore::new(config.handshakes_concurrent.max(1)),
                 config,
                 gateway,
@@ -177,14 +180,14 @@ impl MqttHead {
     /// when they are gone.
     pub async fn drain(&self) {
         let shared = &self.shared;
-        shared.state.store(DRAINING, Ordering::Relaxed);
+        shared.state.store(DRAINING, Ordering::SeqCst);
         let looks = shared.config.drain_timeout.as_millis() / DRAIN_LOOK.as_millis();
         for look in 0..looks as u32 + END_LOOKS {
-            if shared.roster.live() == 0 && shared.logins_pending.load(Ordering::Relaxed) == 0 {
+            if shared.roster.live() == 0 && shared.connecting.load(Ordering::SeqCst) == 0 {
                 return;
             }
             if look == looks as u32 {
-                shared.state.store(ENDING, Ordering::Relaxed);
+                shared.state.store(ENDING, Ordering::SeqCst);
             }
             // Again each time: a session may have begun after the last round.
             shared.roster.wake_all();

@@ -198,10 +198,22 @@ async fn a_client_beyond_its_keep_alive_is_lost() {
 async fn a_stop_closes_sessions_and_refuses_new_ones() {
     let hub = Hub::start();
     let mut client = hub.log_in("d1").await;
+    let mut late = hub.dial().await;
+    late.send(&connect_packet("d2", Some("good"))[..5]).await;
+    // Accepted before the stop: the next client is served only after it.
+    drop(hub.log_in("d3").await);
+    until("the other session ends", || hub.head.sessions() == 1).await;
     hub.stop.send(true).expect("served");
     client.expect_closed().await;
-    hub.served.await.expect("no panic");
+    // Does not wait for the client that has said nothing.
+    tokio::time::timeout(Duration::from_secs(3), hub.served)
+        .await
+        .expect("stopped in time")
+        .expect("no panic");
+    late.send(&connect_packet("d2", Some("good"))[5..]).await;
+    assert_eq!(late.next().await, Got::ConnAck(false, 3));
     assert_eq!(hub.head.sessions(), 0);
-    assert_eq!(hub.gateway.disconnects(), [("d1".into(), Disconnect::Closed)]);
+    let ends = [("d3".into(), Disconnect::Lost), ("d1".into(), Disconnect::Closed)];
+    assert_eq!(hub.gateway.disconnects(), ends);
     assert!(tokio::net::TcpStream::connect(hub.address).await.is_err());
 }
