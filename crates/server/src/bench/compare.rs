@@ -53,6 +53,11 @@ impl CompareArgs {
         let mut report = Report::new("compare", self.load.parameters(self.target.tls));
         report.parameters.insert("rounds".to_owned(), self.rounds.into());
         report.subjects = vec![Subject::median(&ours), Subject::median(&theirs)];
+        report.compared = true;
+        report.notes.push(
+            "short runs show what the disk takes in a burst; --duration 60s shows what it sustains"
+                .to_owned(),
+        );
         report.notes.push(
             "holdfast authenticates and syncs every message to the disk before it acknowledges; mosquitto does neither"
                 .to_owned(),

@@ -28,6 +28,9 @@ use crate::serve::units::Span;
 /// Answers that a device may have under way.
 const ANSWERS_MAX: u16 = 1_024;
 
+/// What of a call must come back: proof that the device answered, not the hub for it.
+const ECHO: &[u8] = br#""value":42"#;
+
 /// What every call asks for.
 const CALL: &[u8] = br#"{"methodName":"echo","responseTimeoutInSeconds":30,"payload":{"value":42}}"#;
 
@@ -220,6 +223,11 @@ fn one_call(connection: &mut HttpsConnection, path: &str, token: &str) -> anyhow
     anyhow::ensure!(
         status == 200,
         "a call was answered with HTTP {status}: {}",
+        String::from_utf8_lossy(body)
+    );
+    anyhow::ensure!(
+        body.windows(ECHO.len()).any(|part| part == ECHO),
+        "a call was answered, but not by its device: {}",
         String::from_utf8_lossy(body)
     );
     Ok(())

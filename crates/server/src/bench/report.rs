@@ -122,6 +122,8 @@ pub(crate) struct Report {
     pub(crate) parameters: Map<String, Value>,
     /// Servers, ours first.
     pub(crate) subjects: Vec<Subject>,
+    /// Whether the second server is what the first is compared with; two subjects may also be two kinds of load.
+    pub(crate) compared: bool,
     /// Sentences below the table.
     pub(crate) notes: Vec<String>,
 }
@@ -166,7 +168,7 @@ impl Report {
             "results": results,
             "notes": self.notes,
         });
-        if let [ours, theirs] = self.subjects.as_slice() {
+        if let ([ours, theirs], true) = (self.subjects.as_slice(), self.compared) {
             let ratios: Map<String, Value> = ours
                 .figures
                 .iter()
@@ -184,11 +186,12 @@ impl Report {
             .filter(|(_, value)| !value.is_null())
             .map(|(name, value)| format!("{name} {}", value.to_string().trim_matches('"')))
             .collect();
-        let versions: Vec<&str> = self
+        let mut versions: Vec<&str> = self
             .subjects
             .iter()
             .map(|subject| subject.version.as_str())
             .collect();
+        versions.dedup();
         format!(
             "{}: {}\n{}; {} cores, {}\n",
             self.measurement,
@@ -204,7 +207,7 @@ impl Report {
         let mut columns = vec![("measure".to_owned(), "/measure".to_owned())];
         let named = self.subjects.iter().enumerate();
         columns.extend(named.map(|(index, subject)| (subject.name.clone(), format!("/{index}"))));
-        let compared = self.subjects.len() == 2;
+        let compared = self.compared && self.subjects.len() == 2;
         if compared {
             columns.push(("ratio".to_owned(), "/ratio".to_owned()));
         }
@@ -314,6 +317,8 @@ mod tests {
     fn two_servers_are_compared() {
         let mut report = Report::new("compare", json!({ "connections": 200, "rate": null }));
         report.subjects = vec![subject("ours", 30.0, 5.0), subject("theirs", 10.0, 0.0)];
+        assert_eq!(report.to_json().get("ratios"), None, "two kinds of load");
+        report.compared = true;
         let json = report.to_json();
         assert_eq!(json["results"][0]["rate"], 30.0);
         assert_eq!(json["results"][1]["name"], "theirs");

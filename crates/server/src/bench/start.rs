@@ -76,7 +76,6 @@ impl StartArgs {
                 Unit::Mebibytes,
                 mib(pss_bytes(hub.pid())?),
             );
-            round.add("cpuMs", "CPU time", Unit::Milliseconds, used.cpu_seconds() * 1e3);
             rounds.push(round);
         }
         let slowest = rounds
