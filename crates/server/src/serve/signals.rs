@@ -16,6 +16,9 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    /// Held and never read: with a handler in place, a write beyond the limit of file sizes (`ulimit -f`) is an error that
+    /// the log answers in order, where the default action would kill the process.
+    _file_size: Signal,
 }
 
 impl Signals {
@@ -25,6 +28,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 
