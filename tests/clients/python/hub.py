@@ -3,20 +3,23 @@
 import base64
 import contextlib
 import fcntl
+import hashlib
+import hmac
+import http.client
 import json
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import tempfile
 import threading
 import time
 from pathlib import Path
-from urllib.parse import quote, quote_plus
-import hashlib
-import hmac
+from urllib.parse import quote, quote_plus, urlencode
 
 import requests
 
@@ -112,28 +115,28 @@ class Events:
     def __init__(self, hub, device_id, start):
         self._hub, self._device_id, self._start = hub, device_id, start
         self.received = []
-        self._response = None
+        self._connection = None
 
     def __enter__(self):
-        self._response = requests.get(
-            f"https://{self._hub.host}/holdfast/v1/events",
-            params={"device": self._device_id, "from": self._start},
-            headers={"Authorization": self._hub.authorization(), "Accept": "text/event-stream"},
-            verify=self._hub.ca,
-            stream=True,
-            timeout=(10, None),
-        )
-        assert self._response.status_code == 200, self._response.text
-        threading.Thread(target=self._collect, daemon=True).start()
+        # http.client and not requests: urllib3 holds small chunks back until it has more of them.
+        context = ssl.create_default_context(cafile=self._hub.ca)
+        self._connection = http.client.HTTPSConnection(self._hub.host, context=context)
+        query = urlencode({"device": self._device_id, "from": self._start})
+        headers = {"Authorization": self._hub.authorization(), "Accept": "text/event-stream"}
+        self._connection.request("GET", f"/holdfast/v1/events?{query}", headers=headers)
+        response = self._connection.getresponse()
+        assert response.status == 200, response.read()
+        threading.Thread(target=self._collect, args=[response], daemon=True).start()
         return self
 
     def __exit__(self, *_):
-        self._response.close()
+        with contextlib.suppress(OSError):
+            self._connection.sock.shutdown(socket.SHUT_RDWR)
 
-    def _collect(self):
-        with contextlib.suppress(Exception):  # closing the response ends the iteration with an error
-            for line in self._response.iter_lines(decode_unicode=True):
-                if line.startswith("data:"):
+    def _collect(self, response):
+        with contextlib.suppress(Exception):  # closing the connection ends the iteration with an error
+            for line in response:
+                if line.startswith(b"data:"):
                     self.received.append(json.loads(line[5:]))
 
     def wait(self, count, seconds=20):

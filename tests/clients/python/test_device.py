@@ -223,14 +223,21 @@ def test_disabling_a_device_closes_its_connection(hub, client):
     wait_until(lambda: not client.connected, "the connection to be closed")
 
 
-def test_a_newer_connection_takes_over(hub, client, websockets):
-    client_b = IoTHubDeviceClient.create_from_connection_string(
-        hub.device_connection_string(client.device_id),
-        websockets=websockets,
-        server_verification_cert=hub.ca_pem,
-        auto_connect=False,
-        connection_retry=False,
+def test_a_newer_connection_takes_over(hub, device, websockets):
+    # Without retries: two clients of one identity that reconnect would take over from each other for ever.
+    older, newer = (
+        IoTHubDeviceClient.create_from_connection_string(
+            hub.device_connection_string(device),
+            websockets=websockets,
+            server_verification_cert=hub.ca_pem,
+            auto_connect=False,
+            connection_retry=False,
+        )
+        for _ in range(2)
     )
-    client_b.connect()
-    wait_until(lambda: not client.connected, "the older connection to be closed")
-    client_b.shutdown()
+    older.connect()
+    newer.connect()
+    wait_until(lambda: not older.connected, "the older connection to be closed")
+    newer.send_message("the newer one goes on")
+    for client in (older, newer):
+        client.shutdown()
