@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { createRequire } from 'node:module';
-import { after, before, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 
 import { Hub, waitUntil } from './hub.mjs';
 
@@ -13,11 +13,7 @@ const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
 const { Http } = require('azure-iot-device-http');
 const { NoRetry } = require('azure-iot-common');
 
-let hub;
-before(async () => {
-  hub = await Hub.start();
-});
-after(() => hub.stop());
+const hub = Hub.running();
 
 const newId = () => `node-${randomUUID().slice(0, 8)}`;
 

@@ -1,4 +1,4 @@
-// Starts `holdfast serve` for a test file and talks to the parts of it that the SDKs have no call for.
+// Starts `holdfast serve` for a test run and talks to the parts of it that the SDKs have no call for.
 
 import { spawn } from 'node:child_process';
 import { createHmac } from 'node:crypto';
@@ -48,7 +48,8 @@ export class Hub {
       if (!existsSync(envFile)) return false;
       const values = readEnv(envFile);
       hub.owner = values.HOLDFAST_OWNER_CS;
-      hub.ca = readFileSync(values.HOLDFAST_CA, 'utf8');
+      hub.caFile = values.HOLDFAST_CA;
+      hub.ca = readFileSync(hub.caFile, 'utf8');
       Object.assign(hub, { parts: parse(hub.owner) });
       try {
         return (await hub.request('GET', '/readyz')).status === 200;
@@ -57,6 +58,14 @@ export class Hub {
       }
     }, 'holdfast serve to be ready', 30);
     return hub;
+  }
+
+  /** The hub that run.mjs started, or any other that the environment names. */
+  static running() {
+    const { HOLDFAST_TEST_CONNECTION_STRING: owner, HOLDFAST_TEST_CA: caFile } = process.env;
+    if (!owner || !caFile) throw new Error('run the suites with: node run.mjs');
+    const ca = readFileSync(caFile, 'utf8');
+    return Object.assign(new Hub(), { owner, caFile, ca, parts: parse(owner) });
   }
 
   get host() {

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { createRequire } from 'node:module';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 
 import { Hub } from './hub.mjs';
 
@@ -11,18 +11,10 @@ const require = createRequire(import.meta.url);
 const { Client: DeviceClient } = require('azure-iot-device');
 const { Mqtt } = require('azure-iot-device-mqtt');
 
-let hub;
-let registry;
-let Client;
-before(async () => {
-  hub = await Hub.start();
-  // NODE_EXTRA_CA_CERTS is read when a process starts; this process learns of the CA only now.
-  require('node:https').globalAgent.options.ca = hub.ca;
-  const service = require('azure-iothub');
-  Client = service.Client;
-  registry = service.Registry.fromConnectionString(hub.owner);
-});
-after(() => hub.stop());
+const { Client, Registry } = require('azure-iothub');
+
+const hub = Hub.running();
+const registry = Registry.fromConnectionString(hub.owner);
 
 const newId = () => `node-${randomUUID().slice(0, 8)}`;
 
