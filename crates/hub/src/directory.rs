@@ -73,7 +73,7 @@ impl Directory {
                 None
             }
         };
-        shard.earliest_expiry = shard.earliest_expiry.min(session.expires_at);
+        shard.earliest_expiry = shard.earliest_expiry.min(session.expires_at());
         Ok(replaced)
     }
 
@@ -126,10 +126,10 @@ impl Directory {
             scanned += shard.sessions.len();
             let mut earliest = Timestamp::MAX;
             for session in &shard.sessions {
-                if session.expires_at <= deadline {
+                if session.expires_at() <= deadline {
                     expired.push(Arc::clone(session));
                 } else {
-                    earliest = earliest.min(session.expires_at);
+                    earliest = earliest.min(session.expires_at());
                 }
             }
             shard.earliest_expiry = earliest;

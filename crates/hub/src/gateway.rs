@@ -4,19 +4,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use holdfast_model::c2d::{C2dDelivery, LockToken, Settlement};
+use holdfast_model::c2d::{AckMode, C2dDelivery, FeedbackBatch, LockToken, Settlement};
 use holdfast_model::event::{EventSource, Origin, Records};
+use holdfast_model::message::Message;
 use holdfast_model::method::MethodResponse;
 use holdfast_model::subscription::Subscriptions;
-use holdfast_model::{Error, Identity};
+use holdfast_model::{Error, Identity, Timestamp};
 use holdfast_ports::BoxFuture;
-use holdfast_ports::event_log::{AppendTicket, LogError};
+use holdfast_ports::event_log::{AppendTicket, EventLog, LogError};
 use holdfast_ports::gateway::{
     AccessRequest, Admitted, ConnectRequest, Connected, DeviceGateway, Disconnect, IngestError,
 };
+use holdfast_ports::service::{Grant, ServiceGateway};
 use holdfast_ports::session::SessionHandle;
 
 use crate::Hub;
+use crate::c2d::C2dSend;
 use crate::ingest::partition_of;
 
 impl DeviceGateway for Hub {
@@ -39,6 +42,10 @@ impl DeviceGateway for Hub {
                 partition,
             })
         })
+    }
+
+    fn renew(&self, session: &Arc<SessionHandle>, expires_at: Timestamp) {
+        session.set_expires_at(expires_at);
     }
 
     fn disconnect(&self, session: &Arc<SessionHandle>, how: Disconnect) {
@@ -106,5 +113,50 @@ impl DeviceGateway for Hub {
 
     fn host_names(&self) -> Arc<[String]> {
         Arc::clone(&self.host_names)
+    }
+}
+
+impl ServiceGateway for Hub {
+    fn verify_token<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Grant, Error>> {
+        Box::pin(self.grant_of_token(token))
+    }
+
+    fn verify_policy_key(&self, policy: &str, key: &str) -> Result<Grant, Error> {
+        self.grant_of_policy_key(policy, key)
+    }
+
+    fn is_current(&self, grant: &Grant) -> bool {
+        self.grant_is_current(grant)
+    }
+
+    fn send_c2d<'a>(
+        &'a self,
+        device: &'a Identity,
+        message: Message,
+        ack: AckMode,
+        expires_at: Option<Timestamp>,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        let send = C2dSend {
+            message,
+            ack,
+            expires_at,
+        };
+        Box::pin(Hub::send_c2d(self, device, send))
+    }
+
+    fn receive_feedback(&self) -> BoxFuture<'_, Result<Option<FeedbackBatch>, Error>> {
+        Box::pin(Hub::receive_feedback(self))
+    }
+
+    fn settle_feedback(&self, lock: LockToken, complete: bool) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(Hub::settle_feedback(self, lock, complete))
+    }
+
+    fn consumer_groups(&self) -> BoxFuture<'_, Result<Vec<String>, Error>> {
+        Box::pin(Hub::consumer_groups(self))
+    }
+
+    fn event_log(&self) -> Arc<dyn EventLog> {
+        Arc::clone(&self.stores.log)
     }
 }

@@ -8,7 +8,7 @@ use holdfast_model::registry::{IdentityRecord, Status};
 use holdfast_model::subscription::{Channel, Subscriptions};
 use holdfast_model::{Error, ErrorCode, Identity, Timestamp};
 use holdfast_observe::Event as _;
-use holdfast_ports::gateway::{ConnectRequest, Connected, Disconnect};
+use holdfast_ports::gateway::{ConnectRequest, Connected, Disconnect, Persistence};
 use holdfast_ports::registry::ConnectionUpdate;
 use holdfast_ports::session::{CloseReason, Downlink, MailboxError, SessionHandle};
 
@@ -30,11 +30,9 @@ impl Hub {
         let trust_changes = self.trust_changes.load(Ordering::SeqCst);
         let verified = self.verify_access(&request.access).await?;
         let record = &verified.record;
-        let stored = self
-            .stored_session(&record.identity, request.clean_session)
-            .await?;
+        let stored = self.stored_session(&record.identity, request.persistence).await?;
         self.note_model_id(&record.identity, request.model_id).await?;
-        let session = Arc::new(self.new_session(&verified, request.clean_session, stored));
+        let session = Arc::new(self.new_session(&verified, request.persistence, stored));
 
         let Ok(replaced) = self.sessions.insert(&session) else {
             // Two logins of one identity at once, and the other one is newer.
@@ -78,14 +76,14 @@ impl Hub {
         opening.done();
         Ok(Connected {
             session,
-            session_present: stored.is_some() && !request.clean_session,
+            session_present: stored.is_some() && request.persistence == Persistence::Stored,
         })
     }
 
     fn new_session(
         &self,
         verified: &Verified,
-        clean_session: bool,
+        persistence: Persistence,
         stored: Option<Subscriptions>,
     ) -> SessionHandle {
         let origin = Origin {
@@ -100,21 +98,30 @@ impl Hub {
             partition,
             self.next_epoch(),
             verified.expires_at,
-            !clean_session,
-            stored.filter(|_| !clean_session).unwrap_or_default(),
+            persistence == Persistence::Stored,
+            stored
+                .filter(|_| persistence == Persistence::Stored)
+                .unwrap_or_default(),
         )
     }
 
     /// The stored session; forgotten if a clean one is asked for, begun if there is none (mqtt.md 2.4).
-    async fn stored_session(&self, identity: &Identity, clean: bool) -> Result<Option<Subscriptions>, Error> {
+    async fn stored_session(
+        &self,
+        identity: &Identity,
+        persistence: Persistence,
+    ) -> Result<Option<Subscriptions>, Error> {
+        if persistence == Persistence::Untouched {
+            return Ok(None);
+        }
         let store = &self.stores.sessions;
         let stored = store
             .session(identity)
             .await
             .map_err(|error| self.store_error("read session", error))?;
-        match (clean, stored) {
-            (true, Some(_)) => store.delete_session(identity).await,
-            (false, None) => store.save_session(identity, Subscriptions::NONE).await,
+        match (persistence, stored) {
+            (Persistence::Forgotten, Some(_)) => store.delete_session(identity).await,
+            (Persistence::Stored, None) => store.save_session(identity, Subscriptions::NONE).await,
             _ => Ok(()),
         }
         .map_err(|error| self.store_error("save session", error))?;

@@ -8,10 +8,11 @@ use holdfast_model::c2d::{C2dDelivery, LockToken, Settlement};
 use holdfast_model::event::{Origin, Records};
 use holdfast_model::method::MethodResponse;
 use holdfast_model::subscription::Subscriptions;
-use holdfast_model::{Error, Identity};
+use holdfast_model::{Error, Identity, Timestamp};
 
 use crate::BoxFuture;
 use crate::event_log::{AppendTicket, LogError};
+use crate::service::Grant;
 use crate::session::SessionHandle;
 
 /// How a client proves who it is. Borrowed: credentials are not kept.
@@ -22,8 +23,22 @@ pub enum Credential<'a> {
     /// The certificate chain of the TLS handshake, leaf first, DER. Possession of the leaf's key is proven; nothing
     /// else has been checked.
     Certificates(&'a [Bytes]),
+    /// Checked before on the same connection ([`crate::service::ServiceGateway::verify_token`]); what may have changed
+    /// since is checked again: existence, status, expiry.
+    Granted(&'a Grant),
     /// Nothing.
     None,
+}
+
+/// What becomes of an identity's stored session, i.e. of subscriptions that outlive the connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Persistence {
+    /// Restored, or begun (MQTT CleanSession 0).
+    Stored,
+    /// Forgotten; this session ends with its connection (MQTT CleanSession 1).
+    Forgotten,
+    /// Left alone: the protocol has no stored sessions (AMQP); this one begins without subscriptions.
+    Untouched,
 }
 
 /// The certificate chain a client presented in the TLS handshake, leaf first, DER; possession of the leaf's key is
@@ -66,8 +81,8 @@ pub struct AccessRequest<'a> {
 pub struct ConnectRequest<'a> {
     /// Who, with which proof.
     pub access: AccessRequest<'a>,
-    /// Forget a stored session and do not store this one.
-    pub clean_session: bool,
+    /// What becomes of the stored session.
+    pub persistence: Persistence,
     /// Model id announced by the device.
     pub model_id: Option<&'a str>,
     /// SDK name and version as announced (`DeviceClientType`).
@@ -139,6 +154,9 @@ pub trait DeviceGateway: Send + Sync + 'static {
     /// # Errors
     /// As [`DeviceGateway::connect`].
     fn admit<'a>(&'a self, request: AccessRequest<'a>) -> BoxFuture<'a, Result<Admitted, Error>>;
+
+    /// Notes that the session's credential was renewed and now ends at `expires_at`.
+    fn renew(&self, session: &Arc<SessionHandle>, expires_at: Timestamp);
 
     /// Ends a session: its locks return to the queue, and the connection event is noted. Call exactly once.
     fn disconnect(&self, session: &Arc<SessionHandle>, how: Disconnect);

@@ -1,6 +1,7 @@
 //! Ports: the traits through which protocol heads, engines and stores meet.
 //!
-//! *Driving* ports are called by protocol heads and implemented by engines ([`gateway`], [`session`]). *Driven* ports
+//! *Driving* ports are called by protocol heads and implemented by engines ([`gateway`], [`service`],
+//! [`session`]). *Driven* ports
 //! are called by engines and implemented by stores ([`registry`], [`twin`], [`event_log`], [`queue`], [`settings`],
 //! [`clock`]). [`memory`] has an in-memory double of every driven port; [`suite`] is the behaviour suite that each
 //! implementation passes.
@@ -15,6 +16,7 @@ pub mod gateway;
 pub mod memory;
 pub mod queue;
 pub mod registry;
+pub mod service;
 pub mod session;
 pub mod settings;
 pub mod store_error;

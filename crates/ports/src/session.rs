@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -64,8 +64,8 @@ pub struct SessionHandle {
     pub partition: u16,
     /// Number of this session, unique over the life of the store and growing; a takeover has a higher one.
     pub epoch: u64,
-    /// When its credential ends; [`Timestamp::MAX`] for certificates.
-    pub expires_at: Timestamp,
+    /// When its credential ends, in microseconds.
+    expires_at: AtomicI64,
     /// Whether its subscriptions outlive the connection.
     pub persistent: bool,
     /// Second of the hub's monotonic clock at which the head last heard of the client.
@@ -100,7 +100,7 @@ impl SessionHandle {
             origin,
             partition,
             epoch,
-            expires_at,
+            expires_at: AtomicI64::new(expires_at.as_micros()),
             persistent,
             last_activity: AtomicU32::new(0),
             subscriptions: AtomicU32::new(u32::from(subscriptions.bits())),
@@ -129,6 +129,17 @@ impl SessionHandle {
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.origin.identity
+    }
+
+    /// When its credential ends; [`Timestamp::MAX`] for certificates.
+    #[must_use]
+    pub fn expires_at(&self) -> Timestamp {
+        Timestamp::from_micros(self.expires_at.load(Ordering::Relaxed))
+    }
+
+    /// For the engine: the credential was renewed.
+    pub fn set_expires_at(&self, expires_at: Timestamp) {
+        self.expires_at.store(expires_at.as_micros(), Ordering::Relaxed);
     }
 
     /// What it has subscribed to. Changed only through `DeviceGateway::subscribe`.

@@ -14,7 +14,7 @@ use holdfast_mqtt::codec::{Connect, ConnectCode, encode_unsupported_level};
 use holdfast_mqtt::server::Event as MqttEvent;
 use holdfast_mqtt::{PacketType, ProtocolError, ServerSession, decode};
 use holdfast_observe::Event as _;
-use holdfast_ports::gateway::{AccessRequest, ConnectRequest, Connected, Credential, Protocol};
+use holdfast_ports::gateway::{AccessRequest, ConnectRequest, Connected, Credential, Persistence, Protocol};
 use holdfast_wire::{error, topics, username};
 use rustls::ServerConfig;
 use tokio::io::ReadBuf;
@@ -315,7 +315,11 @@ async fn authenticate(
             auth_chain: name.auth_chain.as_deref(),
             protocol,
         },
-        clean_session: connect.clean_session,
+        persistence: if connect.clean_session {
+            Persistence::Forgotten
+        } else {
+            Persistence::Stored
+        },
         model_id: name.model_id.as_deref(),
         client_type: name.client_type.as_deref(),
     };

@@ -15,6 +15,7 @@ use holdfast_ports::BoxFuture;
 use holdfast_ports::event_log::{AppendTicket, LogError};
 use holdfast_ports::gateway::{
     AccessRequest, Admitted, ConnectRequest, Connected, Credential, DeviceGateway, Disconnect, IngestError,
+    Persistence,
 };
 use holdfast_ports::session::{CloseReason, Downlink, SessionHandle};
 use parking_lot::Mutex;
@@ -254,7 +255,7 @@ impl DeviceGateway for FakeGateway {
                 request.model_id.map(str::to_owned),
                 request.client_type.map(str::to_owned),
             ));
-            if request.clean_session {
+            if request.persistence == Persistence::Forgotten {
                 state.stored.remove(&identity);
             }
             let stored = state.stored.get(&identity).copied();
@@ -264,7 +265,7 @@ impl DeviceGateway for FakeGateway {
                 0,
                 state.epoch,
                 Timestamp::MAX,
-                !request.clean_session,
+                request.persistence == Persistence::Stored,
                 stored.unwrap_or_default(),
             ));
             let older = state.live.insert(identity, Arc::clone(&session));
@@ -286,6 +287,10 @@ impl DeviceGateway for FakeGateway {
                 partition: 0,
             })
         })
+    }
+
+    fn renew(&self, session: &Arc<SessionHandle>, expires_at: Timestamp) {
+        session.set_expires_at(expires_at);
     }
 
     fn disconnect(&self, session: &Arc<SessionHandle>, how: Disconnect) {

@@ -6,6 +6,7 @@
 
 pub(crate) mod certificate;
 mod chain;
+mod grant;
 mod sas;
 mod service;
 
@@ -68,6 +69,8 @@ impl Hub {
             (Credential::Certificates(chain @ [_, ..]), None) => {
                 self.check_certificates(chain, &identity).await
             }
+            (Credential::Granted(grant), None) => self.check_grant(grant, identity).await,
+            (Credential::Granted(_), Some(_)) => Err(Refusal::BadAuthChain.into()),
             (Credential::Certificates([]) | Credential::None, _) => Err(Refusal::NoCredential.into()),
         }
     }

@@ -43,6 +43,44 @@ fn segment_matches(given: &str, wanted: &str) -> bool {
             .is_ok_and(|decoded| decoded.eq_ignore_ascii_case(wanted))
 }
 
+/// The path below the host that a token names, decoded, without scheme, port and slashes at its ends; `None` for another
+/// host. Tokens of AMQP clients carry a scheme (`sb://host/hub`, `amqps://host:5671/…`, `https://host`).
+pub(crate) fn path_on<'a>(token: &'a SasToken<'_>, hosts: &[String]) -> Option<&'a str> {
+    let resource = token.resource();
+    let resource = resource.split_once("://").map_or(resource, |(_, rest)| rest);
+    let (host, path) = resource.split_once('/').unwrap_or((resource, ""));
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        if port.bytes().all(|byte| byte.is_ascii_digit()) {
+            name
+        } else {
+            host
+        }
+    });
+    hosts
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(name))
+        .then(|| path.trim_matches('/'))
+}
+
+/// The identity that a path `devices/{d}[/modules/{m}]` names. An id may be encoded once more, as .NET does.
+pub(crate) fn identity_of(path: &str) -> Option<Identity> {
+    let segments: Vec<&str> = path.split('/').collect();
+    let decode = |id: &str| {
+        percent_decode_str(id)
+            .decode_utf8()
+            .ok()
+            .map(std::borrow::Cow::into_owned)
+    };
+    let is = |given: &str, literal: &str| given.eq_ignore_ascii_case(literal);
+    match segments[..] {
+        [devices, device] if is(devices, "devices") => Identity::device(&decode(device)?).ok(),
+        [devices, device, modules, module] if is(devices, "devices") && is(modules, "modules") => {
+            Identity::module(&decode(device)?, &decode(module)?).ok()
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use holdfast_model::Timestamp;

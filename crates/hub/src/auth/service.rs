@@ -1,7 +1,7 @@
 //! Services: tokens of shared access policies.
 
 use holdfast_model::credential::SasToken;
-use holdfast_model::policy::Rights;
+use holdfast_model::policy::{Policy, Rights};
 use holdfast_model::{Error, Identity};
 use holdfast_ports::gateway::{AccessRequest, Protocol};
 
@@ -94,11 +94,17 @@ impl Hub {
         if !token.covers(&self.host_names, path) {
             return Err(Refusal::WrongResource);
         }
+        let policy = self.signing_policy(token)?;
+        Ok((policy.name, policy.rights))
+    }
+
+    /// The policy whose key signed the token, whatever the token is for.
+    pub(crate) fn signing_policy(&self, token: &SasToken<'_>) -> Result<Policy, Refusal> {
         let name = token.policy().ok_or(Refusal::UnknownPolicy)?;
         let policies = self.policies.load();
         let policy = policies.get(name).ok_or(Refusal::UnknownPolicy)?;
         if token.verify(&policy.primary_key) || token.verify(&policy.secondary_key) {
-            Ok((policy.name.clone(), policy.rights))
+            Ok(policy.clone())
         } else {
             Err(Refusal::WrongKey)
         }

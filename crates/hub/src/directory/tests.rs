@@ -82,7 +82,7 @@ proptest! {
                         .collect::<Result<_, TestCaseError>>()?;
                     expired.sort_unstable();
                     let (gone, left): (BTreeMap<_, _>, BTreeMap<_, _>) =
-                        model.into_iter().partition(|(_, session)| session.expires_at <= deadline);
+                        model.into_iter().partition(|(_, session)| session.expires_at() <= deadline);
                     prop_assert_eq!(expired, gone.into_keys().collect::<Vec<_>>());
                     model = left;
                 }

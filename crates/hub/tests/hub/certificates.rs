@@ -108,7 +108,7 @@ async fn either_thumbprint_lets_in_with_either_algorithm() {
             .await
             .expect("known");
         assert_eq!(connected.session.origin.auth, AuthMethod::Thumbprint);
-        assert_eq!(connected.session.expires_at, Timestamp::MAX);
+        assert_eq!(connected.session.expires_at(), Timestamp::MAX);
     }
     refused(test.connect_with("d1", Credential::Certificates(&[other])).await);
     assert_eq!(test.metrics.refusals.of(Refusal::WrongThumbprint).get(), 1);

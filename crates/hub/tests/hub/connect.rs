@@ -26,7 +26,7 @@ async fn either_key_opens_a_session() {
         assert_eq!(connected.session.identity().as_str(), "d1");
         assert_eq!(connected.session.origin.auth, AuthMethod::IdentityKey);
         assert_eq!(
-            connected.session.expires_at,
+            connected.session.expires_at(),
             test.now().plus(Duration::from_secs(3_600))
         );
     }

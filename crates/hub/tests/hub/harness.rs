@@ -14,7 +14,7 @@ use holdfast_model::{Error, ErrorCode, Identity, Timestamp};
 use holdfast_observe::Registry;
 use holdfast_ports::clock::{Clock as _, ManualClock};
 use holdfast_ports::gateway::{
-    AccessRequest, ConnectRequest, Connected, Credential, DeviceGateway as _, Protocol,
+    AccessRequest, ConnectRequest, Connected, Credential, DeviceGateway as _, Persistence, Protocol,
 };
 use holdfast_ports::memory::MemoryStore;
 use holdfast_ports::memory::event_log::MemoryLog;
@@ -143,7 +143,7 @@ impl TestHub {
                     auth_chain,
                     ..access(id, credential)
                 },
-                clean_session: false,
+                persistence: Persistence::Stored,
                 model_id: None,
                 client_type: None,
             })

@@ -13,7 +13,7 @@ use holdfast_model::event::Records;
 use holdfast_model::subscription::{Channel, Subscriptions};
 use holdfast_model::{ErrorCode, Identity, Timestamp};
 use holdfast_ports::gateway::{
-    AccessRequest, ConnectRequest, Credential, DeviceGateway as _, Disconnect, IngestError,
+    AccessRequest, ConnectRequest, Credential, DeviceGateway as _, Disconnect, IngestError, Persistence,
 };
 use holdfast_ports::memory::MemoryStore;
 use holdfast_ports::queue::{C2dLimits, C2dQueue};
@@ -90,9 +90,13 @@ async fn subscriptions_survive_until_a_clean_session() {
     assert!(!second.session.subscribed(Channel::CloudToDevice));
 
     let token = test.token("d1").await;
-    let clean = |clean_session| ConnectRequest {
+    let clean = |clean_session: bool| ConnectRequest {
         access: access("d1", Credential::Sas(&token)),
-        clean_session,
+        persistence: if clean_session {
+            Persistence::Forgotten
+        } else {
+            Persistence::Stored
+        },
         model_id: None,
         client_type: None,
     };
@@ -337,7 +341,7 @@ async fn the_model_id_is_kept_on_the_twin() {
         test.hub
             .connect(ConnectRequest {
                 access: access("d1", Credential::Sas(&token)),
-                clean_session: false,
+                persistence: Persistence::Stored,
                 model_id: announced,
                 client_type: Some("test/1.0"),
             })
