@@ -25,7 +25,6 @@ const REJECTION_TEXT_MAX: usize = 4_096;
 /// The HTTP service: every operation behind its access check, and the API document at `/holdfast/v1/openapi.json`.
 ///
 /// Paths are taken in any case and with a trailing slash; what is not there is answered in the contract's error shape.
-#[must_use]
 pub fn service(api: Api) -> Router {
     let (router, _) = declare(api.clone());
     let inner = router
