@@ -58,7 +58,7 @@ impl Hub {
         records: &Records,
     ) -> Result<AppendTicket, IngestError> {
         // Only a run longer than one message may be can hold a message that is too long.
-        if records.as_bytes().len() > D2C_BYTES_MAX && longest_record(records.as_bytes()) > D2C_BYTES_MAX {
+        if records.as_bytes().len() > D2C_BYTES_MAX && records.largest_message() > D2C_BYTES_MAX {
             return Err(IngestError::TooLarge);
         }
         match self.stores.log.append(partition, origin, records, self.now()) {
@@ -89,21 +89,6 @@ impl Hub {
     }
 }
 
-/// The longest record of an encoded run (`holdfast_model::event`: each starts with its length in four bytes of seven
-/// bits).
-fn longest_record(mut bytes: &[u8]) -> usize {
-    let mut longest = 0;
-    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
-        let length = length
-            .iter()
-            .rev()
-            .fold(0, |value, byte| value << 7 | usize::from(byte & 0x7f));
-        longest = longest.max(length);
-        bytes = rest.get(length..).unwrap_or_default();
-    }
-    longest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,16 +113,5 @@ mod tests {
             counts.iter().all(|count| (2_300..2_700).contains(count)),
             "{counts:?}"
         );
-    }
-
-    #[test]
-    fn the_longest_record_is_found() {
-        let mut records = Records::new();
-        for size in [10, 40_000, 7] {
-            let _ = records.record().finish(&vec![0; size]);
-        }
-        assert_eq!(longest_record(records.as_bytes()), 40_001);
-        assert_eq!(longest_record(&[]), 0);
-        assert_eq!(longest_record(&[0xff; 9]), 0x0fff_ffff);
     }
 }

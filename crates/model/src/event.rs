@@ -46,6 +46,9 @@ pub enum EventSource {
     JobLifecycle = 4,
     /// A digital twin changed.
     DigitalTwinChange = 5,
+    /// Sent straight to the event endpoint by a producer. The origin's identity is the name of the policy it used; no
+    /// device had a part in it.
+    Producer = 6,
 }
 
 impl EventSource {
@@ -59,6 +62,7 @@ impl EventSource {
             EventSource::ConnectionState => "deviceConnectionStateEvents",
             EventSource::JobLifecycle => "deviceJobLifecycleEvents",
             EventSource::DigitalTwinChange => "digitalTwinChangeEvents",
+            EventSource::Producer => "Producer",
         }
     }
 
@@ -70,6 +74,7 @@ impl EventSource {
             3 => EventSource::ConnectionState,
             4 => EventSource::JobLifecycle,
             5 => EventSource::DigitalTwinChange,
+            6 => EventSource::Producer,
             _ => return None,
         })
     }
@@ -159,6 +164,20 @@ impl Records {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Size of the largest message, as it counts against the limit: its body, and names and values of its properties.
+    #[must_use]
+    pub fn largest_message(&self) -> usize {
+        let mut cursor = Cursor {
+            data: &self.bytes,
+            at: 0,
+        };
+        let mut largest = 0;
+        while let Some(record) = cursor.varint().and_then(|length| cursor.take(length)) {
+            largest = largest.max(message_size(record).unwrap_or(record.len()));
+        }
+        largest
     }
 
     /// Forgets all records and keeps the buffer.
@@ -425,6 +444,19 @@ fn fields_length(record: &[u8]) -> Option<usize> {
     }
 }
 
+/// Bytes of body, names and values of a record; `None` when malformed.
+fn message_size(record: &[u8]) -> Option<usize> {
+    let mut cursor = Cursor { data: record, at: 0 };
+    let mut size = 0;
+    loop {
+        match cursor.byte()? {
+            FIELD_END => return Some(size + record.len() - cursor.at),
+            FIELD_PROPERTY => size += cursor.text()?.len() + cursor.text()?.len(),
+            _ => size += cursor.text()?.len(),
+        }
+    }
+}
+
 fn decode_field<'a>(cursor: &mut Cursor<'a>) -> Option<EventField<'a>> {
     loop {
         match cursor.byte()? {
@@ -503,6 +535,20 @@ fn padded_varint(length: usize) -> [u8; LENGTH_BYTES] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_message_counts_as_its_sender_counts() {
+        let mut records = Records::new();
+        assert_eq!(records.largest_message(), 0);
+        let _ = records.record().finish(&[0; 10]);
+        let mut record = records.record();
+        record.system(SystemProperty::MessageId, "12");
+        record.property("name", Some("value"));
+        record.property("flag", None);
+        let _ = record.finish(&[0; 40_000]);
+        let _ = records.record().finish(&[]);
+        assert_eq!(records.largest_message(), 40_000 + 2 + 9 + 4);
+    }
 
     fn block(records: &Records, identity: &str) -> EventBlock {
         let origin = Origin {

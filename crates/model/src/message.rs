@@ -41,6 +41,8 @@ pub enum SystemProperty {
     Operation = 16,
     /// Model id announced at connect (`dt-dataschema`), stamped by the hub
     DataSchema = 17,
+    /// Partition key chosen by a producer at the event endpoint (`x-opt-partition-key`)
+    PartitionKey = 18,
 }
 
 impl SystemProperty {
@@ -63,6 +65,7 @@ impl SystemProperty {
         SystemProperty::Ack,
         SystemProperty::Operation,
         SystemProperty::DataSchema,
+        SystemProperty::PartitionKey,
     ];
 
     /// From the stored discriminant.

@@ -86,6 +86,7 @@ pub const fn system_property_name(property: SystemProperty) -> &'static str {
         SystemProperty::Ack => "ack",
         SystemProperty::Operation => "operation",
         SystemProperty::DataSchema => DATA_SCHEMA,
+        SystemProperty::PartitionKey => PARTITION_KEY,
     }
 }
 

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use holdfast_model::event::{EventField, EventView};
+use holdfast_model::event::{EventField, EventSource, EventView};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize as _, Serialize};
 use serde_json::value::RawValue;
@@ -48,9 +48,12 @@ impl Serialize for EventJson<'_> {
         map.serialize_entry("offset", &offset(event.sequence_number))?;
         map.serialize_entry("enqueuedTime", &event.enqueued_at.to_string())?;
         map.serialize_entry("source", event.source.as_str())?;
-        map.serialize_entry("deviceId", event.device_id())?;
-        if let Some(module_id) = event.module_id() {
-            map.serialize_entry("moduleId", module_id)?;
+        // No device had a part in what a producer sent straight to the event endpoint.
+        if event.source != EventSource::Producer {
+            map.serialize_entry("deviceId", event.device_id())?;
+            if let Some(module_id) = event.module_id() {
+                map.serialize_entry("moduleId", module_id)?;
+            }
         }
         map.serialize_entry("systemProperties", &SystemProperties(event))?;
         map.serialize_entry("properties", &ApplicationProperties(event))?;
@@ -69,6 +72,9 @@ impl Serialize for SystemProperties<'_> {
             if let EventField::System(property, value) = field {
                 map.serialize_entry(system_property_name(property), value)?;
             }
+        }
+        if event.source == EventSource::Producer {
+            return map.end();
         }
         if let Some(method) = auth_method_json(event.auth, event.module_id().is_some()) {
             map.serialize_entry("connectionAuthMethod", method)?;

@@ -7,6 +7,7 @@ mod bulk;
 mod c2d;
 mod certificates;
 mod connect;
+mod grants;
 mod harness;
 mod ingest;
 mod methods;
