@@ -157,9 +157,16 @@ pub(super) struct CloudToDevice {
     /// To be completed.
     pub(super) complete: Vec<LockToken>,
     pub(super) running: Option<BoxFuture<'static, C2dDone>>,
+    /// What runs completes messages.
+    pub(super) settling: bool,
 }
 
 impl CloudToDevice {
+    /// Messages that the client has acknowledged are not completed yet.
+    pub(super) fn settles(&self) -> bool {
+        self.settling || !self.complete.is_empty()
+    }
+
     fn is_idle(&self) -> bool {
         !self.hint
             && self.in_flight.is_empty()

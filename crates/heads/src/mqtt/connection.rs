@@ -10,6 +10,7 @@ use holdfast_mqtt::codec::encode_pingresp;
 use holdfast_mqtt::server::Event as MqttEvent;
 use holdfast_mqtt::{ServerSession, decode};
 use holdfast_observe::Event as _;
+use holdfast_ports::BoxFuture;
 use holdfast_ports::event_log::LogError;
 use holdfast_ports::gateway::{Disconnect, IngestError};
 use holdfast_ports::session::{CloseReason, SessionHandle};
@@ -401,11 +402,11 @@ impl Connection {
         !self.unflushed && self.active.as_ref().is_none_or(|active| active.output.is_empty())
     }
 
-    /// Telemetry was received that is not durable yet.
+    /// Something was received that is not durable yet: telemetry, or the acknowledgement of a message.
     fn waits_for_hub(&self) -> bool {
         self.active
             .as_ref()
-            .is_some_and(|active| !active.acks.is_empty() || active.unsent.is_some())
+            .is_some_and(|active| !active.acks.is_empty() || active.unsent.is_some() || active.c2d.settles())
     }
 
     fn end_drained(&self) -> Result<(), End> {
@@ -470,21 +471,28 @@ impl Connection {
             .will
             .take()
             .filter(|_| end.how != Disconnect::Clean && end.reason != EndReason::TakenOver);
+        let mut will_waits = false;
         if let Some(will) = will {
             match self.publish_will(&will, records) {
                 Ok(()) => {}
-                Err(IngestError::Busy(_)) if tokio::runtime::Handle::try_current().is_ok() => {
-                    let retry = retry_will(
-                        Arc::clone(&self.shared),
-                        Arc::clone(&self.session),
-                        records.clone(),
-                        end.how,
-                    );
-                    tokio::spawn(retry);
-                    return;
-                }
+                Err(IngestError::Busy(_)) => will_waits = true,
                 Err(error) => self.drop_will(&error),
             }
+        }
+        let settling = self.take_settling();
+        if (will_waits || settling.is_some()) && tokio::runtime::Handle::try_current().is_ok() {
+            let will = will_waits.then(|| records.clone());
+            tokio::spawn(wind_up(
+                Arc::clone(&self.shared),
+                Arc::clone(&self.session),
+                settling,
+                will,
+                end.how,
+            ));
+            return;
+        }
+        if will_waits {
+            self.drop_will(&IngestError::Busy(None));
         }
         self.shared.gateway.disconnect(&self.session, end.how);
     }
@@ -512,14 +520,31 @@ impl Connection {
     }
 }
 
-/// Offers a will to a log that was full, for some seconds, then ends the session.
-async fn retry_will(shared: Arc<Shared>, session: Arc<SessionHandle>, records: Records, how: Disconnect) {
+/// What is left to do for a session that is over, before its end is told: a client that acknowledged and left must not
+/// get the same messages again, and a will is offered for some seconds to a log that was full.
+async fn wind_up(
+    shared: Arc<Shared>,
+    session: Arc<SessionHandle>,
+    settling: Option<BoxFuture<'static, ()>>,
+    will: Option<Records>,
+    how: Disconnect,
+) {
+    if let Some(settling) = settling {
+        settling.await;
+    }
+    if let Some(records) = will {
+        retry_will(&shared, &session, &records).await;
+    }
+    shared.gateway.disconnect(&session, how);
+}
+
+async fn retry_will(shared: &Shared, session: &Arc<SessionHandle>, records: &Records) {
     const TRIES: usize = 100;
     const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
     let mut outcome = Err(IngestError::Busy(None));
     for _ in 0..TRIES {
         tokio::time::sleep(PAUSE).await;
-        outcome = shared.gateway.send(&session, &records);
+        outcome = shared.gateway.send(session, records);
         if !matches!(outcome, Err(IngestError::Busy(_))) {
             break;
         }
@@ -531,7 +556,6 @@ async fn retry_will(shared: Arc<Shared>, session: Arc<SessionHandle>, records: R
         }
         .emit(&shared.metrics);
     }
-    shared.gateway.disconnect(&session, how);
 }
 
 impl Future for Connection {

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use holdfast_model::c2d::{C2dDelivery, Settlement};
+use holdfast_model::c2d::{C2dDelivery, LockToken, Settlement};
 use holdfast_model::subscription::Channel;
 use holdfast_mqtt::server::Delivery;
 use holdfast_mqtt::{QoS, SendError};
-use holdfast_ports::session::Downlink;
+use holdfast_ports::BoxFuture;
+use holdfast_ports::gateway::DeviceGateway;
+use holdfast_ports::session::{Downlink, SessionHandle};
 use holdfast_wire::topics;
 
 use super::active::C2dDone;
@@ -91,6 +93,7 @@ impl Connection {
                     return Ok(());
                 };
                 active.c2d.running = None;
+                active.c2d.settling = false;
                 self.take_c2d(done, scratch)?;
                 continue;
             }
@@ -137,22 +140,29 @@ impl Connection {
         let session = Arc::clone(&self.session);
         let c2d = &mut self.active().c2d;
         let locks = std::mem::take(&mut c2d.complete);
+        c2d.settling = true;
         c2d.running = Some(Box::pin(async move {
-            for lock in locks {
-                let settled = gateway
-                    .settle_c2d(session.identity(), lock, Settlement::Complete)
-                    .await;
-                // The lock ended before the client answered: the message comes again.
-                if let Err(error) = settled {
-                    holdfast_observe::tracing::debug!(
-                        identity = session.identity().as_str(),
-                        %error,
-                        "cloud-to-device message not completed"
-                    );
-                }
-            }
+            complete(&*gateway, &session, locks).await;
             C2dDone::Settled
         }));
+    }
+
+    /// At the end of the session: completes what the client has acknowledged.
+    pub(super) fn take_settling(&mut self) -> Option<BoxFuture<'static, ()>> {
+        let c2d = &mut self.active.as_mut()?.c2d;
+        if !c2d.settles() {
+            return None;
+        }
+        let locks = std::mem::take(&mut c2d.complete);
+        let running = c2d.running.take().filter(|_| c2d.settling);
+        let gateway = Arc::clone(&self.shared.gateway);
+        let session = Arc::clone(&self.session);
+        Some(Box::pin(async move {
+            if let Some(running) = running {
+                running.await;
+            }
+            complete(&*gateway, &session, locks).await;
+        }))
     }
 
     fn take_c2d(&mut self, done: C2dDone, scratch: &mut Scratch) -> Result<(), End> {
@@ -235,6 +245,22 @@ impl Connection {
             let written = std::mem::take(&mut active.c2d.written);
             active.c2d.complete.extend(written);
             context.waker().wake_by_ref();
+        }
+    }
+}
+
+async fn complete(gateway: &dyn DeviceGateway, session: &SessionHandle, locks: Vec<LockToken>) {
+    for lock in locks {
+        let settled = gateway
+            .settle_c2d(session.identity(), lock, Settlement::Complete)
+            .await;
+        // The lock ended before the client answered: the message comes again.
+        if let Err(error) = settled {
+            holdfast_observe::tracing::debug!(
+                identity = session.identity().as_str(),
+                %error,
+                "cloud-to-device message not completed"
+            );
         }
     }
 }
