@@ -1,0 +1,199 @@
+//! Transfers from the peer: windows, credit, messages in pieces (AMQP 2.5.6, 2.6.7, 2.6.14).
+
+use std::borrow::Cow;
+
+use super::event::{Delivery, Tag};
+use super::session::{Link, LinkState, Partial, SessionState};
+use super::{Connection, Event};
+use crate::error::{ConnectionError, LinkError};
+use crate::performatives::{Role, Transfer};
+
+type Handled<'a> = Result<Option<Event<'a>>, ConnectionError>;
+
+/// What became of a transfer on its link.
+enum Arrival<'a> {
+    /// The message is whole.
+    Whole(Delivery<'a>),
+    /// More is to come, or it was given up.
+    Nothing,
+    /// Against the rules of the link.
+    Failed(LinkError),
+}
+
+impl Connection {
+    #[inline]
+    pub(super) fn on_transfer<'a>(
+        &mut self,
+        remote: u16,
+        transfer: &Transfer<'a>,
+        payload: &'a [u8],
+        out: &mut Vec<u8>,
+    ) -> Handled<'a> {
+        let channel = self.local_channel(remote)?;
+        let (window, max_unsettled) = (self.config.incoming_window, self.config.max_unsettled);
+        let reassembly_left = self.config.max_reassembly.saturating_sub(self.reassembling) as usize;
+        let Some(session) = self.session(channel) else {
+            return Err(ConnectionError::NoSession(remote));
+        };
+        if session.state == SessionState::EndSent {
+            return Ok(None);
+        }
+        session.incoming_window = session
+            .incoming_window
+            .checked_sub(1)
+            .ok_or(ConnectionError::WindowViolation)?;
+        session.next_incoming_id = session.next_incoming_id.wrapping_add(1);
+        let refill = session.incoming_window <= window / 2;
+        let Some(handle) = session.handle_of(transfer.handle) else {
+            return Err(ConnectionError::UnattachedHandle(transfer.handle));
+        };
+        let last_id = session.last_delivery_id;
+        let Some(id) = session.link_id(channel, handle) else {
+            return Err(ConnectionError::UnattachedHandle(transfer.handle));
+        };
+        let Some(link) = session.slot(handle) else {
+            return Err(ConnectionError::UnattachedHandle(transfer.handle));
+        };
+        if link.role == Role::Sender {
+            return Err(ConnectionError::WrongRole);
+        }
+        let before = link.partial_len();
+        let first = link.partial.is_none();
+        let arrival = if link.state == LinkState::DetachSent {
+            Arrival::Nothing
+        } else if first {
+            link.first_transfer(transfer, payload, last_id, reassembly_left)?
+        } else {
+            link.later_transfer(transfer, payload, reassembly_left)?
+        };
+        let after = link.partial_len();
+        if first && transfer.delivery_id.is_some() {
+            session.last_delivery_id = transfer.delivery_id;
+        }
+        let event = match arrival {
+            Arrival::Whole(delivery) => {
+                if !delivery.settled {
+                    if session.incoming.len() >= max_unsettled as usize {
+                        return Err(ConnectionError::TooManyUnsettled);
+                    }
+                    session.incoming.push(delivery.id, handle, ());
+                }
+                let topped = session.slot(handle).is_some_and(|link| {
+                    link.unsettled += u32::from(!delivery.settled);
+                    delivery.settled && link.top_up()
+                });
+                if topped {
+                    self.put_link_flow(channel, handle, out);
+                } else if refill {
+                    self.put_flow(channel, out);
+                }
+                Some(Event::Transfer { link: id, delivery })
+            }
+            Arrival::Nothing => {
+                if refill {
+                    self.put_flow(channel, out);
+                }
+                None
+            }
+            Arrival::Failed(error) => Some(self.fail_link(id, error, out)),
+        };
+        if before != after {
+            self.release(before);
+            self.reassembling += u32::try_from(after).unwrap_or(u32::MAX);
+        }
+        Ok(event)
+    }
+}
+
+impl Link {
+    #[inline]
+    fn first_transfer<'a>(
+        &mut self,
+        transfer: &Transfer<'a>,
+        payload: &'a [u8],
+        last_id: Option<u32>,
+        room: usize,
+    ) -> Result<Arrival<'a>, ConnectionError> {
+        let (Some(id), Some(tag)) = (transfer.delivery_id, transfer.delivery_tag) else {
+            return Err(ConnectionError::DeliveryId);
+        };
+        // Numbers rise within the session (AMQP 2.7.5); the list of unsettled deliveries relies on it.
+        let rises = last_id.is_none_or(|last| id != last && id.wrapping_sub(last) <= i32::MAX as u32);
+        let Some(tag) = Tag::new(tag).filter(|_| rises) else {
+            return Err(ConnectionError::DeliveryId);
+        };
+        let Some(credit) = self.credit.checked_sub(1) else {
+            return Ok(Arrival::Failed(LinkError::TransferLimit));
+        };
+        self.credit = credit;
+        self.delivery_count = self.delivery_count.wrapping_add(1);
+        if transfer.aborted {
+            return Ok(Arrival::Nothing);
+        }
+        if self.is_too_large(payload.len()) {
+            return Ok(Arrival::Failed(LinkError::MessageSize));
+        }
+        let settled = transfer.settled.unwrap_or(false);
+        let message_format = transfer.message_format.unwrap_or(0);
+        if transfer.more {
+            if payload.len() > room {
+                return Ok(Arrival::Failed(LinkError::Reassembly));
+            }
+            self.partial = Some(Box::new(Partial {
+                payload: payload.to_vec(),
+                id,
+                message_format,
+                tag,
+                settled,
+            }));
+            return Ok(Arrival::Nothing);
+        }
+        Ok(Arrival::Whole(Delivery {
+            id,
+            settled,
+            message_format,
+            tag,
+            payload: Cow::Borrowed(payload),
+        }))
+    }
+
+    fn later_transfer<'a>(
+        &mut self,
+        transfer: &Transfer<'a>,
+        payload: &[u8],
+        room: usize,
+    ) -> Result<Arrival<'a>, ConnectionError> {
+        let Some(mut partial) = self.partial.take() else {
+            return Ok(Arrival::Nothing);
+        };
+        if transfer.delivery_id.is_some_and(|id| id != partial.id) {
+            return Err(ConnectionError::DeliveryId);
+        }
+        if transfer.aborted {
+            return Ok(Arrival::Nothing);
+        }
+        if self.is_too_large(partial.payload.len().saturating_add(payload.len())) {
+            return Ok(Arrival::Failed(LinkError::MessageSize));
+        }
+        if payload.len() > room {
+            return Ok(Arrival::Failed(LinkError::Reassembly));
+        }
+        partial.payload.extend_from_slice(payload);
+        partial.settled |= transfer.settled.unwrap_or(false);
+        if transfer.more {
+            self.partial = Some(partial);
+            return Ok(Arrival::Nothing);
+        }
+        Ok(Arrival::Whole(Delivery {
+            id: partial.id,
+            settled: partial.settled,
+            message_format: partial.message_format,
+            tag: partial.tag,
+            payload: Cow::Owned(partial.payload),
+        }))
+    }
+
+    fn is_too_large(&self, len: usize) -> bool {
+        self.max_message_size > 0 && len as u64 > self.max_message_size
+    }
+}
