@@ -79,7 +79,9 @@ fn new_table() -> Table {
 }
 
 fn print_table(table: &Table) -> anyhow::Result<()> {
-    let text: Vec<String> = table.lines().map(|line| line.trim().to_owned()).collect();
+    // The preset puts one space before every line; what stands behind it is the indentation of nested values.
+    let unpad = |line: String| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned();
+    let text: Vec<String> = table.lines().map(unpad).collect();
     line(&text.join("\n"))
 }
 
