@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import hub as hubs
+from wire import WireHub
 
 RUN = uuid.uuid4().hex[:6]
 COUNTER = itertools.count(1)
@@ -29,6 +30,33 @@ def hub():
         hubs.stop(running)
         assert running.process.returncode == 0, "SIGTERM must end the hub cleanly"
         hubs.assert_clean_log(running)
+
+
+@pytest.fixture(scope="session")
+def wired():
+    """A hub on free ports for tests that speak bytes, with short locks so that their ends can be waited for."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-wire-") as directory:
+        running = WireHub(Path(directory) / "data", '[c2d]\nlock_timeout = "2s"\n').start()
+        yield running
+        assert running.stop() == 0, "SIGTERM must end the hub cleanly"
+        hubs.assert_clean_log(running)
+
+
+@pytest.fixture
+def own_wired(tmp_path):
+    """Starts hubs on free ports that a test may break; gives a function of configuration and flags."""
+    started = []
+
+    def make(config="", *flags, data_dir=None):
+        running = WireHub(data_dir or tmp_path / f"data{len(started)}", config, *flags)
+        started.append(running)
+        return running.start()
+
+    yield make
+    for running in started:
+        if running.process and running.process.poll() is None:
+            running.process.kill()
+            running.process.wait()
 
 
 @pytest.fixture
