@@ -44,10 +44,11 @@ pub struct SqliteStore {
     shared: Arc<Shared>,
 }
 
-/// Fields are dropped in this order: the writer drains, the readers close, then the file is free for another process.
+/// Fields are dropped in this order: the readers close, the writer drains and, as the last connection, folds the
+/// write-ahead log into the file (a read-only connection could not), then the file is free for another process.
 struct Shared {
-    writer: Writer,
     readers: Readers,
+    writer: Writer,
     boot: i64,
     path: PathBuf,
     _lock: File,

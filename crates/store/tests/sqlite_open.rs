@@ -222,6 +222,23 @@ async fn a_newer_version_is_refused_untouched() {
     check_populated(&open(&path)).await;
 }
 
+#[tokio::test]
+async fn a_clean_close_leaves_one_file_to_back_up() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    {
+        let store = open(&path);
+        populate(&store).await;
+        // A read opens a connection of its own.
+        store.get(&id("d1")).await.expect("readable").expect("there");
+    }
+    assert!(
+        !path.with_extension("db-wal").exists(),
+        "the write-ahead log is folded into the file"
+    );
+    check_populated(&open(&path)).await;
+}
+
 #[test]
 fn a_database_of_another_program_is_refused() {
     let directory = tempfile::tempdir().expect("a temporary directory");
