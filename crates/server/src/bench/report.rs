@@ -93,7 +93,7 @@ impl Subject {
                 .collect();
             values.sort_by(f64::total_cmp);
             let middle = values.len() / 2;
-            figure.value = if values.len() % 2 == 0 {
+            figure.value = if values.len().is_multiple_of(2) {
                 f64::midpoint(values[middle - 1], values[middle])
             } else {
                 values[middle]
