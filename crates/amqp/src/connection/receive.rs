@@ -560,6 +560,7 @@ fn credit_used(link: &mut Link, flow: &Flow<'_>) -> bool {
     let done = link.drain && link.credit == 0;
     if done {
         link.drain = false;
+        link.surplus = 0;
     }
     done
 }

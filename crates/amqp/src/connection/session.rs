@@ -83,6 +83,8 @@ pub(crate) struct Link {
     pub(crate) remote_handle: Option<u32>,
     pub(crate) delivery_count: u32,
     pub(crate) credit: u32,
+    /// Receiver: messages beyond the credit that may be under way because there was more credit before.
+    pub(crate) surplus: u32,
     /// Receiver: credit and unsettled deliveries together are kept at this. 0: credit is the caller's business.
     pub(crate) window: u32,
     /// Received and not settled.
@@ -289,6 +291,7 @@ impl Link {
             remote_handle: None,
             delivery_count: 0,
             credit: 0,
+            surplus: 0,
             window: 0,
             unsettled: 0,
             role,
@@ -305,8 +308,27 @@ impl Link {
         if self.window == 0 || self.state != LinkState::Attached || self.drain || !worth {
             return false;
         }
-        self.credit = due;
+        self.grant(due);
         true
+    }
+
+    /// Sets the credit of a receiver. The sender may use what it had until it hears of less (AMQP 2.6.7).
+    pub(crate) fn grant(&mut self, credit: u32) {
+        self.surplus = self.surplus.saturating_add(self.credit).saturating_sub(credit);
+        self.credit = credit;
+    }
+
+    /// Takes one message off the credit of a receiver. Returns whether there was any.
+    #[inline]
+    pub(crate) fn use_credit(&mut self) -> bool {
+        let left = if self.credit > 0 {
+            &mut self.credit
+        } else {
+            &mut self.surplus
+        };
+        let any = *left > 0;
+        *left = left.saturating_sub(1);
+        any
     }
 
     pub(crate) fn partial_len(&self) -> usize {

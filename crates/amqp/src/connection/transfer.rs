@@ -122,10 +122,9 @@ impl Link {
         let Some(tag) = Tag::new(tag).filter(|_| rises) else {
             return Err(ConnectionError::DeliveryId);
         };
-        let Some(credit) = self.credit.checked_sub(1) else {
+        if !self.use_credit() {
             return Ok(Arrival::Failed(LinkError::TransferLimit));
-        };
-        self.credit = credit;
+        }
         self.delivery_count = self.delivery_count.wrapping_add(1);
         if transfer.aborted {
             return Ok(Arrival::Nothing);

@@ -182,7 +182,7 @@ impl Connection {
     fn give(&mut self, link: LinkId, credit: u32, drain: bool, out: &mut Vec<u8>) {
         let Some(state) = self.live_link(link) else { return };
         if state.role == Role::Receiver && state.state == LinkState::Attached {
-            state.credit = credit;
+            state.grant(credit);
             state.drain = drain;
             self.put_link_flow(link.channel, link.handle, out);
         }
