@@ -120,6 +120,8 @@ pub struct C2dMessage {
 pub struct C2dDelivery {
     /// Names this delivery when it is settled.
     pub lock: LockToken,
+    /// When the lock ends: from then on the message may be handed out anew.
+    pub locked_until: Timestamp,
     /// How often it was abandoned before.
     pub delivery_count: u32,
     /// Whether an earlier delivery may have reached the device (MQTT DUP).

@@ -94,8 +94,8 @@ pub struct Delivery<'a> {
     pub qos: QoS,
     /// Comes back in [`Event::PubAck`]. Unused at QoS 0.
     pub token: u64,
-    /// `Some` for a message that went out on an earlier connection of this session: its old identifier (MQTT-4.4.0-1).
-    /// It then carries DUP. Unused at QoS 0.
+    /// `Some` for a message that went out before: its identifier (MQTT-4.4.0-1). It then carries DUP. While that
+    /// identifier still waits for its PUBACK, only the same token may use it again. Unused at QoS 0.
     pub redelivery_of: Option<PacketId>,
 }
 
@@ -348,7 +348,15 @@ impl ServerSession {
         }
         let outbound = &mut self.active().outbound;
         let sent = match redelivery_of {
-            Some(id) if outbound.contains(id) => Err(SendError::PacketIdInUse),
+            Some(id) if outbound.contains(id) => {
+                if outbound.iter().any(|(used, &by)| used == id && by == token) {
+                    publish.packet_id = Some(id);
+                    publish.dup = true;
+                    encode_publish(out, &publish).map_err(SendError::Encode)
+                } else {
+                    Err(SendError::PacketIdInUse)
+                }
+            }
             Some(id) => {
                 publish.packet_id = Some(id);
                 publish.dup = true;

@@ -1,16 +1,19 @@
 //! State of a connection that exists only while something is in flight.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_model::Error;
 use holdfast_model::c2d::{C2dDelivery, LockToken};
 use holdfast_model::event::Records;
 use holdfast_model::subscription::Channel;
+use holdfast_model::{Error, Timestamp};
 use holdfast_mqtt::PacketId;
 use holdfast_mqtt::codec::SubAckCode;
 use holdfast_ports::BoxFuture;
+use tokio::time::Sleep;
 
 use super::acks::Acks;
 
@@ -145,13 +148,27 @@ pub(super) enum C2dDone {
     Settled,
 }
 
+/// A message that waits for its PUBACK.
+pub(super) struct InFlight {
+    pub(super) lock: LockToken,
+    pub(super) locked_until: Timestamp,
+    /// The lock has ended: the message may come again. A late PUBACK still completes it if nobody else has it by then.
+    pub(super) lapsed: bool,
+    pub(super) packet_id: PacketId,
+}
+
+/// Shortest wait for the end of a lock, so that a wall clock that was set cannot make the timer spin.
+const LOCK_WAIT_MIN: Duration = Duration::from_millis(50);
+
 /// Cloud-to-device messages of one connection.
 #[derive(Default)]
 pub(super) struct CloudToDevice {
     /// Messages may wait in the queue.
     pub(super) hint: bool,
     /// Sent at least once, not acknowledged; the queue's sequence number is the token given to the MQTT machine.
-    pub(super) in_flight: Vec<LockToken>,
+    pub(super) in_flight: Vec<InFlight>,
+    /// Ends when the first lock of those does; exists only while one is held.
+    lock_timer: Option<Pin<Box<Sleep>>>,
     /// Sent at most once, completed when the socket has taken them.
     pub(super) written: Vec<LockToken>,
     /// To be completed.
@@ -162,6 +179,44 @@ pub(super) struct CloudToDevice {
 }
 
 impl CloudToDevice {
+    /// Messages whose locks are held for this client.
+    pub(super) fn held(&self) -> usize {
+        self.in_flight.iter().filter(|message| !message.lapsed).count()
+    }
+
+    /// Where the message with that number is among those in flight.
+    pub(super) fn place_of(&self, sequence_number: u64) -> Option<usize> {
+        self.in_flight
+            .iter()
+            .position(|message| message.lock.sequence_number == sequence_number)
+    }
+
+    /// Looks for locks that have ended; their messages may be in the queue again. Keeps one timer for the next.
+    pub(super) fn watch_locks(&mut self, now: impl Fn() -> Timestamp, context: &mut Context<'_>) {
+        while self.lock_timer.is_some() || self.held() > 0 {
+            if let Some(timer) = &mut self.lock_timer
+                && timer.as_mut().poll(context).is_pending()
+            {
+                return;
+            }
+            // Looked at only when the timer ends: a session that acknowledges in time pays one timer for all messages.
+            self.lock_timer = None;
+            let now = now();
+            let mut next = None::<Timestamp>;
+            for message in self.in_flight.iter_mut().filter(|message| !message.lapsed) {
+                if message.locked_until <= now {
+                    message.lapsed = true;
+                    self.hint = true;
+                } else {
+                    next = Some(next.map_or(message.locked_until, |next| next.min(message.locked_until)));
+                }
+            }
+            let Some(next) = next else { return };
+            let wait = next.since(now).max(LOCK_WAIT_MIN);
+            self.lock_timer = Some(Box::pin(tokio::time::sleep(wait)));
+        }
+    }
+
     /// Messages that the client has acknowledged are not completed yet.
     pub(super) fn settles(&self) -> bool {
         self.settling || !self.complete.is_empty()

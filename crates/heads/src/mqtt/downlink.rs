@@ -12,7 +12,7 @@ use holdfast_ports::gateway::DeviceGateway;
 use holdfast_ports::session::{Downlink, SessionHandle};
 use holdfast_wire::topics;
 
-use super::active::C2dDone;
+use super::active::{C2dDone, InFlight};
 use super::connection::Connection;
 use super::end::End;
 use super::scratch::Scratch;
@@ -101,6 +101,8 @@ impl Connection {
                 self.begin_settling();
                 continue;
             }
+            let clock = &self.shared.clock;
+            active.c2d.watch_locks(|| clock.now(), context);
             if !active.c2d.hint {
                 return Ok(());
             }
@@ -109,9 +111,7 @@ impl Connection {
                 return Ok(());
             }
             let config = &self.shared.config;
-            let room = config
-                .c2d_in_flight_max
-                .saturating_sub(active.c2d.in_flight.len());
+            let room = config.c2d_in_flight_max.saturating_sub(active.c2d.held());
             let unwritten = !active.c2d.written.is_empty();
             if room == 0 || unwritten || self.is_crowded(scratch) || self.is_draining() {
                 // An acknowledgement, or the socket taking bytes, brings us back here.
@@ -186,36 +186,40 @@ impl Connection {
         topic.clear();
         topics::cloud_to_device(&mut topic, delivery);
         let start = scratch.output.len();
+        let number = delivery.lock.sequence_number;
+        let earlier = self.active().c2d.place_of(number);
+        let redelivery_of = earlier.map(|place| self.active().c2d.in_flight[place].packet_id);
         let outcome = self.machine.publish(
             &Delivery {
                 topic: &topic,
                 payload: &delivery.message.message.body,
                 qos: granted(at_least_once),
-                token: delivery.lock.sequence_number,
-                redelivery_of: None,
+                token: number,
+                redelivery_of,
             },
             &mut scratch.output,
         );
         scratch.topic = topic;
-        outcome.map_err(|error| cannot_send(&error))?;
+        let packet_id = outcome.map_err(|error| cannot_send(&error))?;
         let c2d = &mut self.active().c2d;
-        if at_least_once {
-            let number = delivery.lock.sequence_number;
-            match c2d
-                .in_flight
-                .iter_mut()
-                .find(|lock| lock.sequence_number == number)
-            {
-                // Its lock ended before the client answered: from now on either PUBACK completes the newer delivery.
-                Some(lock) => *lock = delivery.lock,
-                None => c2d.in_flight.push(delivery.lock),
-            }
-            if delivery.redelivered {
-                // The identifier of the earlier connection is not known, and in MQTT 3.1.1 clients do not compare it.
-                scratch.output[start] |= DUP;
-            }
-        } else {
+        let Some(packet_id) = packet_id else {
             c2d.written.push(delivery.lock);
+            return Ok(());
+        };
+        let message = InFlight {
+            lock: delivery.lock,
+            locked_until: delivery.locked_until,
+            lapsed: false,
+            packet_id,
+        };
+        match earlier {
+            // Its lock ended before the client answered: from now on either PUBACK completes the newer delivery.
+            Some(place) => c2d.in_flight[place] = message,
+            None => c2d.in_flight.push(message),
+        }
+        if delivery.redelivered {
+            // The identifier of an earlier connection is not known, and in MQTT 3.1.1 clients do not compare it.
+            scratch.output[start] |= DUP;
         }
         Ok(())
     }
@@ -224,13 +228,9 @@ impl Connection {
     pub(super) fn complete_c2d(&mut self, token: u64) {
         let Some(active) = &mut self.active else { return };
         let c2d = &mut active.c2d;
-        let place = c2d
-            .in_flight
-            .iter()
-            .position(|lock| lock.sequence_number == token);
-        if let Some(place) = place {
-            let lock = c2d.in_flight.remove(place);
-            c2d.complete.push(lock);
+        if let Some(place) = c2d.place_of(token) {
+            let message = c2d.in_flight.remove(place);
+            c2d.complete.push(message.lock);
         }
     }
 

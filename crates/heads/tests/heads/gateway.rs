@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_model::c2d::{AckMode, C2dDelivery, C2dMessage, LockToken, Settlement};
@@ -12,6 +13,7 @@ use holdfast_model::method::MethodResponse;
 use holdfast_model::subscription::{Channel, Subscriptions};
 use holdfast_model::{Error, ErrorCode, Identity, Timestamp};
 use holdfast_ports::BoxFuture;
+use holdfast_ports::clock::{Clock as _, SystemClock};
 use holdfast_ports::event_log::{AppendTicket, LogError};
 use holdfast_ports::gateway::{
     AccessRequest, Admitted, ConnectRequest, Connected, Credential, DeviceGateway, Disconnect, IngestError,
@@ -51,6 +53,13 @@ struct State {
     queue: VecDeque<C2dDelivery>,
     locked: Vec<C2dDelivery>,
     settled: Vec<(u64, Settlement)>,
+    /// How long a delivery is locked; a minute without.
+    lock_time: Option<Duration>,
+}
+
+/// The fake's clock is the head's.
+fn now() -> Timestamp {
+    SystemClock::new().now()
 }
 
 pub(crate) struct FakeGateway {
@@ -150,6 +159,20 @@ impl FakeGateway {
         self.state.lock().reported.get(&identity).cloned()
     }
 
+    /// Deliveries from now on are locked for that long.
+    pub(crate) fn set_lock_time(&self, lock_time: Duration) {
+        self.state.lock().lock_time = Some(lock_time);
+    }
+
+    /// Somebody else completes a message.
+    pub(crate) fn complete_elsewhere(&self, number: u64) {
+        let mut state = self.state.lock();
+        state
+            .locked
+            .retain(|delivery| delivery.lock.sequence_number != number);
+        state.settled.push((number, Settlement::Complete));
+    }
+
     /// Puts a message into the one queue there is, and tells the session.
     pub(crate) fn enqueue(&self, device: &str, message: Message, redelivered: bool) -> u64 {
         let device = Identity::device(device).expect("an id");
@@ -161,6 +184,7 @@ impl FakeGateway {
                     sequence_number: number,
                     nonce: 7,
                 },
+                locked_until: now(),
                 delivery_count: 0,
                 redelivered,
                 message: C2dMessage {
@@ -395,9 +419,24 @@ impl DeviceGateway for FakeGateway {
         Box::pin(async move {
             tokio::task::yield_now().await;
             let mut state = self.state.lock();
-            let count = max.min(state.queue.len());
-            let taken: Vec<C2dDelivery> = state.queue.drain(..count).collect();
-            state.locked.extend(taken.iter().cloned());
+            let now = now();
+            let locked_until = now.plus(state.lock_time.unwrap_or(Duration::from_secs(60)));
+            let mut taken: Vec<C2dDelivery> = Vec::new();
+            for delivery in &mut state.locked {
+                if taken.len() < max && delivery.locked_until <= now {
+                    delivery.lock.nonce += 1;
+                    delivery.locked_until = locked_until;
+                    delivery.redelivered = true;
+                    taken.push(delivery.clone());
+                }
+            }
+            while taken.len() < max
+                && let Some(mut delivery) = state.queue.pop_front()
+            {
+                delivery.locked_until = locked_until;
+                state.locked.push(delivery.clone());
+                taken.push(delivery);
+            }
             Ok(taken)
         })
     }

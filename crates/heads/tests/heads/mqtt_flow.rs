@@ -1,5 +1,7 @@
 //! Subscriptions, twins, methods and cloud-to-device messages (mqtt.md sections 5 and 6).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use holdfast_heads::mqtt::MqttConfig;
 use holdfast_model::c2d::Settlement;
@@ -257,6 +259,70 @@ async fn in_flight_messages_are_bounded_and_go_on() {
         }
     }
     until("all are completed", || hub.gateway.settled().len() == 40).await;
+}
+
+fn puback(id: u16) -> [u8; 4] {
+    [0x40, 2, (id >> 8) as u8, id as u8]
+}
+
+#[tokio::test]
+async fn a_message_comes_again_when_its_lock_ends() {
+    let hub = Hub::start();
+    hub.gateway.set_lock_time(Duration::from_millis(150));
+    let mut client = hub.log_in("d1").await;
+    client.subscribe(1, &[(C2D, 1)]).await;
+    hub.gateway.enqueue("d1", message(b"x"), false);
+    let (_, _, _, first, dup) = published(client.next().await);
+    assert!(!dup);
+    for _ in 0..3 {
+        let (_, payload, qos, id, dup) = published(client.next().await);
+        assert_eq!((&*payload, qos, id, dup), (&b"x"[..], 1, first, true));
+    }
+    client.send(&puback(first)).await;
+    until("it is completed", || {
+        hub.gateway.settled() == [(1, Settlement::Complete)]
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    client.expect_silence().await;
+}
+
+#[tokio::test]
+async fn unanswered_messages_do_not_block_the_queue() {
+    let hub = Hub::start_with(MqttConfig {
+        c2d_in_flight_max: 4,
+        ..MqttConfig::default()
+    });
+    hub.gateway.set_lock_time(Duration::from_millis(300));
+    let mut client = hub.log_in("d1").await;
+    client.subscribe(1, &[(C2D, 1)]).await;
+    for _ in 0..6 {
+        hub.gateway.enqueue("d1", message(b"x"), false);
+    }
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(published(client.next().await).3);
+    }
+    client.expect_silence().await;
+    // Another receiver settles two of them while the client says nothing.
+    hub.gateway.complete_elsewhere(1);
+    hub.gateway.complete_elsewhere(2);
+    let mut again = Vec::new();
+    for _ in 0..4 {
+        let (_, _, _, id, dup) = published(client.next().await);
+        again.push((id, dup));
+    }
+    assert_eq!(again[..2], [(ids[2], true), (ids[3], true)]);
+    assert!(
+        again[2..].iter().all(|(id, dup)| !dup && !ids.contains(id)),
+        "{again:?}"
+    );
+    for (id, _) in again {
+        client.send(&puback(id)).await;
+    }
+    // One whose message is gone harms nobody.
+    client.send(&puback(ids[0])).await;
+    until("the rest is completed", || hub.gateway.settled().len() == 6).await;
 }
 
 #[tokio::test]

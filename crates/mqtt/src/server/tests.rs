@@ -245,7 +245,14 @@ fn redelivery_keeps_its_identifier_and_sets_dup() {
     };
     assert_eq!(session.publish(&again, &mut out), Ok(Some(id(7))));
     assert_eq!(out, b"\x3a\x06\x00\x01t\x00\x07p");
-    assert_eq!(session.publish(&again, &mut out), Err(SendError::PacketIdInUse));
+    assert_eq!(
+        session.publish(&again, &mut out),
+        Ok(Some(id(7))),
+        "again on the same connection"
+    );
+    assert_eq!((out.len(), session.in_flight()), (16, 1));
+    let other = Delivery { token: 71, ..again };
+    assert_eq!(session.publish(&other, &mut out), Err(SendError::PacketIdInUse));
     session.continue_packet_ids(6);
     assert_eq!(
         session.publish(&delivery(80), &mut out),

@@ -89,6 +89,7 @@ impl C2dQueue for MemoryStore {
                             sequence_number: queued.sequence_number,
                             nonce,
                         },
+                        locked_until: lock_until,
                         delivery_count: queued.delivery_count,
                         redelivered: queued.delivered,
                         message: queued.message.clone(),

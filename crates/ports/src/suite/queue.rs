@@ -109,6 +109,7 @@ pub async fn messages_are_kept_whole<S: StateStore>(store: Arc<S>) {
     for (number, (delivery, sent)) in deliveries.iter().zip([&whole, &empty]).enumerate() {
         assert_eq!(delivery.lock.sequence_number, number as u64 + 1);
         assert_eq!((delivery.delivery_count, delivery.redelivered), (0, false));
+        assert_eq!(delivery.locked_until, at(60));
         let got = &delivery.message;
         assert_eq!(got.device, sent.device);
         assert_eq!(got.generation_id, sent.generation_id);

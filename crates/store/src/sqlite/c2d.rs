@@ -60,6 +60,7 @@ impl C2dQueue for SqliteStore {
             }
             for delivery in &mut deliveries {
                 delivery.lock.nonce = context.nonce();
+                delivery.locked_until = lock_until;
                 context
                     .db
                     .prepare_cached(
@@ -251,8 +252,8 @@ fn insert(db: &Connection, row: i64, message: &C2dMessage) -> Result<u64, Fault>
     Ok(db.last_insert_rowid() as u64)
 }
 
-/// Up to `max` ready messages, oldest first, and the expired ones met on the way. Nothing is changed; the nonces of
-/// the deliveries are still to be set.
+/// Up to `max` ready messages, oldest first, and the expired ones met on the way. Nothing is changed; the nonces and
+/// lock times of the deliveries are still to be set.
 fn select_ready(
     context: &WriteContext,
     row: i64,
@@ -284,6 +285,7 @@ fn select_ready(
                 sequence_number: row.get::<_, i64>(0)? as u64,
                 nonce: 0,
             },
+            locked_until: now,
             delivery_count: row.get(6)?,
             redelivered: row.get(7)?,
             message: C2dMessage {

@@ -154,6 +154,7 @@ fn delivery() -> C2dDelivery {
             sequence_number: 5,
             nonce: 1,
         },
+        locked_until: Timestamp::from_seconds(1_800_000_000),
         delivery_count: 2,
         redelivered: false,
         message: C2dMessage {

@@ -191,6 +191,7 @@ fn delivery(message: Message) -> C2dDelivery {
             sequence_number: 1,
             nonce: 2,
         },
+        locked_until: Timestamp::from_seconds(1_800_000_000),
         delivery_count: 0,
         redelivered: false,
         message: C2dMessage {
