@@ -176,6 +176,49 @@ impl Event for Damaged<'_> {
     }
 }
 
+/// The newest segment has a damaged header, which costs nothing: its frames are read without.
+pub(super) struct HeaderDamaged<'a> {
+    pub(super) file: &'a Path,
+    /// Sequence number with which the log goes on, in a new segment.
+    pub(super) next: u64,
+}
+
+impl Event for HeaderDamaged<'_> {
+    type Metrics = Metrics;
+    fn emit(self, metrics: &Metrics) {
+        metrics.damages_found.inc();
+        tracing::error!(
+            file = %self.file.display(),
+            next = self.next,
+            "the header of an event log file is damaged: the events behind it are read all the same, and new ones go into a new file; check the disk"
+        );
+    }
+}
+
+/// Nothing in the newest segment can be read. It was renamed.
+pub(super) struct SegmentLost<'a> {
+    pub(super) file: &'a Path,
+    pub(super) aside: &'a Path,
+    /// First sequence number it can have held.
+    pub(super) first: u64,
+    /// Sequence number with which the log goes on: behind all it can have held.
+    pub(super) next: u64,
+}
+
+impl Event for SegmentLost<'_> {
+    type Metrics = Metrics;
+    fn emit(self, metrics: &Metrics) {
+        metrics.damages_found.inc();
+        tracing::error!(
+            file = %self.file.display(),
+            kept_as = %self.aside.display(),
+            first = self.first,
+            next = self.next,
+            "no event in an event log file can be read: it is kept aside, and its sequence numbers are not used again; check the disk, restore the file from a backup"
+        );
+    }
+}
+
 /// The log has failed and takes nothing more.
 pub(super) struct LogFailed<'a> {
     pub(super) reason: &'a str,

@@ -72,6 +72,7 @@ mod config;
 pub mod disk;
 mod events;
 mod format;
+mod headless;
 mod partition;
 mod read;
 mod recover;

@@ -17,6 +17,7 @@ use super::disk::Disk;
 use super::events::{LogFailed, Metrics};
 use super::format::{FRAME_PAYLOAD_BYTES_MAX, FrameHeader, Mark};
 use super::read::Cursors;
+use super::recover::Opened;
 use super::scan::note_mark;
 use super::segment::Segment;
 use super::wait::WaitList;
@@ -141,13 +142,8 @@ thread_local! {
 }
 
 impl Partition {
-    pub(super) fn new(
-        index: u16,
-        common: Arc<Common>,
-        segments: Vec<Arc<Segment>>,
-        next: u64,
-        enqueued: i64,
-    ) -> Self {
+    pub(super) fn new(index: u16, common: Arc<Common>, segments: Vec<Arc<Segment>>, opened: &Opened) -> Self {
+        let (next, enqueued) = (opened.next, opened.enqueued);
         Partition {
             index,
             common,
@@ -164,7 +160,7 @@ impl Partition {
             }),
             work: Condvar::new(),
             in_flight: AtomicUsize::new(0),
-            durable: AtomicU64::new(next),
+            durable: AtomicU64::new(opened.durable),
             last_enqueued: AtomicI64::new(enqueued),
             segments: RwLock::new(segments),
             cursors: Cursors::default(),

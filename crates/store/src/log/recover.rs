@@ -12,6 +12,7 @@ use super::events::{Damaged, TornTail};
 use super::format::{
     FORMAT_VERSION, Mark, Meta, MetaError, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError,
 };
+use super::headless::Headless;
 use super::partition::{Common, Partition};
 use super::scan::{Scanner, note_mark};
 use super::segment::{Segment, parse_segment_name, read_all, segment_name};
@@ -130,29 +131,32 @@ enum Fault {
     },
 }
 
-/// Opens partition `index`. Looks at its newest segment only.
+/// A partition's end, ready for appending.
+pub(super) struct Opened {
+    pub(super) active: Active,
+    /// Behind the last event that can be read. Less than `next` when what was between is lost: readers then wait here
+    /// until there is something behind the gap.
+    pub(super) durable: u64,
+    /// Sequence number the next event gets.
+    pub(super) next: u64,
+    pub(super) enqueued: i64,
+}
+
+/// Opens partition `index`. Looks at its newest segment only, unless that is beyond reading.
 pub(super) fn open_partition(common: &Arc<Common>, index: u16) -> Result<(Partition, Active), OpenError> {
     let dir = partition_dir(&common.config.dir, index);
-    let mut firsts = list_segments(common.disk.as_ref(), &dir)?;
-    let (active, next, enqueued) = loop {
-        let Some(first) = firsts.pop() else {
-            let active = new_segment(common, &dir, index, 0, Timestamp::NEVER.as_micros())?;
-            break (active, 0, Timestamp::NEVER.as_micros());
-        };
-        if let Some(opened) = open_newest(common, &dir, index, first)? {
-            if opened.0.segment.first != first {
-                firsts.push(first);
-            }
-            break opened;
-        }
+    let mut older = list_segments(common.disk.as_ref(), &dir)?;
+    let opened = match older.pop() {
+        Some(first) => open_newest(common, &dir, index, first, &mut older)?,
+        None => start_segment(common, &dir, index, 0, Timestamp::NEVER.as_micros())?,
     };
-    let mut segments: Vec<_> = firsts
+    let mut segments: Vec<_> = older
         .into_iter()
         .map(|first| Arc::new(Segment::closed(&dir, first)))
         .collect();
-    segments.push(Arc::clone(&active.segment));
-    let partition = Partition::new(index, Arc::clone(common), segments, next, enqueued);
-    Ok((partition, active))
+    segments.push(Arc::clone(&opened.active.segment));
+    let partition = Partition::new(index, Arc::clone(common), segments, &opened);
+    Ok((partition, opened.active))
 }
 
 fn list_segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, OpenError> {
@@ -162,14 +166,14 @@ fn list_segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, OpenError> {
     Ok(firsts)
 }
 
-/// Opens the newest segment for appending, or starts one behind it when it is damaged. `None` when its making was
-/// cut off by a crash: then it is gone.
+/// Opens the newest segment for appending, or starts one behind it when it is damaged; then it joins the `older`.
 fn open_newest(
     common: &Arc<Common>,
     dir: &Path,
     index: u16,
     first: u64,
-) -> Result<Option<(Active, u64, i64)>, OpenError> {
+    older: &mut Vec<u64>,
+) -> Result<Opened, OpenError> {
     let disk = common.disk.as_ref();
     let path = dir.join(segment_name(first));
     let file: Arc<dyn DiskFile> = Arc::from(disk.open(&path, true).map_err(OpenError::io("open", &path))?);
@@ -178,7 +182,15 @@ fn open_newest(
     let mut scanner = Scanner::new(file.as_ref(), common.salt, length);
     let header = read_header(file.as_ref(), common.salt, index, first, &path)?;
     let Some(header) = header else {
-        return open_headless(common, dir, index, first, &mut scanner);
+        let newest = Headless {
+            common,
+            dir,
+            index,
+            first,
+            file,
+            length,
+        };
+        return newest.open(older);
     };
     let tail = find_tail(&mut scanner, header.first, header.base_time).map_err(read_failed)?;
     let take_over = |end: u64| {
@@ -212,8 +224,8 @@ fn open_newest(
             }
             .emit(&common.metrics);
             take_over(length).map_err(OpenError::io("sync", &path))?;
-            let active = new_segment(common, dir, index, next, enqueued)?;
-            return Ok(Some((active, next, enqueued)));
+            older.push(first);
+            return start_segment(common, dir, index, next, enqueued);
         }
     }
     take_over(tail.offset).map_err(OpenError::io("sync", &path))?;
@@ -232,7 +244,12 @@ fn open_newest(
         length: tail.offset,
         reserved,
     };
-    Ok(Some((active, tail.next, tail.enqueued)))
+    Ok(Opened {
+        active,
+        durable: tail.next,
+        next: tail.next,
+        enqueued: tail.enqueued,
+    })
 }
 
 fn read_header(
@@ -255,76 +272,34 @@ fn read_header(
     }
 }
 
-/// A newest segment without a good header: made just before a crash, or damaged.
-fn open_headless(
-    common: &Arc<Common>,
-    dir: &Path,
-    index: u16,
-    first: u64,
-    scanner: &mut Scanner<'_>,
-) -> Result<Option<(Active, u64, i64)>, OpenError> {
-    let disk = common.disk.as_ref();
-    let path = dir.join(segment_name(first));
-    let read_failed = |error| OpenError::io("read", &path)(error);
-    let found = scanner
-        .next_valid(SEGMENT_HEADER_BYTES as u64, first)
-        .map_err(read_failed)?;
-    let Some((offset, header)) = found else {
-        if scanner
-            .zeros_from(SEGMENT_HEADER_BYTES as u64)
-            .map_err(read_failed)?
-        {
-            // The header is synced before any event is written: there never was one.
-            disk.remove(&path).map_err(OpenError::io("remove", &path))?;
-        } else {
-            Damaged {
-                file: &path,
-                offset: 0,
-                first,
-                next: None,
-            }
-            .emit(&common.metrics);
-            let aside = path.with_extension("seg.corrupt-0");
-            disk.rename(&path, &aside)
-                .map_err(OpenError::io("move aside", &path))?;
-        }
-        disk.sync_dir(dir).map_err(OpenError::io("sync directory", dir))?;
-        return Ok(None);
-    };
-    Damaged {
-        file: &path,
-        offset: 0,
-        first,
-        next: Some(header.first),
-    }
-    .emit(&common.metrics);
-    let (next, enqueued) =
-        last_good(scanner, offset, header.first, (header.first, header.enqueued)).map_err(read_failed)?;
-    let active = new_segment(common, dir, index, next, enqueued)?;
-    Ok(Some((active, next, enqueued)))
-}
-
-fn new_segment(
+/// A partition that goes on in a new segment.
+pub(super) fn start_segment(
     common: &Common,
     dir: &Path,
     partition: u16,
     first: u64,
     base_time: i64,
-) -> Result<Active, OpenError> {
+) -> Result<Opened, OpenError> {
     let header = SegmentHeader {
         partition,
         first,
         base_time,
     };
-    create_segment(common.disk.as_ref(), dir, header, common.salt)
-        .map_err(OpenError::io("create", dir.join(segment_name(first))))
+    let active = create_segment(common.disk.as_ref(), dir, header, common.salt)
+        .map_err(OpenError::io("create", dir.join(segment_name(first))))?;
+    Ok(Opened {
+        active,
+        durable: first,
+        next: first,
+        enqueued: base_time,
+    })
 }
 
 /// Writes what is there once more, so that the next sync covers it.
 ///
 /// A killed process may have left what it had not synced; that is taken over, and must not vanish after it was read.
 /// A sync alone is not enough: if the last one has failed, the pages count as clean although they are on no disk.
-fn rewrite(file: &dyn DiskFile, mut from: u64, to: u64) -> std::io::Result<()> {
+pub(super) fn rewrite(file: &dyn DiskFile, mut from: u64, to: u64) -> std::io::Result<()> {
     let mut buffer = vec![0; REWRITE_BYTES.min(to.saturating_sub(from) as usize)];
     while from < to {
         let wanted = REWRITE_BYTES.min((to - from) as usize);
@@ -415,11 +390,11 @@ fn find_fault(scanner: &mut Scanner<'_>, tail: &Tail) -> std::io::Result<Fault> 
     while let Some((at, header)) = scanner.next_valid(offset, tail.next)? {
         first_good.get_or_insert(header.first);
         if header.durable_before > tail.next {
-            let (next, enqueued) = last_good(scanner, at, header.first, (header.first, header.enqueued))?;
+            let last = last_good(scanner, at, header.first)?.unwrap_or(LastGood::of(at, &header));
             return Ok(Fault::Damaged {
                 first_good: first_good.unwrap_or(header.first),
-                next,
-                enqueued,
+                next: last.next,
+                enqueued: last.enqueued,
             });
         }
         offset = at + header.frame_bytes() as u64;
@@ -427,17 +402,36 @@ fn find_fault(scanner: &mut Scanner<'_>, tail: &Tail) -> std::io::Result<Fault> 
     Ok(Fault::Torn)
 }
 
-/// End and time of the last good frame from `offset` on.
-fn last_good(
+/// Where a segment's last good frame ends.
+pub(super) struct LastGood {
+    /// Behind it in the file.
+    pub(super) offset: u64,
+    /// Sequence number behind it.
+    pub(super) next: u64,
+    pub(super) enqueued: i64,
+}
+
+impl LastGood {
+    fn of(offset: u64, header: &super::format::FrameHeader) -> Self {
+        LastGood {
+            offset: offset + header.frame_bytes() as u64,
+            next: header.end(),
+            enqueued: header.enqueued,
+        }
+    }
+}
+
+/// The last good frame from `offset` on, going around damage.
+pub(super) fn last_good(
     scanner: &mut Scanner<'_>,
     mut offset: u64,
     mut expected: u64,
-    mut last: (u64, i64),
-) -> std::io::Result<(u64, i64)> {
+) -> std::io::Result<Option<LastGood>> {
+    let mut last = None;
     while let Some((at, header)) = scanner.next_valid(offset, expected)? {
-        last = (header.end(), header.enqueued);
-        expected = header.end();
-        offset = at + header.frame_bytes() as u64;
+        let found = LastGood::of(at, &header);
+        (offset, expected) = (found.offset, found.next);
+        last = Some(found);
     }
     Ok(last)
 }

@@ -54,6 +54,7 @@ pub(super) struct Active {
 struct Batch {
     buffer: Vec<u8>,
     marks: Vec<Mark>,
+    first: u64,
     end: u64,
     enqueued: i64,
 }
@@ -93,10 +94,14 @@ impl Drop for PanicGuard {
 
 impl Writer {
     pub(super) fn new(partition: Arc<Partition>, active: Active) -> Self {
+        let batch = Batch {
+            end: partition.pending.lock().next,
+            ..Batch::default()
+        };
         Writer {
             partition,
             active,
-            batch: Batch::default(),
+            batch,
             woken: Vec::new(),
             last_start: None,
             pause: 0,
@@ -185,6 +190,7 @@ impl Writer {
         std::mem::swap(&mut pending.buffer, &mut self.batch.buffer);
         std::mem::swap(&mut pending.marks, &mut self.batch.marks);
         pending.blocks = 0;
+        self.batch.first = self.batch.end;
         self.batch.end = pending.next;
         self.batch.enqueued = pending.enqueued;
         // Without syncs nothing is known to be durable before anything else.
@@ -207,7 +213,7 @@ impl Writer {
         let bytes = self.batch.buffer.len() as u64;
         self.active.length += bytes;
         self.active.segment.extend(&self.batch.marks, self.active.length);
-        let events = self.batch.end - self.partition.durable.load(Ordering::Relaxed);
+        let events = self.batch.end - self.batch.first;
         self.partition.in_flight.store(0, Ordering::Relaxed);
         Committed {
             events,
