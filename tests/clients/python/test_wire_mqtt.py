@@ -339,6 +339,36 @@ def test_clean_and_stored_sessions(wired, device):
         client.expect_silence()
 
 
+def test_an_expired_token_ends_the_connection_and_not_the_session(own_wired):
+    hub = own_wired('[hub]\ntoken_grace = "1s"\nclock_skew = "0s"\n')
+    device = hub.create("d1")
+    device.connect(expect=5, password=device.token(lifetime=-2)).close()
+    client = device.connect(clean=False, password=device.token(lifetime=3))
+    start = time.monotonic()
+    client.subscribe(device.bound, TWIN)
+    client.publish(device.events, b"before")
+    client.expect_closed(seconds=15)
+    assert time.monotonic() - start > 2, "closed before the token had expired"
+    hub.send_c2d("d1", "while away")
+    with device.connect(clean=False, password=device.token()) as client:
+        assert client.session_present
+        # Without a new subscription.
+        message = client.expect(PUBLISH)
+        assert message.body == b"while away"
+        client.write(puback(message.packet_id))
+        client.publish(device.events, b"after")
+    assert [event["body"] for event in events_of(device, 2)] == ["before", "after"]
+
+
+def test_silence_and_slow_logins_end_when_the_configuration_says(own_wired):
+    hub = own_wired('[mqtt]\nconnect_timeout = "1s"\nsilence_max = "2s"\n')
+    device = hub.create("d1")
+    with Mqtt(hub) as client:
+        client.expect_closed(seconds=8)
+    with device.connect(keep_alive=0) as client:
+        client.expect_closed(seconds=10)
+
+
 def test_stored_sessions_survive_kill_9(own_wired):
     hub = own_wired()
     device = hub.create("d1")

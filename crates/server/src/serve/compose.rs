@@ -217,14 +217,38 @@ fn log_config(settings: &Settings) -> LogConfig {
 }
 
 fn hub_config(settings: &Settings) -> HubConfig {
-    let c2d = &settings.config.c2d;
+    let (hub, c2d) = (&settings.config.hub, &settings.config.c2d);
     HubConfig {
         host_names: settings.names.clone(),
+        clock_skew: hub.clock_skew.0,
+        token_grace: hub.token_grace.0,
         c2d_depth_max: c2d.queue_depth,
         c2d_delivery_count_max: c2d.delivery_count,
         c2d_ttl: c2d.default_ttl.0,
         c2d_lock: c2d.lock_timeout.0,
         ..HubConfig::default()
+    }
+}
+
+fn mqtt_config(config: &config::MqttConfig, drain_timeout: Duration) -> MqttConfig {
+    MqttConfig {
+        connect_timeout: config.connect_timeout.0,
+        silence_max: config.silence_max.0,
+        unacknowledged_max: config.unacknowledged_max,
+        unacknowledged_bytes_max: usize::try_from(config.unacknowledged_size.0).unwrap_or(usize::MAX),
+        drain_timeout,
+        ..MqttConfig::default()
+    }
+}
+
+fn https_config(config: &config::HttpsConfig, drain_timeout: Duration) -> HttpsConfig {
+    HttpsConfig {
+        handshake_timeout: config.handshake_timeout.0,
+        head_timeout: config.head_timeout.0,
+        body_timeout: config.body_timeout.0,
+        ingest_timeout: config.ingest_timeout.0,
+        drain_timeout,
+        ..HttpsConfig::default()
     }
 }
 
@@ -263,10 +287,7 @@ fn serve_heads(
     stopped: &watch::Receiver<bool>,
 ) {
     let drain_timeout = settings.config.server.drain_timeout.0 / 2;
-    let config = MqttConfig {
-        drain_timeout,
-        ..MqttConfig::default()
-    };
+    let config = mqtt_config(&settings.config.mqtt, drain_timeout);
     let (clock, metrics) = (&parts.clock, &parts.heads);
     let gateway: Arc<dyn DeviceGateway> = Arc::clone(&parts.hub) as Arc<_>;
     let mqtt = MqttHead::new(config, Arc::clone(&gateway), Arc::clone(clock), metrics.clone());
@@ -279,10 +300,7 @@ fn serve_heads(
         heads.spawn(async move { head.serve(listener, None, stopped).await });
     }
     let watched = admin::router(parts.health.clone(), Arc::clone(&parts.registry));
-    let config = HttpsConfig {
-        drain_timeout,
-        ..HttpsConfig::default()
-    };
+    let config = https_config(&settings.config.https, drain_timeout);
     let router = https_router(parts, watched.clone(), stopped);
     let devices = DeviceHttps::new(gateway, Arc::clone(clock), metrics.clone());
     let https = HttpsHead::new(config, router, Some(devices), Some(mqtt), metrics.clone());

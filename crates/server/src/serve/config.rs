@@ -18,6 +18,8 @@ use crate::cli::failure::Failure;
 pub struct Config {
     /// Names, addresses and the way the process stops.
     pub server: ServerConfig,
+    /// Clocks and tokens, for devices and services alike.
+    pub hub: HubSection,
     /// MQTT for devices.
     pub mqtt: MqttConfig,
     /// HTTPS: service API, device API, and WebSockets, all on one port.
@@ -60,6 +62,27 @@ impl Default for ServerConfig {
     }
 }
 
+/// Clocks and tokens, for devices and services alike.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HubSection {
+    /// Tolerated difference between the clocks of hub and client: a token that has expired no longer ago than this is
+    /// still accepted at login.
+    pub clock_skew: Span,
+    /// How long after its token's expiry a live connection is closed. `0s` closes it at once.
+    pub token_grace: Span,
+}
+
+impl Default for HubSection {
+    fn default() -> Self {
+        let hub = holdfast_hub::HubConfig::default();
+        HubSection {
+            clock_skew: Span(hub.clock_skew),
+            token_grace: Span(hub.token_grace),
+        }
+    }
+}
+
 /// MQTT for devices.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -71,14 +94,29 @@ pub struct MqttConfig {
     pub plain: Option<SocketAddr>,
     /// Lets `plain` be an address other than loopback.
     pub plain_anywhere: bool,
+    /// From accepting a connection to the end of its login, TLS handshake included.
+    pub connect_timeout: Span,
+    /// Longest silence of a client before it is disconnected: a cap on one and a half times the keep-alive it asks for,
+    /// and what counts when it asks for none.
+    pub silence_max: Span,
+    /// Messages of one connection that may wait for the disk before their acknowledgement; above, nothing more is read
+    /// from it until some are acknowledged.
+    pub unacknowledged_max: usize,
+    /// The same in bytes.
+    pub unacknowledged_size: Size,
 }
 
 impl Default for MqttConfig {
     fn default() -> Self {
+        let head = holdfast_heads::mqtt::MqttConfig::default();
         MqttConfig {
             port: 8883,
             plain: None,
             plain_anywhere: false,
+            connect_timeout: Span(head.connect_timeout),
+            silence_max: Span(head.silence_max),
+            unacknowledged_max: head.unacknowledged_max,
+            unacknowledged_size: Size(head.unacknowledged_bytes_max as u64),
         }
     }
 }
@@ -89,11 +127,26 @@ impl Default for MqttConfig {
 pub struct HttpsConfig {
     /// Port of HTTPS. The SDKs know only 443. 0 takes any free port.
     pub port: u16,
+    /// Longest TLS handshake.
+    pub handshake_timeout: Span,
+    /// Longest wait for the head of a request; also how long a connection may be idle between two requests.
+    pub head_timeout: Span,
+    /// Longest wait for the body of a device's request.
+    pub body_timeout: Span,
+    /// How long a device's message waits while the disk is behind, before it is refused with 503.
+    pub ingest_timeout: Span,
 }
 
 impl Default for HttpsConfig {
     fn default() -> Self {
-        HttpsConfig { port: 443 }
+        let head = holdfast_heads::https::HttpsConfig::default();
+        HttpsConfig {
+            port: 443,
+            handshake_timeout: Span(head.handshake_timeout),
+            head_timeout: Span(head.head_timeout),
+            body_timeout: Span(head.body_timeout),
+            ingest_timeout: Span(head.ingest_timeout),
+        }
     }
 }
 
@@ -310,10 +363,71 @@ impl Config {
                 );
             }
         }
+        self.check_timeouts()?;
         for host in &self.server.hosts {
             check_host(host)?;
         }
         Ok(())
+    }
+
+    /// Limits that would lock everybody out.
+    fn check_timeouts(&self) -> anyhow::Result<()> {
+        let default = Config::default();
+        for (key, value, default) in [
+            (
+                "mqtt.connect_timeout",
+                self.mqtt.connect_timeout,
+                default.mqtt.connect_timeout,
+            ),
+            (
+                "mqtt.silence_max",
+                self.mqtt.silence_max,
+                default.mqtt.silence_max,
+            ),
+            (
+                "https.handshake_timeout",
+                self.https.handshake_timeout,
+                default.https.handshake_timeout,
+            ),
+            (
+                "https.head_timeout",
+                self.https.head_timeout,
+                default.https.head_timeout,
+            ),
+            (
+                "https.body_timeout",
+                self.https.body_timeout,
+                default.https.body_timeout,
+            ),
+            (
+                "https.ingest_timeout",
+                self.https.ingest_timeout,
+                default.https.ingest_timeout,
+            ),
+        ] {
+            if value < Span::seconds(1) {
+                return Err(
+                    Failure::usage(format!("configuration: {key} = {value}: must be at least 1s"))
+                        .hint(format!("the default is {default}"))
+                        .into(),
+                );
+            }
+        }
+        let bounds = [
+            ("mqtt.unacknowledged_max", self.mqtt.unacknowledged_max == 0),
+            (
+                "mqtt.unacknowledged_size",
+                self.mqtt.unacknowledged_size == Size(0),
+            ),
+        ];
+        match bounds.iter().find(|(_, zero)| *zero) {
+            Some((key, _)) => Err(Failure::usage(format!(
+                "configuration: {key} = 0: no message could ever be taken"
+            ))
+            .hint("leave it out for the default")
+            .into()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -404,6 +518,29 @@ mod tests {
             error("[mqt]\n")
         );
         assert!(error("[mqtt]\nport = 70000\n").contains("mqtt.port = 70000"));
+    }
+
+    #[test]
+    fn limits_that_lock_everybody_out_are_refused() {
+        for (text, key) in [
+            (
+                "[mqtt]\nconnect_timeout = \"999ms\"\n",
+                "mqtt.connect_timeout = 999ms",
+            ),
+            ("[mqtt]\nsilence_max = \"0s\"\n", "mqtt.silence_max = 0"),
+            ("[mqtt]\nunacknowledged_max = 0\n", "mqtt.unacknowledged_max = 0"),
+            (
+                "[mqtt]\nunacknowledged_size = \"0 B\"\n",
+                "mqtt.unacknowledged_size = 0",
+            ),
+            ("[https]\nbody_timeout = \"10ms\"\n", "https.body_timeout = 10ms"),
+            ("[hub]\ntoken_graze = \"1s\"\n", "unknown field `token_graze`"),
+        ] {
+            let error = error(text);
+            assert!(error.contains(key), "{error}");
+        }
+        let text = "[hub]\ntoken_grace = \"0s\"\nclock_skew = \"0s\"\n";
+        Config::parse(text, "x").unwrap().check().unwrap();
     }
 
     #[test]
