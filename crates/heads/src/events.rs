@@ -138,6 +138,14 @@ pub struct Metrics {
     pub packets_received: Counter,
     /// Telemetry messages handed to the hub by MQTT.
     pub telemetry_messages: Counter,
+    /// Application bytes received by AMQP.
+    pub amqp_bytes_received: Counter,
+    /// Application bytes sent by AMQP.
+    pub amqp_bytes_sent: Counter,
+    /// Telemetry messages and producers' events handed to the log by AMQP.
+    pub amqp_events_received: Counter,
+    /// Events sent to readers.
+    pub amqp_events_sent: Counter,
     /// Wills that could not be published.
     pub wills_dropped: Counter,
     /// Device HTTPS requests that failed.
@@ -177,6 +185,17 @@ impl Metrics {
             telemetry_messages: registry.counter(
                 "holdfast_mqtt_telemetry_messages_total",
                 "Telemetry messages handed to the hub by MQTT",
+            ),
+            amqp_bytes_received: registry
+                .counter("holdfast_amqp_received_bytes_total", "Bytes received by AMQP"),
+            amqp_bytes_sent: registry.counter("holdfast_amqp_sent_bytes_total", "Bytes sent by AMQP"),
+            amqp_events_received: registry.counter(
+                "holdfast_amqp_received_events_total",
+                "Telemetry messages and producers' events handed to the log by AMQP",
+            ),
+            amqp_events_sent: registry.counter(
+                "holdfast_amqp_sent_events_total",
+                "Events sent to readers of the event endpoint",
             ),
             wills_dropped: registry.counter(
                 "holdfast_mqtt_wills_dropped_total",

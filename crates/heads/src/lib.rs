@@ -1,16 +1,18 @@
-//! Protocol heads: MQTT, device HTTPS, WebSocket; sockets, TLS and tasks.
+//! Protocol heads: MQTT, AMQP, device HTTPS, WebSocket; sockets, TLS and tasks.
 //!
-//! A head owns sockets and time, translates between its protocol (`holdfast-mqtt`, `hyper`) in Azure's spelling
+//! A head owns sockets and time, translates between its protocol (`holdfast-mqtt`, `holdfast-amqp`, `hyper`) in Azure's spelling
 //! (`holdfast-wire`) and the words of `holdfast-model`, and calls [`holdfast_ports::gateway::DeviceGateway`]. It knows
 //! no engine and no store.
 //!
 //! | Entry point | What it serves |
 //! |---|---|
 //! | [`mqtt::MqttHead`] | MQTT 3.1.1 devices and modules over TCP or TLS, and the byte streams of WebSockets |
+//! | [`amqp::AmqpHead`] | AMQP 1.0 devices, services, readers and producers of the event endpoint; the same streams |
 //! | [`https::HttpsHead`] | one HTTPS port: the router of the caller, [`https::DeviceHttps`], WebSocket upgrades |
 //! | [`tls::TlsSettings`] | certificates and session tickets, shared by all listeners, reloadable |
 //! | [`listener::bind`] | a listening socket with the options all heads want |
 
+pub mod amqp;
 pub mod events;
 pub mod https;
 pub mod listener;

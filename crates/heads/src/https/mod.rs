@@ -1,6 +1,6 @@
 //! The HTTPS port: service API, device HTTPS and WebSockets on one listener (clients.md section 2).
 //!
-//! Each request goes to the first that knows it: a WebSocket upgrade for MQTT to the MQTT head, a device's request to
+//! Each request goes to the first that knows it: a WebSocket upgrade to the MQTT or AMQP head, a device's request to
 //! [`DeviceHttps`], everything else to the caller's router. The two first are chosen here and not by routes of the
 //! router, because their paths overlap with those of the service API and of the portal, and because their literal
 //! segments are compared without case, which routes cannot.
@@ -30,12 +30,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt as _;
 
+use crate::amqp::AmqpHead;
 use crate::events::{LoginRefused, Metrics, RefusalReason};
 use crate::listener::accept_loop;
 use crate::mqtt::MqttHead;
 use crate::tls::{TlsSettings, TlsStream};
 use crate::transport::Socket;
-use crate::websocket::upgrade;
+use crate::websocket::upgrade::{self, Carriers};
 use crate::{Shutdown, stopped};
 
 pub use config::HttpsConfig;
@@ -51,7 +52,7 @@ struct Shared {
     config: HttpsConfig,
     router: Router,
     device: Option<DeviceHttps>,
-    mqtt: Option<MqttHead>,
+    carriers: Carriers,
     metrics: Metrics,
     places: Arc<Semaphore>,
     handshakes: Semaphore,
@@ -74,14 +75,23 @@ impl HttpsHead {
                 config,
                 router,
                 device,
-                mqtt,
+                carriers: Carriers { mqtt, amqp: None },
                 metrics,
             }),
         }
     }
 
+    /// Also takes WebSockets for AMQP. Call it before the head is cloned or serves.
+    #[must_use]
+    pub fn with_amqp(mut self, amqp: AmqpHead) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.carriers.amqp = Some(amqp);
+        }
+        self
+    }
+
     /// Serves one listener until the shutdown, then lets requests that are being answered end, and drains the sessions
-    /// of the MQTT head. Call it once per listener; with `tls` the first byte is TLS.
+    /// of the heads behind WebSockets. Call it once per listener; with `tls` the first byte is TLS.
     pub async fn serve(&self, listener: TcpListener, tls: Option<Arc<TlsSettings>>, shutdown: Shutdown) {
         let shared = &self.shared;
         accept_loop(
@@ -108,8 +118,11 @@ impl HttpsHead {
             let _ = shared.places.acquire_many(all).await;
         };
         let sessions = async {
-            if let Some(mqtt) = &shared.mqtt {
+            if let Some(mqtt) = &shared.carriers.mqtt {
                 mqtt.drain().await;
+            }
+            if let Some(amqp) = &shared.carriers.amqp {
+                amqp.drain().await;
             }
         };
         let timeout = shared.config.drain_timeout;
@@ -206,10 +219,8 @@ impl Service<Request<Incoming>> for Dispatch {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        if let Some(mqtt) = &self.shared.mqtt
-            && let Some(protocol) = upgrade::mqtt_protocol(&request)
-        {
-            let response = upgrade::answer(&mut request, &protocol, mqtt, self.peer);
+        if let Some(wanted) = self.shared.carriers.wanted(&request) {
+            let response = upgrade::answer(&mut request, wanted, self.peer);
             return Box::pin(std::future::ready(Ok(response)));
         }
         if let Some(certificates) = &self.certificates {

@@ -1,4 +1,4 @@
-//! The upgrade of an HTTPS connection to a WebSocket that carries MQTT.
+//! The upgrade of an HTTPS connection to a WebSocket that carries MQTT or AMQP.
 
 use std::net::SocketAddr;
 
@@ -15,6 +15,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 
+use crate::amqp::AmqpHead;
 use crate::mqtt::MqttHead;
 use crate::transport::Socket;
 
@@ -23,36 +24,92 @@ const KEY_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Length of a decoded `Sec-WebSocket-Key`.
 const KEY_LEN: usize = 16;
 const VERSION: HeaderValue = HeaderValue::from_static("13");
-/// Paths the SDKs use: hub and provisioning; paho's default for Java; a URI without path for C# (mqtt.md section 1).
-const PATHS: &[&str] = &["/$iothub/websocket", "/mqtt", "/"];
-
-/// The sub-protocol of a WebSocket upgrade for MQTT, as the client spells it; `None` for every other request.
-pub(crate) fn mqtt_protocol(request: &Request<Incoming>) -> Option<HeaderValue> {
-    let path = request.uri().path();
-    let path_fits = PATHS.iter().any(|known| known.eq_ignore_ascii_case(path));
-    if request.method() != Method::GET || !path_fits || !has_token(request.headers(), &UPGRADE, "websocket") {
-        return None;
-    }
-    tokens(request.headers(), &SEC_WEBSOCKET_PROTOCOL)
-        .find(|protocol| protocol.eq_ignore_ascii_case("mqtt"))
-        .and_then(|protocol| HeaderValue::from_str(protocol).ok())
+/// A protocol that a WebSocket can carry: where its clients ask for it, and by which names.
+struct Carried {
+    paths: &'static [&'static str],
+    names: &'static [&'static str],
 }
 
-/// Answers the upgrade; after the answer is sent, the MQTT head has the connection. Extensions are declined by silence.
-pub(crate) fn answer(
-    request: &mut Request<Incoming>,
-    protocol: &HeaderValue,
-    mqtt: &MqttHead,
-    peer: SocketAddr,
-) -> Response<Body> {
+/// Paths: hub and provisioning; paho's default for Java; a URI without path for C# (mqtt.md section 1).
+const MQTT: Carried = Carried {
+    paths: &["/$iothub/websocket", "/mqtt", "/"],
+    names: &["mqtt"],
+};
+
+/// Paths: hub; Event Hubs clients, uamqp with a trailing slash; C# for provisioning (amqp.md section 1.3). Names: that of
+/// the SDKs, and the registered one.
+const AMQP: Carried = Carried {
+    paths: &["/$iothub/websocket", "/$servicebus/websocket", "/"],
+    names: &["AMQPWSB10", "amqp"],
+};
+
+/// The heads that take the byte streams of WebSockets.
+#[derive(Clone, Default)]
+pub(crate) struct Carriers {
+    pub(crate) mqtt: Option<MqttHead>,
+    pub(crate) amqp: Option<AmqpHead>,
+}
+
+/// The head that a WebSocket is for.
+#[derive(Clone)]
+enum Carrier {
+    Mqtt(MqttHead),
+    Amqp(AmqpHead),
+}
+
+/// An upgrade that one of the heads takes.
+pub(crate) struct Wanted {
+    /// The sub-protocol as the client spells it.
+    protocol: HeaderValue,
+    carrier: Carrier,
+}
+
+impl Carried {
+    /// The sub-protocol that the request offers for this, as the client spells it.
+    fn offered(&self, request: &Request<Incoming>) -> Option<HeaderValue> {
+        let path = request.uri().path();
+        let trimmed = match path.trim_end_matches('/') {
+            "" => "/",
+            trimmed => trimmed,
+        };
+        if !self.paths.iter().any(|known| known.eq_ignore_ascii_case(trimmed)) {
+            return None;
+        }
+        tokens(request.headers(), &SEC_WEBSOCKET_PROTOCOL)
+            .find(|offered| self.names.iter().any(|name| name.eq_ignore_ascii_case(offered)))
+            .and_then(|offered| HeaderValue::from_str(offered).ok())
+    }
+}
+
+impl Carriers {
+    /// Which head a request asks for; `None` for every request that is no upgrade for one of them.
+    pub(crate) fn wanted(&self, request: &Request<Incoming>) -> Option<Wanted> {
+        if request.method() != Method::GET || !has_token(request.headers(), &UPGRADE, "websocket") {
+            return None;
+        }
+        if let Some(mqtt) = &self.mqtt
+            && let Some(protocol) = MQTT.offered(request)
+        {
+            let carrier = Carrier::Mqtt(mqtt.clone());
+            return Some(Wanted { protocol, carrier });
+        }
+        let amqp = self.amqp.as_ref()?;
+        let protocol = AMQP.offered(request)?;
+        let carrier = Carrier::Amqp(amqp.clone());
+        Some(Wanted { protocol, carrier })
+    }
+}
+
+/// Answers the upgrade; after the answer is sent, the head has the connection. Extensions are declined by silence.
+pub(crate) fn answer(request: &mut Request<Incoming>, wanted: Wanted, peer: SocketAddr) -> Response<Body> {
     let Some(accept) = accept_key(request.headers()) else {
         return bad_request();
     };
     let upgrade = hyper::upgrade::on(request);
-    let mqtt = mqtt.clone();
+    let Wanted { protocol, carrier } = wanted;
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => hand_over(upgraded, &mqtt, peer),
+            Ok(upgraded) => hand_over(upgraded, &carrier, peer),
             Err(error) => holdfast_observe::tracing::debug!(%peer, %error, "WebSocket upgrade failed"),
         }
     });
@@ -62,14 +119,20 @@ pub(crate) fn answer(
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol.clone());
+    headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
     response
 }
 
-fn hand_over(upgraded: Upgraded, mqtt: &MqttHead, peer: SocketAddr) {
+fn hand_over(upgraded: Upgraded, carrier: &Carrier, peer: SocketAddr) {
     // Out of its wrappers, so that neither they nor hyper's buffers stay for the life of the session.
     match upgraded.downcast::<TokioIo<Socket>>() {
-        Ok(parts) => mqtt.accept_websocket(parts.io.into_inner(), &parts.read_buf, peer),
+        Ok(parts) => {
+            let socket = parts.io.into_inner();
+            match carrier {
+                Carrier::Mqtt(head) => head.accept_websocket(socket, &parts.read_buf, peer),
+                Carrier::Amqp(head) => head.accept_websocket(socket, &parts.read_buf, peer),
+            }
+        }
         Err(_) => holdfast_observe::tracing::error!("an upgraded connection is not one of this listener"),
     }
 }

@@ -1,0 +1,450 @@
+//! What a connection stands for: the protocol machine, its links, and everything that has to be waited for.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use holdfast_amqp::connection::{Delivery, Event};
+use holdfast_amqp::performatives::{DeliveryState, Error as AmqpError, Open, condition};
+use holdfast_amqp::types::{MapBuf, Value};
+use holdfast_amqp::{Connection as Machine, ConnectionError, LinkId, SessionId};
+use holdfast_model::Identity;
+use holdfast_ports::BoxFuture;
+use holdfast_ports::gateway::Protocol;
+
+use super::Shared;
+use super::attach::Link;
+use super::failure::{End, Failure};
+use super::login::Login;
+use super::members::{Member, MemberId};
+use super::outbox::Outbox;
+use super::scratch::Scratch;
+use super::service::Services;
+use super::telemetry::Uplink;
+
+/// How long a connection that is over may take to send its last words.
+const FAREWELL_MS: u64 = 2_000;
+
+/// What a future came to: what to do now, with the connection at hand.
+pub(super) type Done = Box<dyn FnOnce(&mut Core, &mut Vec<u8>) -> Result<(), End> + Send>;
+
+/// See the module documentation.
+pub(super) struct Core {
+    pub(super) shared: Arc<Shared>,
+    pub(super) machine: Machine,
+    pub(super) peer: SocketAddr,
+    pub(super) protocol: Protocol,
+    /// Host that the client thinks it talks to.
+    pub(super) host: Option<Box<str>>,
+    pub(super) login: Login,
+    pub(super) links: HashMap<LinkId, Link>,
+    pub(super) members: HashMap<MemberId, Box<Member>>,
+    pub(super) by_identity: HashMap<Identity, MemberId>,
+    pub(super) last_member: MemberId,
+    /// Links that wait for the session of their identity.
+    pub(super) pending: HashMap<LinkId, MemberId>,
+    pub(super) uplink: Uplink,
+    pub(super) services: Services,
+    pub(super) outbox: Outbox,
+    waits: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Futures that must end before the connection's sessions do.
+    pub(super) critical: usize,
+    /// Requests of the client that wait or run.
+    pub(super) requests: usize,
+    /// Receivers of events, in the order of their turns.
+    pub(super) readers: VecDeque<LinkId>,
+    /// Millisecond of the monotonic clock, read once a turn.
+    pub(super) now: u64,
+    began: u64,
+    closing_at: Option<u64>,
+    /// A frame waits for an answer of ours.
+    held: bool,
+    /// Something was proven or attached.
+    pub(super) used: bool,
+    pub(super) draining: bool,
+}
+
+impl Core {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        certificates: Arc<[Bytes]>,
+        protocol: Protocol,
+        peer: SocketAddr,
+    ) -> Self {
+        let now = shared.clock.monotonic_millis();
+        Core {
+            machine: Machine::server(Arc::clone(&shared.machine), now),
+            shared: Arc::clone(shared),
+            peer,
+            protocol,
+            host: None,
+            login: Login::new(certificates),
+            links: HashMap::new(),
+            members: HashMap::new(),
+            by_identity: HashMap::new(),
+            last_member: 0,
+            pending: HashMap::new(),
+            uplink: Uplink::default(),
+            services: Services::default(),
+            outbox: Outbox::default(),
+            waits: FuturesUnordered::new(),
+            critical: 0,
+            requests: 0,
+            readers: VecDeque::new(),
+            now,
+            began: now,
+            closing_at: None,
+            held: false,
+            used: false,
+            draining: false,
+        }
+    }
+
+    /// Waits for a future; then `Done` is called with the connection, unless that has ended.
+    pub(super) fn wait(&mut self, future: impl Future<Output = Done> + Send + 'static) {
+        self.waits.push(Box::pin(future));
+    }
+
+    /// As [`Core::wait`], for a future that must not be dropped half-way, even if the connection ends.
+    pub(super) fn wait_critical(&mut self, future: impl Future<Output = Done> + Send + 'static) {
+        self.critical += 1;
+        self.waits.push(Box::pin(async move {
+            let done = future.await;
+            let done: Done = Box::new(move |core: &mut Core, out: &mut Vec<u8>| {
+                core.critical -= 1;
+                done(core, out)
+            });
+            done
+        }));
+    }
+
+    /// Works off the futures that are ready; says whether there was one.
+    pub(super) fn poll_done(
+        &mut self,
+        scratch: &mut Scratch,
+        context: &mut Context<'_>,
+    ) -> Result<bool, End> {
+        let mut any = false;
+        while !self.waits.is_empty() {
+            match self.waits.poll_next_unpin(context) {
+                Poll::Ready(Some(done)) => done(self, &mut scratch.output)?,
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// Whether there is room for what more input may bring.
+    pub(super) fn may_read(&self) -> bool {
+        let config = &self.shared.config;
+        !self.draining
+            && !self.uplink.is_blocked()
+            && self.uplink.bytes < config.unacknowledged_bytes_max
+            && self.requests < config.requests_max
+            && self.outbox.bytes < config.output_bytes_max / 2
+    }
+
+    /// Whether input waits for an answer of ours.
+    pub(super) fn is_held(&self) -> bool {
+        self.held
+    }
+
+    pub(super) fn release_hold(&mut self) {
+        self.held = false;
+    }
+
+    pub(super) fn outbox_bytes(&self) -> usize {
+        self.outbox.bytes
+    }
+
+    /// Something was received that is not durable yet.
+    pub(super) fn waits_for_hub(&self) -> bool {
+        self.uplink.bytes > 0 || self.uplink.is_blocked() || self.critical > 0
+    }
+
+    /// Takes frames from the front of `input` for as long as there is room. True when it stopped for want of room or for
+    /// an answer.
+    pub(super) fn take_input(&mut self, input: &mut &[u8], scratch: &mut Scratch) -> Result<bool, End> {
+        loop {
+            if !self.may_read() {
+                return Ok(true);
+            }
+            if self.held {
+                return Ok(true);
+            }
+            match self.machine.next_event(input, self.now, &mut scratch.output) {
+                Ok(Some(event)) => self.take_event(event, scratch)?,
+                Ok(None) => return Ok(false),
+                Err(error) => return Err(ended_by(error)),
+            }
+        }
+    }
+
+    #[inline]
+    fn take_event(&mut self, event: Event<'_>, scratch: &mut Scratch) -> Result<(), End> {
+        let out = &mut scratch.output;
+        match event {
+            Event::Transfer { link, delivery } => self.take_transfer(link, &delivery, scratch),
+            Event::Credit { link, credit, drain } => self.take_credit(link, credit, drain, out),
+            Event::WindowOpen { session } => self.take_window(session, out),
+            Event::Outcome {
+                link,
+                delivery_id,
+                token,
+                state,
+                settled,
+            } => self.take_outcome(link, delivery_id, token, state.as_ref(), settled, out),
+            Event::Attach { link, attach } => self.take_attach(link, &attach, out),
+            Event::Detach { link, .. } => self.link_gone(link, out),
+            Event::LinkFailed { link, error } => {
+                holdfast_observe::tracing::debug!(peer = %self.peer, %error, "link failed");
+                self.link_gone(link, out)
+            }
+            Event::End { session, .. } => self.take_end(session, out),
+            Event::Open(open) => self.take_open(&open, out),
+            Event::SaslInit(init) => {
+                self.held = true;
+                self.take_sasl(&init, out)
+            }
+            Event::SaslResponse(_) => Err(End::protocol("a SASL response without a challenge")),
+            Event::Close { .. } => Err(End::goodbye()),
+            // Sessions need no state of ours; we open no links and ask for no drains.
+            _ => Ok(()),
+        }
+    }
+
+    fn take_open(&mut self, open: &Open<'_>, out: &mut Vec<u8>) -> Result<(), End> {
+        self.host = open.hostname.map(Into::into);
+        let mut properties = MapBuf::new();
+        // Some clients look into the properties without asking whether there are any.
+        properties.symbol("product", &Value::String("holdfast"));
+        properties.symbol("version", &Value::String(env!("CARGO_PKG_VERSION")));
+        let answer = Open {
+            container_id: "holdfast",
+            properties: Some(properties.as_map()),
+            ..Open::default()
+        };
+        self.machine.open(&answer, out);
+        Ok(())
+    }
+
+    #[inline]
+    fn take_transfer(
+        &mut self,
+        link: LinkId,
+        delivery: &Delivery<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(), End> {
+        let Some(kind) = self.links.get(&link) else {
+            return Ok(());
+        };
+        match *kind {
+            Link::Telemetry { member } => self.take_telemetry(link, member, delivery, scratch),
+            Link::Producer(_) => self.take_produced(link, delivery, scratch),
+            Link::CbsRequests => self.take_token(link, delivery, &mut scratch.output),
+            Link::MethodAnswers { member } => {
+                self.take_method_answer(link, member, delivery, &mut scratch.output)
+            }
+            Link::TwinRequests { member } => {
+                self.take_twin_request(link, member, delivery, &mut scratch.output)
+            }
+            Link::ServiceC2d => self.take_service_c2d(link, delivery, &mut scratch.output),
+            Link::ManagementRequests => self.take_management(link, delivery, &mut scratch.output),
+            // The others receive; the machine lets nothing through on them.
+            _ => Ok(()),
+        }
+    }
+
+    fn take_credit(&mut self, link: LinkId, credit: u32, drain: bool, out: &mut Vec<u8>) -> Result<(), End> {
+        self.flush_outbox(link, out);
+        match self.links.get_mut(&link) {
+            Some(Link::Reader(reader)) => reader.drain = drain,
+            Some(Link::CloudToDevice { member }) => {
+                let member = *member;
+                self.receive_c2d(member);
+            }
+            Some(Link::Feedback) => self.look_for_feedback(link),
+            _ => {}
+        }
+        let waits = matches!(self.links.get(&link), Some(Link::Reader(_)));
+        if drain && credit > 0 && !waits {
+            self.machine.drained(link, out);
+        }
+        Ok(())
+    }
+
+    fn take_window(&mut self, session: SessionId, out: &mut Vec<u8>) -> Result<(), End> {
+        for link in self.outbox.links() {
+            if link.session() == session {
+                self.flush_outbox(link, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_outcome(
+        &mut self,
+        link: LinkId,
+        delivery_id: u32,
+        token: u64,
+        state: Option<&DeliveryState<'_>>,
+        settled: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), End> {
+        match self.links.get(&link) {
+            Some(Link::CloudToDevice { member }) => {
+                let member = *member;
+                self.settle_c2d(link, member, delivery_id, state, settled);
+            }
+            Some(Link::Feedback) => self.settle_feedback(link, delivery_id, token, state, settled),
+            _ if !settled => self
+                .machine
+                .settle_sent(link, delivery_id, Some(&DeliveryState::Accepted), out),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn take_end(&mut self, session: SessionId, out: &mut Vec<u8>) -> Result<(), End> {
+        let links: Vec<LinkId> = self
+            .links
+            .keys()
+            .copied()
+            .filter(|link| link.session() == session)
+            .collect();
+        for link in links {
+            self.link_gone(link, out)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a delivery.
+    pub(super) fn reject(&mut self, link: LinkId, delivery: u32, failure: &Failure, out: &mut Vec<u8>) {
+        let session = link.session();
+        let machine = &mut self.machine;
+        failure.tell(self.shared.clock.now(), |error| {
+            let state = DeliveryState::Rejected(Some(*error));
+            machine.settle(session, [delivery], &state, true, out);
+        });
+    }
+
+    /// Accepts deliveries.
+    pub(super) fn accept(&mut self, link: LinkId, first: u32, last: u32, out: &mut Vec<u8>) {
+        let count = last.wrapping_sub(first);
+        let ids = (0..=count).map(|n| first.wrapping_add(n));
+        self.machine
+            .settle(link.session(), ids, &DeliveryState::Accepted, true, out);
+    }
+
+    /// Detaches a link and forgets it.
+    pub(super) fn detach(&mut self, link: LinkId, failure: &Failure, out: &mut Vec<u8>) -> Result<(), End> {
+        let machine = &mut self.machine;
+        failure.tell(self.shared.clock.now(), |error| {
+            machine.detach(link, Some(error), out)
+        });
+        self.link_gone(link, out)
+    }
+
+    /// Time-outs.
+    pub(super) fn tick(&mut self, out: &mut Vec<u8>) -> Result<(), End> {
+        if self.machine.next_tick().is_some_and(|due| due <= self.now) {
+            self.machine
+                .tick(self.now, out)
+                .map_err(|error| End::silent(error.to_string()))?;
+        }
+        if !self.used && self.now >= self.idle_login_at() {
+            return Err(self.close(
+                &Failure::new(condition::CONNECTION_FORCED, "nothing was asked for in time"),
+                End::silent("no link and no token"),
+                out,
+            ));
+        }
+        self.tick_login(out)?;
+        self.tick_services();
+        Ok(())
+    }
+
+    fn idle_login_at(&self) -> u64 {
+        self.began + self.shared.config.idle_login_timeout.as_millis() as u64
+    }
+
+    /// When the connection wants to be woken.
+    pub(super) fn next_tick(&self) -> Option<u64> {
+        if let Some(at) = self.closing_at {
+            return Some(at);
+        }
+        [
+            self.machine.next_tick(),
+            (!self.used).then(|| self.idle_login_at()),
+            self.next_login_tick(),
+            self.next_service_tick(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Tells the client that the connection is over.
+    pub(super) fn close(&mut self, failure: &Failure, end: End, out: &mut Vec<u8>) -> End {
+        let error = AmqpError::new(&failure.condition, &failure.text);
+        self.machine.close(Some(&error), out);
+        end
+    }
+
+    pub(super) fn stop(&mut self, out: &mut Vec<u8>) -> End {
+        self.close(
+            &Failure::new(condition::CONNECTION_FORCED, "the hub is stopping"),
+            End::stopping(),
+            out,
+        )
+    }
+
+    pub(super) fn begin_closing(&mut self) {
+        self.closing_at = Some(self.now + FAREWELL_MS);
+    }
+
+    /// Whether the last words took too long.
+    pub(super) fn tick_closing(&mut self) -> bool {
+        self.now = self.shared.clock.monotonic_millis();
+        self.closing_at.is_some_and(|at| at <= self.now)
+    }
+
+    /// The connection is over: sessions end, once what must not be dropped has ended.
+    pub(super) fn finish(&mut self, end: &End) {
+        self.readers.clear();
+        self.links.clear();
+        let sessions = self.take_sessions(end);
+        let waits = std::mem::take(&mut self.waits);
+        if self.critical == 0 && self.services.is_idle() || tokio::runtime::Handle::try_current().is_err() {
+            self.disconnect_all(&sessions, end.how);
+            return;
+        }
+        let mut core = Core::new(&self.shared, Arc::from([]), self.protocol, self.peer);
+        core.waits = waits;
+        core.critical = self.critical;
+        std::mem::swap(&mut core.services, &mut self.services);
+        core.give_back_feedback();
+        let how = end.how;
+        tokio::spawn(async move {
+            let mut ignored = Vec::new();
+            while core.critical > 0 {
+                let Some(done) = core.waits.next().await else {
+                    break;
+                };
+                // There is no connection any more that this could end.
+                let _ = done(&mut core, &mut ignored);
+                ignored.clear();
+            }
+            core.disconnect_all(&sessions, how);
+        });
+    }
+}
+
+fn ended_by(error: ConnectionError) -> End {
+    End::protocol(error.to_string())
+}

@@ -1,0 +1,158 @@
+//! How a link or a delivery is refused, and how a connection ends.
+
+use std::borrow::Cow;
+
+use holdfast_amqp::performatives::{Error as AmqpError, condition};
+use holdfast_amqp::types::{MapBuf, Value};
+use holdfast_model::{Error, ErrorCode, Timestamp};
+use holdfast_ports::gateway::Disconnect;
+use holdfast_ports::session::CloseReason;
+use holdfast_wire::error::{self as table, TrackingId};
+
+use crate::events::EndReason;
+use crate::tracking;
+
+/// A condition with a text for the client.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Failure {
+    pub(super) condition: Cow<'static, str>,
+    pub(super) text: Cow<'static, str>,
+}
+
+impl Failure {
+    pub(super) fn new(condition: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
+        Failure {
+            condition: condition.into(),
+            text: text.into(),
+        }
+    }
+
+    pub(super) fn unauthorized(text: impl Into<Cow<'static, str>>) -> Self {
+        Failure::new(condition::UNAUTHORIZED_ACCESS, text)
+    }
+
+    /// Hands the error to `tell`, with an id under which it is found in the log.
+    pub(super) fn tell(&self, now: Timestamp, tell: impl FnOnce(&AmqpError<'_>)) {
+        let id = TrackingId {
+            id: tracking::random(),
+            node: 0,
+            at: now,
+        }
+        .to_string();
+        let mut info = MapBuf::new();
+        info.symbol("com.microsoft:tracking-id", &Value::String(&id));
+        holdfast_observe::tracing::debug!(
+            tracking_id = id,
+            condition = &*self.condition,
+            text = &*self.text,
+            "refused"
+        );
+        tell(&AmqpError {
+            info: Some(info.as_map()),
+            ..AmqpError::new(&self.condition, &self.text)
+        });
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure {
+            condition: table::row(error.code).amqp_condition.into(),
+            text: error.message.into(),
+        }
+    }
+}
+
+impl From<CloseReason> for Failure {
+    fn from(reason: CloseReason) -> Self {
+        let (condition, text) = match reason {
+            CloseReason::TakenOver => (condition::STOLEN, "a newer connection of the identity took over"),
+            CloseReason::TokenExpired => (condition::UNAUTHORIZED_ACCESS, "the token has expired"),
+            CloseReason::IdentityChanged => (
+                condition::UNAUTHORIZED_ACCESS,
+                "the identity was disabled, deleted, or its credentials changed",
+            ),
+            CloseReason::ShuttingDown => (condition::CONNECTION_FORCED, "the hub is stopping"),
+            CloseReason::StorageFailed => (condition::INTERNAL_ERROR, "the hub cannot store events"),
+        };
+        Failure::new(condition, text)
+    }
+}
+
+/// How a session's end is counted.
+pub(super) fn end_of(reason: CloseReason) -> EndReason {
+    match reason {
+        CloseReason::TakenOver => EndReason::TakenOver,
+        CloseReason::TokenExpired => EndReason::TokenExpired,
+        CloseReason::IdentityChanged => EndReason::IdentityChanged,
+        CloseReason::ShuttingDown => EndReason::ShuttingDown,
+        CloseReason::StorageFailed => EndReason::StorageFailed,
+    }
+}
+
+/// Error of a log, for the client.
+pub(super) fn storage_failed() -> Failure {
+    Failure::from(Error::new(
+        ErrorCode::ServiceUnavailable,
+        "the hub cannot store events",
+    ))
+}
+
+/// Why a connection is over.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) reason: EndReason,
+    pub(super) how: Disconnect,
+    /// For the log.
+    pub(super) detail: Cow<'static, str>,
+}
+
+impl End {
+    fn new(reason: EndReason, how: Disconnect, detail: impl Into<Cow<'static, str>>) -> Self {
+        End {
+            reason,
+            how,
+            detail: detail.into(),
+        }
+    }
+
+    pub(super) fn goodbye() -> Self {
+        End::new(EndReason::Goodbye, Disconnect::Clean, "close")
+    }
+
+    pub(super) fn lost(detail: impl Into<Cow<'static, str>>) -> Self {
+        End::new(EndReason::ConnectionLost, Disconnect::Lost, detail)
+    }
+
+    pub(super) fn protocol(detail: impl Into<Cow<'static, str>>) -> Self {
+        End::new(EndReason::ProtocolError, Disconnect::Lost, detail)
+    }
+
+    pub(super) fn silent(detail: impl Into<Cow<'static, str>>) -> Self {
+        End::new(EndReason::KeepAlive, Disconnect::Lost, detail)
+    }
+
+    pub(super) fn slow() -> Self {
+        End::new(
+            EndReason::SlowReader,
+            Disconnect::Lost,
+            "the client does not read",
+        )
+    }
+
+    pub(super) fn refused(detail: impl Into<Cow<'static, str>>) -> Self {
+        End::new(EndReason::TokenExpired, Disconnect::Closed, detail)
+    }
+
+    pub(super) fn stopping() -> Self {
+        End::new(EndReason::ShuttingDown, Disconnect::Closed, "the hub stops")
+    }
+
+    pub(super) fn storage() -> Self {
+        End::new(
+            EndReason::StorageFailed,
+            Disconnect::Closed,
+            "the hub cannot store events",
+        )
+    }
+}
