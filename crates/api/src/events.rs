@@ -193,12 +193,7 @@ impl Follower {
                 Err(error) => return self.end_with(&error),
             };
             if blocks.is_empty() {
-                let readable = std::future::poll_fn(|context| {
-                    self.log.poll_readable(self.partition, self.next, context)
-                });
-                if let Err(error) = readable.await {
-                    return self.end_with(&error);
-                }
+                self.wait().await;
                 continue;
             }
             let mut out = Vec::new();
@@ -216,8 +211,24 @@ impl Follower {
         }
     }
 
+    /// Waits for events behind those that were read.
+    async fn wait(&mut self) {
+        // What was kept at `next` may be gone, and nothing have come since.
+        if let Ok(info) = self.log.info(self.partition) {
+            self.next = self.next.max(info.first);
+        }
+        let readable =
+            std::future::poll_fn(|context| self.log.poll_readable(self.partition, self.next, context));
+        if let Err(error) = readable.await {
+            // The log takes nothing more until the hub is started again, as it has said itself. Everything durable was
+            // read; the stream stays, for the other partitions, and ends with the hub.
+            tracing::debug!(partition = self.partition, %error, "an event stream has nothing more to wait for");
+            std::future::pending::<()>().await;
+        }
+    }
+
     fn end_with(self, error: &LogError) -> Option<(Bytes, Follower)> {
-        tracing::error!(partition = self.partition, %error, "an event stream ends: the log cannot be read");
+        tracing::error!(partition = self.partition, next = self.next, %error, "events of a partition cannot be read, and a stream of them ends");
         None
     }
 }

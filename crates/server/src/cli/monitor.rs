@@ -242,7 +242,13 @@ impl Follower<'_> {
             let event = match reader.next() {
                 Ok(Some(event)) => event,
                 Ok(None) => return Ok(Stop::Lost("the hub ended it".to_owned())),
-                Err(_) if self.is_over() => return Ok(Stop::Done),
+                Err(_) if self.is_over() => {
+                    // The last batch may have come together with the start of something that never ended.
+                    if self.args.checkpoint {
+                        self.save(client)?;
+                    }
+                    return Ok(Stop::Done);
+                }
                 Err(error) => return Ok(Stop::Lost(error.to_string())),
             };
             if event.name == "error" {
