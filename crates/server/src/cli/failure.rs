@@ -18,6 +18,8 @@ pub enum Kind {
     Conflict = 5,
     /// The hub cannot be reached, is busy, or the device does not answer.
     Unavailable = 6,
+    /// A file of the data directory cannot be read or written, or the event log has failed.
+    Storage = 7,
 }
 
 impl Kind {
@@ -35,6 +37,11 @@ impl Kind {
         (
             6,
             "the hub cannot be reached, is busy, or the device is not online or did not answer",
+        ),
+        (
+            7,
+            "`serve`: a file of the data directory cannot be used, or the event log had failed (a full disk, for example) \
+             before the hub was stopped; everything acknowledged is kept",
         ),
     ];
 }
@@ -83,7 +90,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(is_broken_pipe) {
         return ExitCode::SUCCESS;
     }
-    let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
+    let failure = find(error);
     let mut text = format!("error: {error}");
     let mut last = error.to_string();
     for cause in error.chain().skip(1) {
@@ -99,6 +106,13 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     }
     eprintln!("{text}");
     ExitCode::from(failure.map_or(Kind::Failed, |failure| failure.kind) as u8)
+}
+
+/// The failure in an error: itself, what was added to it, or a cause.
+#[must_use]
+pub fn find(error: &anyhow::Error) -> Option<&Failure> {
+    let added = error.downcast_ref::<Failure>();
+    added.or_else(|| error.chain().find_map(|cause| cause.downcast_ref::<Failure>()))
 }
 
 fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {

@@ -206,12 +206,15 @@ impl Certificates {
                 ))
                 .hint("restore ca.pem from a backup, since devices trust it; or delete the key to start a new authority"));
             }
-            make_private_dir(&self.data_dir.join("tls"))?;
+            let tls = self.data_dir.join("tls");
+            make_private_dir(&tls).with_context(|| format!("cannot make {}", tls.display()))?;
             let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
             let certificate = authority_params()?.self_signed(&key)?;
             // The certificate comes last: where it stands, everything is there.
-            write_private(&key_path, key.serialize_pem().as_bytes())?;
-            write_with_mode(&certificate_path, certificate.pem().as_bytes(), 0o644)?;
+            write_private(&key_path, key.serialize_pem().as_bytes())
+                .with_context(|| format!("cannot write {}", key_path.display()))?;
+            write_with_mode(&certificate_path, certificate.pem().as_bytes(), 0o644)
+                .with_context(|| format!("cannot write {}", certificate_path.display()))?;
         }
         let pem = fs::read_to_string(&certificate_path)
             .with_context(|| format!("cannot read {}", certificate_path.display()))?;
@@ -234,7 +237,8 @@ impl Certificates {
             }
             Err(_) => {
                 let key = kind.generate()?;
-                write_private(&key_path, key.serialize_pem().as_bytes())?;
+                write_private(&key_path, key.serialize_pem().as_bytes())
+                    .with_context(|| format!("cannot write {}", key_path.display()))?;
                 key
             }
         };
@@ -245,7 +249,8 @@ impl Certificates {
             return Ok(false);
         }
         let certificate = leaf_params(&wanted)?.signed_by(&key, &authority.issuer)?;
-        write_with_mode(&certificate_path, certificate.pem().as_bytes(), 0o644)?;
+        write_with_mode(&certificate_path, certificate.pem().as_bytes(), 0o644)
+            .with_context(|| format!("cannot write {}", certificate_path.display()))?;
         tracing::info!(file = %certificate_path.display(), "server certificate issued");
         Ok(true)
     }

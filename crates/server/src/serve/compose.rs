@@ -25,10 +25,12 @@ use super::banner::{Addresses, Banner};
 use super::certificates::ServerIdentities;
 use super::config::{self, Config};
 use super::connection_env::{self as variables, ConnectionEnv, write_private};
+use super::data_dir::unusable;
 use super::listen::{self, bind, bind_all};
 use super::periodic::Periodic;
 use super::signals::{Request, Signals};
 use super::{Settings, admin};
+use crate::cli::failure::{Failure, Kind};
 use crate::cli::profile::write_user_profile;
 
 /// Policy whose key goes into `connection.env`.
@@ -94,7 +96,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
         .cloned()
         .unwrap_or_else(|| "localhost".to_owned());
     let addresses = listeners.addresses(&host)?;
-    let parts = open(&settings).await?;
+    let parts = open(&settings).await.map_err(unusable)?;
 
     let (stop, stopped) = watch::channel(false);
     let mut heads = JoinSet::new();
@@ -110,7 +112,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     let mut upkeep = periodic.start();
 
-    announce(&settings, &parts, addresses)?;
+    announce(&settings, &parts, addresses).map_err(unusable)?;
     loop {
         match signals.next().await {
             Request::Stop => break,
@@ -130,7 +132,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     upkeep.shutdown().await;
     drop(periodic);
-    close(parts).await
+    close(parts, &settings).await
 }
 
 /// Opens the stores and makes the engine.
@@ -433,19 +435,24 @@ async fn drain(parts: &Parts, stop: &watch::Sender<bool>, heads: &mut JoinSet<()
     parts.hub.drain().await;
 }
 
-/// Closes the stores.
-async fn close(parts: Parts) -> anyhow::Result<()> {
+/// Closes the stores. A log that has failed is told by the exit code: whoever supervises the hub should know.
+async fn close(parts: Parts, settings: &Settings) -> anyhow::Result<()> {
     let Parts { log, store, hub, .. } = parts;
     let closed = tokio::task::spawn_blocking(move || {
         let closed = log.close();
         drop((hub, store));
         closed
     });
-    closed
-        .await
-        .context("closing the stores has failed")?
-        .context("the event log could not be closed")?;
+    let closed = closed.await.context("closing the stores has failed")?;
     tracing::info!("stopped");
+    if let Err(error) = closed {
+        return Err(Failure::new(Kind::Storage, format!("stopped; {error}"))
+            .hint(format!(
+                "everything acknowledged is kept: see to the disk of {}, then start the hub again",
+                settings.data_dir.path().display()
+            ))
+            .into());
+    }
     Ok(())
 }
 

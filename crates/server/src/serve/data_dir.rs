@@ -18,7 +18,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::connection_env::write_private;
-use crate::cli::failure::{Failure, Kind};
+use crate::cli::failure::{self, Failure, Kind};
 
 /// Version of the directory's layout that this program reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -97,6 +97,35 @@ impl DataDir {
     pub fn is_fresh(&self) -> bool {
         self.fresh
     }
+}
+
+/// Adds exit code and remedy to an error about a file of the data directory that is named in it.
+#[must_use]
+pub fn unusable(error: anyhow::Error) -> anyhow::Error {
+    if failure::find(&error).is_some() {
+        return error;
+    }
+    let kind = (error.chain())
+        .find_map(|cause| cause.downcast_ref::<io::Error>())
+        .map(io::Error::kind);
+    let remedy = match kind {
+        Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+            "the user who runs the hub must own everything in the data directory and be able to write there"
+        }
+        Some(
+            io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::DirectoryNotEmpty,
+        ) => {
+            "something else stands where the hub keeps this file: move it away, and put the file back or restore it from a backup"
+        }
+        Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            "free space on the disk, then start the hub again"
+        }
+        _ => "check the file, its owner and the disk; restore it from a backup if it is damaged",
+    };
+    error.context(Failure::new(Kind::Storage, "the data directory cannot be used").hint(remedy))
 }
 
 /// Makes a directory of mode 0700 with its parents; an existing one keeps its mode unless others may write to it.

@@ -133,10 +133,10 @@ pub fn run(global: &Global, args: &ServeArgs) -> anyhow::Result<ExitCode> {
     })?;
     let default = PathBuf::from(DEFAULT_DATA_DIR);
     let given = global.data_dir();
-    let data_dir = DataDir::open(given.unwrap_or(&default))?;
+    let data_dir = DataDir::open(given.unwrap_or(&default)).map_err(data_dir::unusable)?;
     let names = server_names(&config.server.hosts);
     let certificates = Certificates::new(data_dir.path(), names.clone(), config.tls.clone());
-    certificates.ensure()?;
+    certificates.ensure().map_err(data_dir::unusable)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("hub")
