@@ -119,6 +119,8 @@ impl Hub {
             .args([
                 "--mqtt-port",
                 "0",
+                "--amqp-port",
+                "0",
                 "--https-port",
                 "0",
                 "--mqtt-plain",

@@ -405,6 +405,8 @@ fn a_profile_leads_to_the_hub_started_last() {
             "serve",
             "--mqtt-port",
             "0",
+            "--amqp-port",
+            "0",
             "--https-port",
             "0",
             "--listen",

@@ -288,7 +288,16 @@ fn systemd_is_told_of_start_and_stop() {
     socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let mut serve: Command = holdfast();
     let mut child = serve
-        .args(["serve", "--mqtt-port", "0", "--https-port", "0", "--data-dir"])
+        .args([
+            "serve",
+            "--mqtt-port",
+            "0",
+            "--amqp-port",
+            "0",
+            "--https-port",
+            "0",
+            "--data-dir",
+        ])
         .arg(dir.path().join("data"))
         .env("NOTIFY_SOCKET", &path)
         .stdout(Stdio::null())

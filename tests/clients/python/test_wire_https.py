@@ -680,7 +680,7 @@ def test_no_secret_in_a_log_at_its_loudest(own_wired):
 
 def test_a_second_serve_is_refused(wired):
     second = subprocess.run(
-        [hubs.find_binary(), "serve", "--no-profile", "--data-dir", str(wired.data_dir), "--mqtt-port", "0", "--https-port", "0"],
+        [hubs.find_binary(), "serve", "--no-profile", "--data-dir", str(wired.data_dir), "--mqtt-port", "0", "--amqp-port", "0", "--https-port", "0"],
         capture_output=True, text=True, timeout=30,
     )
     assert second.returncode != 0
@@ -731,7 +731,7 @@ def test_sigterm_keeps_what_was_acknowledged(own_wired):
 def refused_start(data_dir):
     started = subprocess.run(
         [hubs.find_binary(), "serve", "--no-profile", "--data-dir", str(data_dir), "--listen", "127.0.0.1",
-         "--mqtt-port", "0", "--https-port", "0"],
+         "--mqtt-port", "0", "--amqp-port", "0", "--https-port", "0"],
         capture_output=True, text=True, timeout=30,
     )
     assert started.returncode == 1, started.stderr

@@ -40,7 +40,7 @@ class WireHub:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [hubs.find_binary(), "serve", "--data-dir", str(self.data_dir), "--no-profile", "--config",
-                 str(self.config_path), "--listen", "127.0.0.1", "--mqtt-port", "0", "--https-port", "0",
+                 str(self.config_path), "--listen", "127.0.0.1", "--mqtt-port", "0", "--amqp-port", "0", "--https-port", "0",
                  "--mqtt-plain", "127.0.0.1:0", *self.extra],
                 stdout=log, stderr=subprocess.STDOUT,
             )

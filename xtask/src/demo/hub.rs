@@ -39,7 +39,7 @@ impl Hub {
         command.arg("serve").arg("--data-dir").arg(&data);
         // The command line finds the HTTPS port in the data directory, so any free one will do. The profile of
         // the person who runs this stays as it is.
-        command.args(["--https-port", "0", "--no-profile"]);
+        command.args(["--https-port", "0", "--amqp-port", "0", "--no-profile"]);
         let service = Service::start("hub", &mut command, &paths::logs())?;
         let mut hub = Self {
             service,

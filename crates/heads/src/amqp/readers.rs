@@ -51,6 +51,12 @@ pub(super) struct ReaderPlace {
     id: u64,
 }
 
+impl std::fmt::Debug for ReaderPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ReaderPlace").field(&self.key).finish()
+    }
+}
+
 impl Readers {
     /// Takes a place; those with a lower or equal owner level, or none, lose theirs.
     pub(super) fn enter(
@@ -109,7 +115,7 @@ mod tests {
         let readers = Readers::default();
         let mut places: Vec<_> = held
             .iter()
-            .map(|epoch| readers.enter("$Default", 0, *epoch, 5).ok().expect("a place"))
+            .map(|epoch| readers.enter("$Default", 0, *epoch, 5).expect("a place"))
             .collect();
         let entered = readers.enter("$default", 0, new, 5);
         let lost: Vec<bool> = places
@@ -143,7 +149,7 @@ mod tests {
     #[test]
     fn places_are_free_again() {
         let readers = Readers::default();
-        let (place, _signal) = readers.enter("g", 1, Some(7), 5).ok().expect("a place");
+        let (place, _signal) = readers.enter("g", 1, Some(7), 5).expect("a place");
         assert!(readers.enter("g", 2, None, 5).is_ok());
         assert!(readers.enter("other", 1, None, 5).is_ok());
         drop(place);

@@ -14,10 +14,14 @@ pub struct Addresses {
     pub host: String,
     /// Port of MQTT over TLS.
     pub mqtt_port: u16,
+    /// Port of AMQP over TLS.
+    pub amqp_port: u16,
     /// Port of HTTPS.
     pub https_port: u16,
     /// MQTT without TLS.
     pub mqtt_plain: Option<SocketAddr>,
+    /// AMQP without TLS.
+    pub amqp_plain: Option<SocketAddr>,
     /// Plain HTTP for monitoring.
     pub admin: Option<SocketAddr>,
 }
@@ -60,7 +64,9 @@ impl Banner {
             "host": addresses.host,
             "httpsPort": addresses.https_port,
             "mqttPort": addresses.mqtt_port,
+            "amqpPort": addresses.amqp_port,
             "mqttPlain": addresses.mqtt_plain.map(|address| address.to_string()),
+            "amqpPlain": addresses.amqp_plain.map(|address| address.to_string()),
             "admin": addresses.admin.map(|address| address.to_string()),
             "dataDir": self.data_dir,
             "connectionEnv": self.connection_env,
@@ -73,15 +79,20 @@ impl Banner {
         let Addresses {
             host,
             mqtt_port,
+            amqp_port,
             https_port,
             ..
         } = &self.addresses;
         let mut rows = vec![
             ("MQTT over TLS", format!("{host}:{mqtt_port}")),
+            ("AMQP over TLS", format!("{host}:{amqp_port}")),
             ("HTTPS", format!("https://{host}:{https_port}")),
         ];
         if let Some(address) = self.addresses.mqtt_plain {
             rows.push(("MQTT, no TLS", address.to_string()));
+        }
+        if let Some(address) = self.addresses.amqp_plain {
+            rows.push(("AMQP, no TLS", address.to_string()));
         }
         if let Some(address) = self.addresses.admin {
             rows.push(("health, metrics", format!("http://{address}")));
@@ -95,9 +106,9 @@ impl Banner {
         for (name, value) in rows {
             text.push_str(&format!("  {name:<20}{value}\n"));
         }
-        if (*mqtt_port, *https_port) != (8883, 443) {
+        if (*mqtt_port, *amqp_port, *https_port) != (8883, 5671, 443) {
             text.push_str(
-                "\nMost SDK programs know only the ports 8883 and 443: redirect those to the ports above.\n",
+                "\nMost SDK programs know only the ports 8883, 5671 and 443: redirect those to the ports above.\n",
             );
         }
         let flag = if self.found_by_commands {

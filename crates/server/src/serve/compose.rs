@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use holdfast_heads::amqp::{AmqpConfig, AmqpHead};
 use holdfast_heads::https::{DeviceHttps, HttpsConfig, HttpsHead};
 use holdfast_heads::mqtt::{MqttConfig, MqttHead};
 use holdfast_heads::tls::{ServerCertificate, TicketSecret, TlsSettings};
@@ -13,9 +14,12 @@ use holdfast_hub::{Hub, HubConfig, Stores};
 use holdfast_observe::{Health, Registry};
 use holdfast_ports::clock::{Clock, SystemClock};
 use holdfast_ports::gateway::DeviceGateway;
+use holdfast_ports::service::ServiceGateway;
 use holdfast_store::log::{EmbeddedLog, LogConfig};
 use holdfast_store::sqlite::SqliteStore;
 use holdfast_wire::connection_string::{ConnectionString, Credential, Party};
+use holdfast_wire::links::EVENT_HUB_NAME;
+
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -41,6 +45,8 @@ struct Listeners {
     mqtt: Vec<TcpListener>,
     https: Vec<TcpListener>,
     mqtt_plain: Option<TcpListener>,
+    amqp: Vec<TcpListener>,
+    amqp_plain: Option<TcpListener>,
     admin: Option<TcpListener>,
 }
 
@@ -48,11 +54,14 @@ impl Listeners {
     fn bind(config: &Config) -> anyhow::Result<Self> {
         let addresses = &config.server.listen;
         let plain = config.mqtt.plain.map(|address| bind(address, listen::MQTT_PLAIN));
+        let amqp_plain = config.amqp.plain.map(|address| bind(address, listen::AMQP_PLAIN));
         let admin = config.server.admin.map(|address| bind(address, listen::ADMIN));
         Ok(Listeners {
             https: bind_all(addresses, config.https.port, listen::HTTPS)?,
             mqtt: bind_all(addresses, config.mqtt.port, listen::MQTT)?,
             mqtt_plain: plain.transpose()?,
+            amqp: bind_all(addresses, config.amqp.port, listen::AMQP)?,
+            amqp_plain: amqp_plain.transpose()?,
             admin: admin.transpose()?,
         })
     }
@@ -66,8 +75,10 @@ impl Listeners {
         Ok(Addresses {
             host: host.to_owned(),
             mqtt_port: port(&self.mqtt)?,
+            amqp_port: port(&self.amqp)?,
             https_port: port(&self.https)?,
             mqtt_plain: address(&self.mqtt_plain)?,
+            amqp_plain: address(&self.amqp_plain)?,
             admin: address(&self.admin)?,
         })
     }
@@ -301,11 +312,31 @@ fn serve_heads(
         let (head, stopped) = (mqtt.clone(), stopped.clone());
         heads.spawn(async move { head.serve(listener, None, stopped).await });
     }
+    let config = AmqpConfig {
+        drain_timeout,
+        ..AmqpConfig::default()
+    };
+    let services: Arc<dyn ServiceGateway> = Arc::clone(&parts.hub) as Arc<_>;
+    let amqp = AmqpHead::new(
+        config,
+        Arc::clone(&gateway),
+        services,
+        Arc::clone(clock),
+        metrics.clone(),
+    );
+    for listener in listeners.amqp {
+        let (head, tls, stopped) = (amqp.clone(), Arc::clone(&parts.tls), stopped.clone());
+        heads.spawn(async move { head.serve(listener, Some(tls), stopped).await });
+    }
+    if let Some(listener) = listeners.amqp_plain {
+        let (head, stopped) = (amqp.clone(), stopped.clone());
+        heads.spawn(async move { head.serve(listener, None, stopped).await });
+    }
     let watched = admin::router(parts.health.clone(), Arc::clone(&parts.registry));
     let config = https_config(&settings.config.https, drain_timeout);
     let router = https_router(parts, watched.clone(), stopped);
     let devices = DeviceHttps::new(gateway, Arc::clone(clock), metrics.clone());
-    let https = HttpsHead::new(config, router, Some(devices), Some(mqtt), metrics.clone());
+    let https = HttpsHead::new(config, router, Some(devices), Some(mqtt), metrics.clone()).with_amqp(amqp);
     for listener in listeners.https {
         let (head, tls, stopped) = (https.clone(), Arc::clone(&parts.tls), stopped.clone());
         heads.spawn(async move { head.serve(listener, Some(tls), stopped).await });
@@ -346,6 +377,7 @@ fn announce(settings: &Settings, parts: &Parts, addresses: Addresses) -> anyhow:
     tracing::info!(
         host = banner.addresses.host,
         mqtt_port = banner.addresses.mqtt_port,
+        amqp_port = banner.addresses.amqp_port,
         https_port = banner.addresses.https_port,
         "ready"
     );
@@ -371,6 +403,17 @@ fn connection_env(
     );
     match parts.hub.policy(OWNER) {
         Ok(policy) => {
+            let events = format!(
+                "Endpoint=sb://{}/;SharedAccessKeyName={};SharedAccessKey={};EntityPath={EVENT_HUB_NAME}",
+                addresses.host,
+                policy.name,
+                policy.primary_key.reveal()
+            );
+            env.set(
+                variables::EH_CS,
+                events,
+                "Event Hubs-compatible connection string, for reading events",
+            );
             let owner = ConnectionString {
                 host: addresses.host.clone(),
                 gateway_host: None,
@@ -413,6 +456,16 @@ fn connection_env(
             addresses.mqtt_port.to_string(),
             "Port of MQTT over TLS; SDKs know only 8883",
         );
+    }
+    if addresses.amqp_port != 5671 {
+        env.set(
+            variables::AMQP_PORT,
+            addresses.amqp_port.to_string(),
+            "Port of AMQP over TLS; SDKs know only 5671",
+        );
+    }
+    if let Some(plain) = addresses.amqp_plain {
+        env.set(variables::AMQP_PLAIN, plain.to_string(), "AMQP without TLS");
     }
     if let Some(plain) = addresses.mqtt_plain {
         env.set(variables::MQTT_PLAIN, plain.to_string(), "MQTT without TLS");

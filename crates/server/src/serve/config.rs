@@ -22,6 +22,8 @@ pub struct Config {
     pub hub: HubSection,
     /// MQTT for devices.
     pub mqtt: MqttConfig,
+    /// AMQP for devices, services, and readers and producers of events.
+    pub amqp: AmqpConfig,
     /// HTTPS: service API, device API, and WebSockets, all on one port.
     pub https: HttpsConfig,
     /// Certificates of the server. Without this section the hub makes its own certificate authority.
@@ -117,6 +119,27 @@ impl Default for MqttConfig {
             silence_max: Span(head.silence_max),
             unacknowledged_max: head.unacknowledged_max,
             unacknowledged_size: Size(head.unacknowledged_bytes_max as u64),
+        }
+    }
+}
+
+/// AMQP for devices, services, and readers and producers of events.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AmqpConfig {
+    /// Port of AMQP over TLS. The SDKs know only 5671. 0 takes any free port.
+    pub port: u16,
+    /// Address of a listener without TLS, for example `127.0.0.1:5672`: Event Hubs clients with
+    /// `UseDevelopmentEmulator=true` in their connection string go there. Off when empty. Tokens and data cross it in
+    /// the clear, so only loopback addresses are taken.
+    pub plain: Option<SocketAddr>,
+}
+
+impl Default for AmqpConfig {
+    fn default() -> Self {
+        AmqpConfig {
+            port: 5671,
+            plain: None,
         }
     }
 }
@@ -310,6 +333,14 @@ impl Config {
                 &plain,
                 "tokens and data would cross the network unencrypted",
                 "use a loopback address such as 127.0.0.1:1883, or say it twice: --mqtt-plain-anywhere (mqtt.plain_anywhere = true)",
+            );
+        }
+        if let Some(plain) = self.amqp.plain.filter(|plain| !plain.ip().is_loopback()) {
+            return bad(
+                "amqp.plain",
+                &plain,
+                "tokens and data would cross the network unencrypted",
+                "use a loopback address such as 127.0.0.1:5672",
             );
         }
         if !(1..=32).contains(&self.log.partitions) {
@@ -549,6 +580,16 @@ mod tests {
         let text = "[mqtt]\nplain = \"0.0.0.0:1883\"\nplain_anywhere = true\n";
         Config::parse(text, "x").unwrap().check().unwrap();
         Config::parse("[mqtt]\nplain = \"127.0.0.1:1883\"\n", "x")
+            .unwrap()
+            .check()
+            .unwrap();
+    }
+
+    #[test]
+    fn plain_amqp_stays_on_this_machine() {
+        let config = Config::parse("[amqp]\nplain = \"0.0.0.0:5672\"\n", "x").unwrap();
+        assert!(config.check().is_err());
+        Config::parse("[amqp]\nplain = \"127.0.0.1:5672\"\n", "x")
             .unwrap()
             .check()
             .unwrap();

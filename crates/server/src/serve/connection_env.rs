@@ -25,6 +25,10 @@ pub const HTTPS_PORT: &str = "HOLDFAST_HTTPS_PORT";
 pub const MQTT_PORT: &str = "HOLDFAST_MQTT_PORT";
 /// Address of the MQTT listener without TLS, if there is one.
 pub const MQTT_PLAIN: &str = "HOLDFAST_MQTT_PLAIN";
+/// Port of AMQP over TLS.
+pub const AMQP_PORT: &str = "HOLDFAST_AMQP_PORT";
+/// Address of the AMQP listener without TLS, if there is one.
+pub const AMQP_PLAIN: &str = "HOLDFAST_AMQP_PLAIN";
 /// Event Hubs-compatible connection string.
 pub const EH_CS: &str = "HOLDFAST_EH_CS";
 /// Provisioning host.

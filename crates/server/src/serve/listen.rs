@@ -24,6 +24,18 @@ pub(super) const MQTT: Purpose = Purpose {
     fixed: Some(8883),
 };
 
+pub(super) const AMQP: Purpose = Purpose {
+    name: "AMQP over TLS",
+    flag: "--amqp-port",
+    fixed: Some(5671),
+};
+
+pub(super) const AMQP_PLAIN: Purpose = Purpose {
+    name: "AMQP without TLS",
+    flag: "--amqp-plain",
+    fixed: None,
+};
+
 pub(super) const HTTPS: Purpose = Purpose {
     name: "HTTPS",
     flag: "--https-port",

@@ -36,7 +36,7 @@ use data_dir::DataDir;
 /// Arguments of `holdfast serve`.
 #[derive(Args, Debug, Default)]
 #[command(
-    after_help = "Examples:\n  holdfast serve                                        everything in ./holdfast-data\n  holdfast serve --host hub.plant.example --data-dir /var/lib/holdfast\n  holdfast serve --mqtt-port 0 --https-port 0 --output json   any free ports, told as JSON\n\nSIGTERM and SIGINT end the hub in order, a second one at once; SIGHUP reads the certificates again."
+    after_help = "Examples:\n  holdfast serve                                        everything in ./holdfast-data\n  holdfast serve --host hub.plant.example --data-dir /var/lib/holdfast\n  holdfast serve --mqtt-port 0 --amqp-port 0 --https-port 0 --output json   any free ports, told as JSON\n\nSIGTERM and SIGINT end the hub in order, a second one at once; SIGHUP reads the certificates again."
 )]
 pub struct ServeArgs {
     /// Configuration file (TOML); every key has a default
@@ -51,6 +51,9 @@ pub struct ServeArgs {
     /// Port of MQTT over TLS; 0 takes any free one [default: 8883]
     #[arg(long, value_name = "PORT")]
     mqtt_port: Option<u16>,
+    /// Port of AMQP over TLS; 0 takes any free one [default: 5671]
+    #[arg(long, value_name = "PORT")]
+    amqp_port: Option<u16>,
     /// Port of HTTPS; 0 takes any free one [default: 443]
     #[arg(long, value_name = "PORT")]
     https_port: Option<u16>,
@@ -60,6 +63,9 @@ pub struct ServeArgs {
     /// Let --mqtt-plain be an address other than loopback
     #[arg(long)]
     mqtt_plain_anywhere: bool,
+    /// Also listen for AMQP without TLS here, a loopback address such as 127.0.0.1:5672
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    amqp_plain: Option<SocketAddr>,
     /// Also answer /healthz, /readyz and /metrics without TLS here
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin: Option<SocketAddr>,
@@ -85,6 +91,8 @@ impl ServeArgs {
             config.server.listen.clone_from(&self.listen);
         }
         config.mqtt.port = self.mqtt_port.unwrap_or(config.mqtt.port);
+        config.amqp.port = self.amqp_port.unwrap_or(config.amqp.port);
+        config.amqp.plain = self.amqp_plain.or(config.amqp.plain);
         config.https.port = self.https_port.unwrap_or(config.https.port);
         config.mqtt.plain = self.mqtt_plain.or(config.mqtt.plain);
         config.mqtt.plain_anywhere |= self.mqtt_plain_anywhere;
