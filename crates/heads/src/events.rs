@@ -95,6 +95,8 @@ pub enum RefusalReason {
     Unauthorized,
     /// The hub cannot tell.
     Unavailable,
+    /// All places were taken, and this one had waited longest without making itself known.
+    Evicted,
 }
 
 impl Label for RefusalReason {
@@ -108,6 +110,7 @@ impl Label for RefusalReason {
         "malformed",
         "unauthorized",
         "unavailable",
+        "evicted",
     ];
 
     fn index(self) -> usize {

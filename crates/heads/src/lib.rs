@@ -16,6 +16,7 @@ pub mod amqp;
 pub mod events;
 pub mod https;
 pub mod listener;
+mod lobby;
 pub mod mqtt;
 pub mod tls;
 mod tracking;

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::events::{AcceptFailed, AcceptResumed, Metrics};
+use crate::lobby::{Guest, Lobby};
 use crate::{Shutdown, stopped};
 
 /// Connections the kernel may hold for us while we are busy; it caps the value by `net.core.somaxconn`. Large, because
@@ -39,14 +40,39 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until the shutdown; hands each connection to `accepted` with a permit of `places`. Without a free place, new
-/// connections stay in the kernel's queue.
-pub(crate) async fn accept_loop(
+/// What bounds the connections of a listener.
+pub(crate) trait Places {
+    /// Held by one connection.
+    type Place;
+
+    /// Waits for a place. `None` when there will be none.
+    fn take(&self) -> impl Future<Output = Option<Self::Place>> + Send;
+}
+
+impl Places for Arc<Semaphore> {
+    type Place = OwnedSemaphorePermit;
+
+    async fn take(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(self).acquire_owned().await.ok()
+    }
+}
+
+impl Places for Arc<Lobby> {
+    type Place = Guest;
+
+    async fn take(&self) -> Option<Guest> {
+        Some(self.enter().await)
+    }
+}
+
+/// Accepts until the shutdown; hands each connection to `accepted` with one of the `places`. While there is none, one
+/// connection waits here and the others in the kernel's queue.
+pub(crate) async fn accept_loop<P: Places>(
     listener: TcpListener,
     mut shutdown: Shutdown,
     metrics: &Metrics,
-    places: &Arc<Semaphore>,
-    mut accepted: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
+    places: &P,
+    mut accepted: impl FnMut(TcpStream, SocketAddr, P::Place),
 ) {
     let mut pause = Duration::ZERO;
     loop {
@@ -54,9 +80,11 @@ pub(crate) async fn accept_loop(
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
-            // The semaphore is never closed.
-            let place = Arc::clone(places).acquire_owned().await.ok();
-            (listener.accept().await, place)
+            // First the connection: nobody yields his place to one that may never come.
+            match listener.accept().await {
+                Ok(connection) => (Ok(connection), places.take().await),
+                Err(error) => (Err(error), None),
+            }
         };
         let outcome = tokio::select! {
             biased;

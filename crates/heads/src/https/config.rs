@@ -15,7 +15,8 @@ pub struct HttpsConfig {
     pub headers_max: usize,
     /// For the body of a device's request. Default 60 s.
     pub body_timeout: Duration,
-    /// Connections open at once, WebSockets not counted; above, new ones wait in the kernel's queue. Default 4,096.
+    /// Connections open at once, WebSockets not counted; above, a new one takes the place of one that has not sent a
+    /// whole request yet, or is idle. Default 4,096.
     pub connections_max: usize,
     /// TLS handshakes worked on at once. Default 2.
     pub handshakes_concurrent: usize,

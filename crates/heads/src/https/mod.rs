@@ -8,6 +8,7 @@
 //! HTTP/1.1 only: no SDK offers ALPN. A request finds the client's certificates
 //! ([`holdfast_ports::gateway::PeerCertificates`]) and address ([`axum::extract::ConnectInfo`]) in its extensions.
 
+mod body;
 mod config;
 mod device;
 
@@ -27,18 +28,20 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
 use crate::amqp::AmqpHead;
 use crate::events::{LoginRefused, Metrics, RefusalReason};
 use crate::listener::accept_loop;
+use crate::lobby::{Guest, Lobby, Stage};
 use crate::mqtt::MqttHead;
 use crate::tls::{TlsSettings, TlsStream};
 use crate::transport::Socket;
 use crate::websocket::upgrade::{self, Carriers};
 use crate::{Shutdown, stopped};
 
+use body::{Served, ServedBody};
 pub use config::HttpsConfig;
 pub use device::DeviceHttps;
 
@@ -54,7 +57,7 @@ struct Shared {
     device: Option<DeviceHttps>,
     carriers: Carriers,
     metrics: Metrics,
-    places: Arc<Semaphore>,
+    places: Arc<Lobby>,
     handshakes: Semaphore,
 }
 
@@ -70,7 +73,7 @@ impl HttpsHead {
     ) -> Self {
         HttpsHead {
             shared: Arc::new(Shared {
-                places: Arc::new(Semaphore::new(config.connections_max)),
+                places: Lobby::new(config.connections_max),
                 handshakes: Semaphore::new(config.handshakes_concurrent.max(1)),
                 config,
                 router,
@@ -112,11 +115,7 @@ impl HttpsHead {
             },
         )
         .await;
-        let all = u32::try_from(shared.config.connections_max).unwrap_or(u32::MAX);
-        let connections = async {
-            // All places are free: every connection has ended.
-            let _ = shared.places.acquire_many(all).await;
-        };
+        let connections = shared.places.emptied();
         let sessions = async {
             if let Some(mqtt) = &shared.carriers.mqtt {
                 mqtt.drain().await;
@@ -141,16 +140,45 @@ async fn serve_connection(
     tcp: TcpStream,
     tls: Option<Arc<TlsSettings>>,
     peer: SocketAddr,
-    _place: OwnedSemaphorePermit,
-    mut shutdown: Shutdown,
+    place: Guest,
+    shutdown: Shutdown,
 ) {
     shared.metrics.connections_accepted.inc();
-    let Some(socket) = handshake(&shared, tcp, tls, peer).await else {
-        return;
+    let place = Arc::new(place);
+    let evicted = tokio::select! {
+        biased;
+        () = place.evicted() => true,
+        () = serve_in_place(&shared, tcp, tls, peer, &place, shutdown) => false,
     };
+    if evicted {
+        LoginRefused {
+            peer,
+            client_id: "",
+            reason: RefusalReason::Evicted,
+            detail: &"too many connections are open, and this was the oldest that asked for nothing",
+        }
+        .emit(&shared.metrics);
+    }
+}
+
+async fn serve_in_place(
+    shared: &Arc<Shared>,
+    tcp: TcpStream,
+    tls: Option<Arc<TlsSettings>>,
+    peer: SocketAddr,
+    place: &Arc<Guest>,
+    mut shutdown: Shutdown,
+) {
+    let socket = tokio::select! {
+        socket = handshake(shared, tcp, tls, peer, place) => socket,
+        // Nothing has been asked yet.
+        () = stopped(&mut shutdown) => return,
+    };
+    let Some(socket) = socket else { return };
     let certificates = socket.peer_certificates();
     let dispatch = Dispatch {
-        shared: Arc::clone(&shared),
+        shared: Arc::clone(shared),
+        place: Arc::clone(place),
         certificates: (!certificates.is_empty()).then(|| PeerCertificates(certificates.into())),
         peer,
     };
@@ -181,17 +209,30 @@ async fn handshake(
     tcp: TcpStream,
     tls: Option<Arc<TlsSettings>>,
     peer: SocketAddr,
+    place: &Guest,
 ) -> Option<Socket> {
-    let Some(tls) = tls else {
-        return Some(Socket::Tcp(tcp));
+    let timeout = match tls {
+        Some(_) => shared.config.handshake_timeout,
+        None => shared.config.head_timeout,
     };
-    let accept = TlsStream::accept(tcp, tls.config(), &shared.handshakes);
-    let refused = match tokio::time::timeout(shared.config.handshake_timeout, accept).await {
-        Ok(Ok(stream)) => {
-            if stream.resumed() {
+    let accept = async {
+        tcp.peek(&mut [0; 1]).await?;
+        place.wait_as(Stage::Speaking);
+        match tls {
+            None => Ok(Socket::Tcp(tcp)),
+            Some(tls) => TlsStream::accept(tcp, tls.config(), &shared.handshakes)
+                .await
+                .map(Socket::Tls),
+        }
+    };
+    let refused = match tokio::time::timeout(timeout, accept).await {
+        Ok(Ok(socket)) => {
+            if let Socket::Tls(stream) = &socket
+                && stream.resumed()
+            {
                 shared.metrics.tls_resumed.inc();
             }
-            return Some(Socket::Tls(stream));
+            return Some(socket);
         }
         Ok(Err(error)) => (RefusalReason::Tls, error.to_string()),
         Err(_) => (RefusalReason::Timeout, "no TLS handshake in time".to_owned()),
@@ -209,6 +250,7 @@ async fn handshake(
 /// Hands each request of one connection to whom it is for.
 struct Dispatch {
     shared: Arc<Shared>,
+    place: Arc<Guest>,
     certificates: Option<PeerCertificates>,
     peer: SocketAddr,
 }
@@ -219,6 +261,7 @@ impl Service<Request<Incoming>> for Dispatch {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let served = Served::new(&self.place);
         if let Some(wanted) = self.shared.carriers.wanted(&request) {
             let response = upgrade::answer(&mut request, wanted, self.peer);
             return Box::pin(std::future::ready(Ok(response)));
@@ -230,12 +273,14 @@ impl Service<Request<Incoming>> for Dispatch {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let request = request.map(Body::new);
-            if let Some(device) = &shared.device
+            let response = if let Some(device) = &shared.device
                 && let Some(operation) = device::Operation::of(request.method(), request.uri().path())
             {
-                return Ok(device.serve(operation, request, &shared.config).await);
-            }
-            shared.router.clone().oneshot(request).await
+                device.serve(operation, request, &shared.config).await
+            } else {
+                shared.router.clone().oneshot(request).await?
+            };
+            Ok(response.map(|body| Body::new(ServedBody::new(body, served))))
         })
     }
 }

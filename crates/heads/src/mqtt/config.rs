@@ -35,8 +35,9 @@ pub struct MqttConfig {
     pub output_bytes_pause: usize,
     /// The same, above which it is closed. Default 2 MiB: the cloud-to-device messages of one round and more.
     pub output_bytes_max: usize,
-    /// Connections that may be between accept and the end of their log-in; above, new ones wait in the kernel's queue.
-    /// Default 4,096. Beyond half of it, clients get [`MqttConfig::connect_timeout_crowded`].
+    /// Connections that may be between accept and the end of their log-in, and as many WebSockets; above, a new one takes
+    /// the place of the one that has waited longest without a whole CONNECT. Default 4,096. Beyond half of it, clients
+    /// get [`MqttConfig::connect_timeout_crowded`].
     pub logins_pending_max: usize,
     /// Replaces the connect timeout while many log-ins are pending, so that silent clients cannot lock others out for
     /// long. Default 10 s.

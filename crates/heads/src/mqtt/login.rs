@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use super::connection::{Connection, Will};
 use super::{Pending, RUNNING, Shared};
 use crate::events::{LoginRefused, RefusalReason, SessionStarted};
+use crate::lobby::{Guest, Stage};
 use crate::tls::TlsStream;
 use crate::transport::{Socket, Transport};
 use crate::websocket::FrameStream;
@@ -76,7 +77,11 @@ pub(super) async fn run(
     peer: SocketAddr,
     pending: Pending,
 ) {
+    let guest = &pending.guest;
     let listen = async {
+        // Not `readable`, which may be wrong.
+        tcp.peek(&mut [0; 1]).await.map_err(Refused::lost)?;
+        guest.wait_as(Stage::Speaking);
         let socket = match tls {
             None => Socket::Tcp(tcp),
             Some(config) => Socket::Tls(
@@ -92,7 +97,7 @@ pub(super) async fn run(
         }
         let certificates = socket.peer_certificates();
         let mut transport = Transport::from(socket);
-        let input = read_connect(&mut transport).await?;
+        let input = read_connect(&mut transport, guest).await?;
         Ok(Caller {
             transport,
             certificates,
@@ -101,7 +106,7 @@ pub(super) async fn run(
             peer,
         })
     };
-    let caller = tokio::time::timeout(pending.timeout, listen).await;
+    let caller = in_time(&pending, listen).await;
     finish(&shared, peer, caller).await;
 }
 
@@ -113,9 +118,10 @@ pub(super) async fn run_websocket(
     peer: SocketAddr,
     pending: Pending,
 ) {
+    let guest = &pending.guest;
     let listen = async {
         let mut transport = Transport::WebSocket(frames);
-        let input = read_connect(&mut transport).await?;
+        let input = read_connect(&mut transport, guest).await?;
         Ok(Caller {
             transport,
             certificates,
@@ -124,29 +130,47 @@ pub(super) async fn run_websocket(
             peer,
         })
     };
-    let caller = tokio::time::timeout(pending.timeout, listen).await;
+    let caller = in_time(&pending, listen).await;
     finish(&shared, peer, caller).await;
+}
+
+/// The part that depends on the client: bounded in time, and ended when the client's place is given to another.
+async fn in_time(
+    pending: &Pending,
+    listen: impl Future<Output = Result<Caller, Refused>>,
+) -> Result<Caller, Refused> {
+    let evicted = || {
+        Refused::new(
+            RefusalReason::Evicted,
+            "too many log-ins are pending, and this was the oldest of them",
+        )
+    };
+    let caller = tokio::select! {
+        biased;
+        () = pending.guest.evicted() => return Err(evicted()),
+        caller = tokio::time::timeout(pending.timeout, listen) => caller,
+    };
+    let caller = caller.unwrap_or_else(|_| {
+        let text = "no log-in within the connect timeout";
+        Err(Refused::new(RefusalReason::Timeout, text))
+    })?;
+    match pending.guest.keep() {
+        true => Ok(caller),
+        false => Err(evicted()),
+    }
 }
 
 /// The part that does not depend on the client, and so has no timeout: dropping the hub's `connect` in the middle could
 /// leave a session behind that nobody ends.
-async fn finish(
-    shared: &Arc<Shared>,
-    peer: SocketAddr,
-    caller: Result<Result<Caller, Refused>, tokio::time::error::Elapsed>,
-) {
+async fn finish(shared: &Arc<Shared>, peer: SocketAddr, caller: Result<Caller, Refused>) {
     let outcome = match caller {
-        Ok(Ok(caller)) => {
+        Ok(caller) => {
             shared.connecting.fetch_add(1, Ordering::SeqCst);
             let outcome = log_in(shared, caller).await;
             shared.connecting.fetch_sub(1, Ordering::SeqCst);
             outcome
         }
-        Ok(Err(refused)) => Err(refused),
-        Err(_) => Err(Refused::new(
-            RefusalReason::Timeout,
-            "no log-in within the connect timeout",
-        )),
+        Err(refused) => Err(refused),
     };
     match outcome {
         // A task of its own, so that the memory of this one, sized for the log-in, is given back.
@@ -240,7 +264,7 @@ fn begin(
 
 /// Reads until a whole CONNECT is there, and perhaps more. Whatever else it is, it is no client of ours, and is told
 /// nothing (mqtt.md section 2.7).
-async fn read_connect(transport: &mut Transport) -> Result<Vec<u8>, Refused> {
+async fn read_connect(transport: &mut Transport, guest: &Guest) -> Result<Vec<u8>, Refused> {
     let mut input = Vec::new();
     let mut filled = 0;
     loop {
@@ -270,6 +294,9 @@ async fn read_connect(transport: &mut Transport) -> Result<Vec<u8>, Refused> {
         let received = buffer.filled().len();
         if received == 0 {
             return Err(Refused::lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if filled == 0 {
+            guest.wait_as(Stage::Speaking);
         }
         filled += received;
     }

@@ -26,15 +26,15 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use holdfast_mqtt::server::ServerLimits;
-use holdfast_observe::Event as _;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::gateway::DeviceGateway;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::Shutdown;
-use crate::events::{LoginRefused, Metrics, RefusalReason};
+use crate::events::Metrics;
 use crate::listener::accept_loop;
+use crate::lobby::{Guest, Lobby};
 use crate::tls::TlsSettings;
 use crate::transport::Socket;
 use crate::websocket::FrameStream;
@@ -63,9 +63,10 @@ struct Shared {
     roster: roster::Roster,
     state: AtomicU8,
     sweeping: AtomicBool,
-    /// Log-ins that may still begin.
-    logins: Arc<Semaphore>,
-    logins_pending: AtomicUsize,
+    /// Connections between accept and the end of their log-in.
+    logins: Arc<Lobby>,
+    /// The same of WebSockets, which come by another port: neither can take the other's places.
+    websocket_logins: Arc<Lobby>,
     /// Log-ins the hub is judging: a stop waits for them, but not for clients that say nothing.
     connecting: AtomicUsize,
     /// TLS handshakes that may be worked on.
@@ -105,8 +106,8 @@ impl MqttHead {
         MqttHead {
             shared: Arc::new(Shared {
                 limits: config.limits(),
-                logins: Arc::new(Semaphore::new(config.logins_pending_max)),
-                logins_pending: AtomicUsize::new(0),
+                logins: Lobby::new(config.logins_pending_max),
+                websocket_logins: Lobby::new(config.logins_pending_max),
                 connecting: AtomicUsize::new(0),
                 handshakes: Semaphore::new(config.handshakes_concurrent.max(1)),
                 config,
@@ -141,23 +142,18 @@ impl MqttHead {
         self.drain().await;
     }
 
+    /// A place for the log-in of a WebSocket, to be taken before its upgrade is answered; `None` when log-ins that are
+    /// being judged have all of them.
+    pub(crate) fn reserve_websocket(&self) -> Option<Guest> {
+        self.shared.websocket_logins.try_enter()
+    }
+
     /// Serves the byte stream of a WebSocket whose upgrade has been answered. `early` is what the HTTP layer had read
     /// beyond its request.
-    pub(crate) fn accept_websocket(&self, socket: Socket, early: &[u8], peer: SocketAddr) {
+    pub(crate) fn accept_websocket(&self, socket: Socket, early: &[u8], peer: SocketAddr, place: Guest) {
         self.start_sweeping();
         let shared = &self.shared;
         shared.metrics.connections_accepted.inc();
-        let Ok(place) = Arc::clone(&shared.logins).try_acquire_owned() else {
-            // Does not wait: what was upgraded is no longer in the kernel's queue. The client tries again.
-            LoginRefused {
-                peer,
-                client_id: "",
-                reason: RefusalReason::Unavailable,
-                detail: &"too many log-ins are pending",
-            }
-            .emit(&shared.metrics);
-            return;
-        };
         let pending = Pending::new(shared, place);
         let certificates = socket.peer_certificates();
         let frames = Box::new(FrameStream::new(socket, early));
@@ -221,32 +217,21 @@ impl std::fmt::Debug for MqttHead {
     }
 }
 
-/// A connection between accept and the end of its log-in; counted, and holding its place among them.
+/// A connection between accept and the end of its log-in, holding its place among them.
 struct Pending {
-    shared: Arc<Shared>,
-    _place: OwnedSemaphorePermit,
+    guest: Guest,
     /// How long it may take.
     timeout: Duration,
 }
 
 impl Pending {
-    fn new(shared: &Arc<Shared>, place: OwnedSemaphorePermit) -> Self {
-        let others = shared.logins_pending.fetch_add(1, Ordering::Relaxed);
+    fn new(shared: &Shared, guest: Guest) -> Self {
         let config = &shared.config;
-        Pending {
-            shared: Arc::clone(shared),
-            _place: place,
-            timeout: if others > config.logins_pending_max / 2 {
-                config.connect_timeout_crowded.min(config.connect_timeout)
-            } else {
-                config.connect_timeout
-            },
-        }
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        self.shared.logins_pending.fetch_sub(1, Ordering::Relaxed);
+        let timeout = if guest.lobby().taken() > config.logins_pending_max / 2 {
+            config.connect_timeout_crowded.min(config.connect_timeout)
+        } else {
+            config.connect_timeout
+        };
+        Pending { guest, timeout }
     }
 }

@@ -6,8 +6,8 @@ use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
-    UPGRADE,
+    CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 
 use crate::amqp::AmqpHead;
+use crate::lobby::Guest;
 use crate::mqtt::MqttHead;
 use crate::transport::Socket;
 
@@ -105,11 +106,18 @@ pub(crate) fn answer(request: &mut Request<Incoming>, wanted: Wanted, peer: Sock
     let Some(accept) = accept_key(request.headers()) else {
         return bad_request();
     };
-    let upgrade = hyper::upgrade::on(request);
     let Wanted { protocol, carrier } = wanted;
+    let place = match &carrier {
+        Carrier::Mqtt(head) => match head.reserve_websocket() {
+            None => return unavailable(),
+            place => place,
+        },
+        Carrier::Amqp(_) => None,
+    };
+    let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => hand_over(upgraded, &carrier, peer),
+            Ok(upgraded) => hand_over(upgraded, &carrier, peer, place),
             Err(error) => holdfast_observe::tracing::debug!(%peer, %error, "WebSocket upgrade failed"),
         }
     });
@@ -123,13 +131,17 @@ pub(crate) fn answer(request: &mut Request<Incoming>, wanted: Wanted, peer: Sock
     response
 }
 
-fn hand_over(upgraded: Upgraded, carrier: &Carrier, peer: SocketAddr) {
+fn hand_over(upgraded: Upgraded, carrier: &Carrier, peer: SocketAddr, place: Option<Guest>) {
     // Out of its wrappers, so that neither they nor hyper's buffers stay for the life of the session.
     match upgraded.downcast::<TokioIo<Socket>>() {
         Ok(parts) => {
             let socket = parts.io.into_inner();
             match carrier {
-                Carrier::Mqtt(head) => head.accept_websocket(socket, &parts.read_buf, peer),
+                Carrier::Mqtt(head) => {
+                    if let Some(place) = place {
+                        head.accept_websocket(socket, &parts.read_buf, peer, place);
+                    }
+                }
                 Carrier::Amqp(head) => head.accept_websocket(socket, &parts.read_buf, peer),
             }
         }
@@ -158,6 +170,16 @@ fn bad_request() -> Response<Body> {
     *response.status_mut() = StatusCode::BAD_REQUEST;
     // Tells a client of another version which one is spoken (RFC 6455 section 4.4).
     response.headers_mut().insert(SEC_WEBSOCKET_VERSION, VERSION);
+    response
+}
+
+/// Says so before the upgrade: an HTTP status reaches clients that a closed WebSocket would leave guessing.
+fn unavailable() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from_static("5"));
     response
 }
 

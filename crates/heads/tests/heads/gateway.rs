@@ -55,6 +55,8 @@ struct State {
     settled: Vec<(u64, Settlement)>,
     /// How long a delivery is locked; a minute without.
     lock_time: Option<Duration>,
+    /// No log-in is answered.
+    connects_held: bool,
 }
 
 /// The fake's clock is the head's.
@@ -157,6 +159,11 @@ impl FakeGateway {
     pub(crate) fn reported(&self, identity: &str) -> Option<(u64, Vec<u8>)> {
         let identity = Identity::parse(identity).expect("an identity");
         self.state.lock().reported.get(&identity).cloned()
+    }
+
+    /// Log-ins wait for their answer until told otherwise.
+    pub(crate) fn hold_connects(&self, held: bool) {
+        self.state.lock().connects_held = held;
     }
 
     /// Deliveries from now on are locked for that long.
@@ -271,6 +278,9 @@ impl FakeGateway {
 impl DeviceGateway for FakeGateway {
     fn connect<'a>(&'a self, request: ConnectRequest<'a>) -> BoxFuture<'a, Result<Connected, Error>> {
         Box::pin(async move {
+            while self.state.lock().connects_held {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             let origin = self.judge(&request.access)?;
             let identity = origin.identity.clone();
             let mut state = self.state.lock();

@@ -35,15 +35,14 @@ impl Port {
     }
 
     pub(crate) fn start_with(tls: Option<Arc<TlsSettings>>, config: HttpsConfig) -> Self {
+        Self::start_all(tls, config, MqttConfig::default())
+    }
+
+    pub(crate) fn start_all(tls: Option<Arc<TlsSettings>>, config: HttpsConfig, mqtt: MqttConfig) -> Self {
         let gateway = FakeGateway::new();
         let clock = Arc::new(SystemClock::new());
         let metrics = metrics();
-        let mqtt = MqttHead::new(
-            MqttConfig::default(),
-            gateway.clone(),
-            clock.clone(),
-            metrics.clone(),
-        );
+        let mqtt = MqttHead::new(mqtt, gateway.clone(), clock.clone(), metrics.clone());
         let device = DeviceHttps::new(gateway.clone(), clock, metrics.clone());
         let router = Router::new()
             .route("/", get(async || "portal"))

@@ -44,6 +44,12 @@ fn settings(certificates: Vec<ServerCertificate>) -> Arc<TlsSettings> {
     .expect("usable")
 }
 
+/// Those of a port whose certificate does not matter.
+pub(crate) fn any_settings() -> Arc<TlsSettings> {
+    let key = KeyPair::generate().expect("a key");
+    settings(vec![make("any", &key)])
+}
+
 /// Takes any certificate: trust is the client's business and not tested here.
 #[derive(Debug)]
 struct TakeAny(Arc<rustls::crypto::CryptoProvider>);

@@ -9,7 +9,7 @@ use crate::https_device::Port;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// Asks for an upgrade; returns the status line and headers.
-async fn upgrade(stream: &mut TcpStream, path: &str, protocol: &str, early: &[u8]) -> String {
+pub(crate) async fn upgrade(stream: &mut TcpStream, path: &str, protocol: &str, early: &[u8]) -> String {
     let mut request = format!(
         "GET {path} HTTP/1.1\r\nHost: hub.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {protocol}\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
     )
@@ -24,7 +24,7 @@ async fn upgrade(stream: &mut TcpStream, path: &str, protocol: &str, early: &[u8
 }
 
 /// A masked frame.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [9, 8, 7, 6];
     let mut out = vec![first, 0x80 | 126];
     out.extend_from_slice(&(payload.len() as u16).to_be_bytes());
@@ -39,7 +39,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Reads a frame of the server.
-async fn read_frame(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+pub(crate) async fn read_frame(stream: &mut TcpStream) -> (u8, Vec<u8>) {
     let first = stream.read_u8().await.expect("a frame");
     let length = match stream.read_u8().await.expect("a frame") {
         126 => usize::from(stream.read_u16().await.expect("a frame")),
