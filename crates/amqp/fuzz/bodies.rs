@@ -138,7 +138,7 @@ impl End {
     fn on(&mut self, event: Event<'_>, choice: u8) {
         let (connection, out) = (&mut self.connection, &mut self.out);
         match event {
-            Event::SaslInit(_) if choice % 3 == 0 => connection.sasl_challenge(b"?", out),
+            Event::SaslInit(_) if choice.is_multiple_of(3) => connection.sasl_challenge(b"?", out),
             Event::SaslInit(_) | Event::SaslResponse(_) => connection.sasl_outcome(SaslCode::Ok, out),
             Event::SaslMechanisms(_) => {
                 let init = SaslInit {
@@ -150,7 +150,7 @@ impl End {
             }
             Event::SaslChallenge(_) => connection.sasl_response(b"!", out),
             Event::Open(_) => connection.open(&Open::default(), out),
-            Event::Attach { link, .. } if choice % 8 == 0 => {
+            Event::Attach { link, .. } if choice.is_multiple_of(8) => {
                 let error = Error::new(condition::UNAUTHORIZED_ACCESS, "no");
                 connection.refuse_link(link, &error, out);
             }
@@ -177,7 +177,7 @@ impl End {
                 ..
             } => {
                 assert!(self.sent.contains(&token), "an outcome of nothing");
-                if !settled && choice % 2 == 0 {
+                if !settled && choice.is_multiple_of(2) {
                     connection.settle_sent(link, delivery_id, Some(&DeliveryState::Accepted), out);
                     self.sent.retain(|other| *other != token);
                 } else if settled {
@@ -227,7 +227,7 @@ impl End {
                 }
             }
         }
-        if choice % 3 == 0
+        if choice.is_multiple_of(3)
             && let Some((link, id)) = self.received.pop()
         {
             let told = connection.settle(link.session(), [id], &DeliveryState::Accepted, true, out);

@@ -270,7 +270,10 @@ impl Connection {
     /// Tells the peer why and ends it (AMQP 2.4.7).
     fn fail(&mut self, error: ConnectionError, out: &mut Vec<u8>) {
         if self.header_sent && self.phase != Phase::Closing {
-            let description = error.to_string();
+            let description = match std::error::Error::source(&error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            };
             self.write_close(Some(&Error::new(error.condition(), &description)), out);
         }
         self.phase = Phase::Closed;
