@@ -97,8 +97,8 @@ pub enum FrameError {
 #[non_exhaustive]
 pub enum ConnectionError {
     /// The peer's protocol header is not one we speak (AMQP 2.2). Ours was appended as the answer.
-    #[error("protocol header {0:02x?} is not supported")]
-    Header([u8; 8]),
+    #[error("protocol header is not supported")]
+    Header,
     /// Not a frame.
     #[error("frame is malformed")]
     Frame(#[source] FrameError),
@@ -163,7 +163,7 @@ impl ConnectionError {
     #[must_use]
     pub fn condition(&self) -> &'static str {
         match self {
-            Self::Header(_) | Self::Frame(_) | Self::Layer | Self::ChannelMax(_) | Self::NoSession(_) => {
+            Self::Header | Self::Frame(_) | Self::Layer | Self::ChannelMax(_) | Self::NoSession(_) => {
                 condition::FRAMING_ERROR
             }
             Self::Decode(_) => condition::DECODE_ERROR,

@@ -19,9 +19,7 @@ impl Connection {
             if input[..known] == Protocol::Amqp.header()[..known] {
                 return Ok(false);
             }
-            let mut header = [0; HEADER_LEN];
-            header[..input.len()].copy_from_slice(input);
-            return Err(self.wrong_header(header, out));
+            return Err(self.wrong_header(out));
         };
         let wanted = match (self.phase, Protocol::from_header(*header)) {
             (Phase::FirstHeader, Some(Protocol::Sasl)) if !self.config.mechanisms.is_empty() => {
@@ -39,7 +37,7 @@ impl Connection {
                 Phase::Open
             }
             (Phase::SaslHeader, Some(Protocol::Sasl)) => Phase::SaslMechanisms,
-            _ => return Err(self.wrong_header(*header, out)),
+            _ => return Err(self.wrong_header(out)),
         };
         *input = &input[HEADER_LEN..];
         self.phase = wanted;
@@ -47,12 +45,12 @@ impl Connection {
     }
 
     /// A server answers with a header it does know (AMQP 2.2).
-    fn wrong_header(&mut self, header: [u8; HEADER_LEN], out: &mut Vec<u8>) -> ConnectionError {
+    fn wrong_header(&mut self, out: &mut Vec<u8>) -> ConnectionError {
         if self.side == Side::Server {
             out.extend_from_slice(&Protocol::Amqp.header());
         }
         self.header_sent = false;
-        ConnectionError::Header(header)
+        ConnectionError::Header
     }
 
     fn offer_mechanisms(&mut self, out: &mut Vec<u8>) {
