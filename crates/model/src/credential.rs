@@ -79,6 +79,13 @@ impl SymmetricKey {
         signature
     }
 
+    /// The key of a device in an enrollment group that has this key: HMAC-SHA256 of the registration id (languages.md
+    /// 6.4).
+    #[must_use]
+    pub fn derive(&self, registration_id: &str) -> SymmetricKey {
+        SymmetricKey(STANDARD.encode(self.sign(&[registration_id.as_bytes()])).into())
+    }
+
     fn hmac_key(&self) -> hmac::Key {
         // A stored key always decodes: every constructor checked it.
         let mut bytes = STANDARD.decode(self.0.as_bytes()).unwrap_or_default();
@@ -373,6 +380,17 @@ mod tests {
         assert_eq!(parsed.policy(), None);
         let forged = token.replace("2000000000", "2000000001");
         assert!(!SasToken::parse(&forged).expect("a token").verify(&key()));
+    }
+
+    #[test]
+    fn derives_the_documented_device_key() {
+        let group = "8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw==";
+        let group = SymmetricKey::parse(group).expect("a key");
+        let derived = group.derive("sn-007-888-abc-mac-a1-b2-c3-d4-e5-f6");
+        assert_eq!(
+            derived.reveal(),
+            "Jsm0lyGpjaVYVP2g3FnmnmG9dI/9qU24wNoykUmermc="
+        );
     }
 
     #[test]

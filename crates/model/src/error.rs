@@ -82,6 +82,26 @@ pub enum ErrorCode {
     ServiceUnavailable,
     /// The device did not answer a method in time.
     GatewayTimeout,
+    /// A registration id is malformed, or not the one that was proven.
+    InvalidRegistrationId,
+    /// An enrollment group id is malformed.
+    InvalidEnrollmentGroupId,
+    /// The webhook that chooses a hub failed or answered nonsense.
+    CustomAllocationFailed,
+    /// No linked hub could be chosen for the device.
+    CustomAllocationIotHubNotSpecified,
+    /// No such enrollment, or no such id scope.
+    EnrollmentNotFound,
+    /// The device has not registered.
+    DeviceRegistrationNotFound,
+    /// No such registration operation.
+    AsyncOperationNotFound,
+    /// No such enrollment group.
+    EnrollmentGroupNotFound,
+    /// The enrollment exists already.
+    EnrollmentConflict,
+    /// The enrollment group exists already.
+    EnrollmentGroupConflict,
 }
 
 impl ErrorCode {
@@ -124,6 +144,16 @@ impl ErrorCode {
         ErrorCode::GenericBadGateway,
         ErrorCode::ServiceUnavailable,
         ErrorCode::GatewayTimeout,
+        ErrorCode::InvalidRegistrationId,
+        ErrorCode::InvalidEnrollmentGroupId,
+        ErrorCode::CustomAllocationFailed,
+        ErrorCode::CustomAllocationIotHubNotSpecified,
+        ErrorCode::EnrollmentNotFound,
+        ErrorCode::DeviceRegistrationNotFound,
+        ErrorCode::AsyncOperationNotFound,
+        ErrorCode::EnrollmentGroupNotFound,
+        ErrorCode::EnrollmentConflict,
+        ErrorCode::EnrollmentGroupConflict,
     ];
 }
 

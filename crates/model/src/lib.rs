@@ -12,6 +12,7 @@ pub mod limits;
 pub mod message;
 pub mod method;
 pub mod policy;
+pub mod provisioning;
 pub mod registry;
 pub mod subscription;
 pub mod time;

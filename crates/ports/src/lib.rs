@@ -1,9 +1,9 @@
 //! Ports: the traits through which protocol heads, engines and stores meet.
 //!
 //! *Driving* ports are called by protocol heads and implemented by engines ([`gateway`], [`service`],
-//! [`session`]). *Driven* ports
+//! [`session`], [`provisioning`]). *Driven* ports
 //! are called by engines and implemented by stores ([`registry`], [`twin`], [`event_log`], [`queue`], [`settings`],
-//! [`clock`]). [`memory`] has an in-memory double of every driven port; [`suite`] is the behaviour suite that each
+//! [`enrollment`], [`clock`]). [`memory`] has an in-memory double of every driven port; [`suite`] is the behaviour suite that each
 //! implementation passes.
 //!
 //! Contract of every driven port: a method that returns `Ok` has made its change durable, unless its documentation
@@ -11,9 +11,12 @@
 //! assumes that all callers live in one process.
 
 pub mod clock;
+pub mod enrollment;
 pub mod event_log;
 pub mod gateway;
 pub mod memory;
+
+pub mod provisioning;
 pub mod queue;
 pub mod registry;
 pub mod service;

@@ -4,6 +4,7 @@
 //! fast: the engine's tests run on it, and the property tests of the real stores compare themselves with it. Nothing
 //! is durable, and a call either happens as a whole or not at all because the mutex is held throughout.
 
+mod enrollment;
 pub mod event_log;
 mod feedback;
 mod queue;
@@ -50,6 +51,7 @@ struct State {
     values: BTreeMap<String, String>,
     consumer_groups: BTreeSet<String>,
     checkpoints: BTreeMap<(String, u16), u64>,
+    provisioning: enrollment::Provisioning,
     nonces: Nonces,
     unavailable: bool,
 }
@@ -82,6 +84,7 @@ impl MemoryStore {
                 values: BTreeMap::new(),
                 consumer_groups: BTreeSet::from([DEFAULT_CONSUMER_GROUP.to_owned()]),
                 checkpoints: BTreeMap::new(),
+                provisioning: enrollment::Provisioning::default(),
                 nonces: Nonces {
                     random: RandomState::new(),
                     count: 0,

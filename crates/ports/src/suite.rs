@@ -13,6 +13,7 @@
 //! that those leave the fresh store alone.
 
 pub mod checkpoints;
+pub mod enrollment;
 pub mod event_log;
 pub mod feedback;
 pub mod fixtures;
@@ -21,6 +22,7 @@ pub mod registry;
 pub mod settings;
 pub mod twin;
 
+use crate::enrollment::EnrollmentStore;
 use crate::queue::C2dQueue;
 use crate::registry::RegistryStore;
 use crate::settings::{CheckpointStore, SessionStore, SettingsStore};
@@ -28,12 +30,18 @@ use crate::twin::TwinStore;
 
 /// All ports of state in one store.
 pub trait StateStore:
-    RegistryStore + TwinStore + C2dQueue + SettingsStore + SessionStore + CheckpointStore
+    RegistryStore + TwinStore + C2dQueue + SettingsStore + SessionStore + CheckpointStore + EnrollmentStore
 {
 }
 
 impl<S> StateStore for S where
-    S: RegistryStore + TwinStore + C2dQueue + SettingsStore + SessionStore + CheckpointStore
+    S: RegistryStore
+        + TwinStore
+        + C2dQueue
+        + SettingsStore
+        + SessionStore
+        + CheckpointStore
+        + EnrollmentStore
 {
 }
 
@@ -109,6 +117,13 @@ macro_rules! store_suite {
             groups_are_bounded
             checkpoints_belong_to_a_reader_and_a_partition
             a_group_goes_with_its_checkpoints
+        }
+        $crate::store_suite! { @suite $fresh, enrollment:
+            enrollments_are_kept_whole_and_found_without_case
+            writes_of_enrollments_are_conditional
+            enrollments_are_listed_in_pages
+            registrations_belong_to_their_entry
+            linked_hubs_and_policies_are_replaced_by_name
         }
     };
     (@suite $fresh:expr, $suite:ident: $($name:ident)*) => {

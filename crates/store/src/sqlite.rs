@@ -1,15 +1,18 @@
-//! All state of a hub in one SQLite file: registry, twins, cloud-to-device queues, sessions, settings, checkpoints.
+//! All state of a hub in one SQLite file: registry, twins, cloud-to-device queues, sessions, settings, checkpoints,
+//! enrollments.
 //!
 //! - [`writer`]: one thread commits the changes of all callers in groups; `Ok` means synced to the disk.
 //! - `readers`: read-only connections, used inline on the calling thread.
 //! - `schema`: opening, versions, migrations (`migrations/`); the tables are described there.
-//! - one file per port: `registry`, `twin`, `c2d` with `feedback`, `settings`, `sessions`, `checkpoints`.
+//! - one file per port: `registry`, `twin`, `c2d` with `feedback`, `settings`, `sessions`, `checkpoints`,
+//!   `enrollments`.
 //!
 //! The file belongs to one process at a time (a lock file beside it says so); anyone may read it with the `sqlite3`
 //! tool meanwhile. Why it is built like this, with measurements: `docs/adr/0011-embedded-store.md`.
 
 mod c2d;
 mod checkpoints;
+mod enrollments;
 pub mod events;
 mod fault;
 mod feedback;

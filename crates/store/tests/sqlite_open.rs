@@ -7,9 +7,11 @@ use holdfast_model::registry::IdentityRecord;
 use holdfast_model::subscription::{Channel, Subscriptions};
 use holdfast_model::{Identity, Timestamp};
 use holdfast_observe::Registry;
+use holdfast_ports::enrollment::{EnrollmentStore as _, Expected};
 use holdfast_ports::queue::C2dQueue as _;
 use holdfast_ports::registry::{ConnectionUpdate, RegistryStore as _};
 use holdfast_ports::settings::{CheckpointStore as _, SessionStore as _, SettingsStore as _};
+use holdfast_ports::suite::enrollment::{group, individual, registration};
 use holdfast_ports::suite::fixtures::{LIMITS, at, count_up, create, id, message, message_id, record};
 use holdfast_ports::twin::TwinStore as _;
 use holdfast_ports::{StoreError, suite::fixtures::set_reason};
@@ -61,6 +63,24 @@ async fn populate(store: &SqliteStore) {
     store.set_value("id-scope", "0ne1").await.expect("stored");
     store.create_consumer_group("g").await.expect("new");
     store.save_checkpoint("g", 1, 7).await.expect("stored");
+    let expected = Expected::Absent;
+    store
+        .put_enrollment(individual("Solo", 3), expected)
+        .await
+        .expect("new");
+    store.put_group(group("Crew", 4), expected).await.expect("new");
+    let registered = registration("X1", Some("Crew"), 5);
+    store.put_registration(registered, expected).await.expect("new");
+}
+
+/// What came with the second version of the schema.
+async fn check_provisioning(store: &SqliteStore) {
+    let found = store.enrollment("solo").await.expect("readable");
+    assert_eq!(found, Some(individual("Solo", 3)));
+    let found = store.list_groups(None, 9).await.expect("readable");
+    assert_eq!(found, [group("Crew", 4)]);
+    let found = store.list_registrations("crew", None, 9).await.expect("readable");
+    assert_eq!(found, [registration("X1", Some("Crew"), 5)]);
 }
 
 async fn check_populated(store: &SqliteStore) {
@@ -103,7 +123,9 @@ async fn everything_survives_a_restart() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("state.db");
     populate(&open(&path)).await;
-    check_populated(&open(&path)).await;
+    let again = open(&path);
+    check_populated(&again).await;
+    check_provisioning(&again).await;
 }
 
 /// The upgrade test: a database made by the first version (by `make_testdata`) reads as it should.
@@ -114,6 +136,18 @@ async fn version_1_is_read() {
     let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1/state.db");
     std::fs::copy(kept, &path).expect("the kept database is there");
     check_populated(&open(&path)).await;
+}
+
+/// As above, for the version that brought device provisioning.
+#[tokio::test]
+async fn version_2_is_read() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v2/state.db");
+    std::fs::copy(kept, &path).expect("the kept database is there");
+    let store = open(&path);
+    check_populated(&store).await;
+    check_provisioning(&store).await;
 }
 
 /// Makes the database of `testdata/vN`: run it once when a schema version is released, with the path in
@@ -218,7 +252,7 @@ async fn a_newer_version_is_refused_untouched() {
         "{text}"
     );
     assert_eq!(std::fs::read(&path).expect("readable"), before);
-    sql(&path, "PRAGMA user_version = 1");
+    sql(&path, "PRAGMA user_version = 2");
     check_populated(&open(&path)).await;
 }
 

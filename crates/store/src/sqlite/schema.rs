@@ -12,7 +12,10 @@ const APPLICATION_ID: i32 = 0x486f_6c64;
 
 /// Every version of the schema, oldest first; the place in this list (from 1) is the `user_version`. A released entry
 /// is never edited, only followed by another one.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_first.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_first.sql"),
+    include_str!("migrations/0002_provisioning.sql"),
+];
 
 /// Page cache of one connection, KiB. Small on purpose: the operating system's cache serves the rest, and the memory
 /// of an idle hub is a promise.
@@ -174,7 +177,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(96);
     connection.execute_batch(&format!(
         "PRAGMA cache_size = -{PAGE_CACHE_KIB}; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;"
     ))

@@ -112,7 +112,7 @@ impl SettingsStore for SqliteStore {
 
 impl SqliteStore {
     /// Deletes the row that `sql` names; `Missing` when there is none.
-    fn delete_row(&self, sql: &'static str, name: &str) -> BoxFuture<'_, StoreResult<()>> {
+    pub(super) fn delete_row(&self, sql: &'static str, name: &str) -> BoxFuture<'_, StoreResult<()>> {
         let name = name.to_owned();
         self.write_single(
             move |context| match context.db.prepare_cached(sql)?.execute([name])? {

@@ -123,6 +123,18 @@ pub const fn row(code: ErrorCode) -> ErrorRow {
         C::ServerError => known("ServerError", 500_001, LATER, INTERNAL),
         C::GenericBadGateway => chosen("GenericBadGateway", 502_000, LATER, INTERNAL),
         C::ServiceUnavailable => known("ServiceUnavailable", 503_001, LATER, INTERNAL),
+        C::InvalidRegistrationId => chosen("InvalidRegistrationId", 400_202, REFUSED, ARGUMENT),
+        C::InvalidEnrollmentGroupId => chosen("InvalidEnrollmentGroupId", 400_204, REFUSED, ARGUMENT),
+        C::CustomAllocationFailed => known("CustomAllocationFailed", 400_207, REFUSED, ARGUMENT),
+        C::CustomAllocationIotHubNotSpecified => {
+            chosen("CustomAllocationIotHubNotSpecified", 400_208, REFUSED, ARGUMENT)
+        }
+        C::EnrollmentNotFound => known("EnrollmentNotFound", 404_201, REFUSED, NOT_FOUND),
+        C::DeviceRegistrationNotFound => known("DeviceRegistrationNotFound", 404_202, REFUSED, NOT_FOUND),
+        C::AsyncOperationNotFound => chosen("AsyncOperationNotFound", 404_203, REFUSED, NOT_FOUND),
+        C::EnrollmentGroupNotFound => chosen("EnrollmentGroupNotFound", 404_204, REFUSED, NOT_FOUND),
+        C::EnrollmentConflict => chosen("EnrollmentConflict", 409_201, REFUSED, NOT_ALLOWED),
+        C::EnrollmentGroupConflict => chosen("EnrollmentGroupConflict", 409_202, REFUSED, NOT_ALLOWED),
         C::GatewayTimeout => known("GatewayTimeout", 504_101, LATER, "com.microsoft:timeout"),
     }
 }

@@ -1,0 +1,101 @@
+//! The device side of the provisioning service as protocol heads see it.
+
+use bytes::Bytes;
+use holdfast_model::Error;
+use holdfast_model::provisioning::{Registration, RegistrationId};
+use serde_json::Value;
+
+use crate::BoxFuture;
+use crate::gateway::{Credential, Protocol};
+
+/// Who asks to be let in. Texts are as the client sent them.
+#[derive(Clone, Copy)]
+pub struct RegistrationAccess<'a> {
+    /// Id scope.
+    pub id_scope: &'a str,
+    /// Registration id.
+    pub registration_id: &'a str,
+    /// Its proof: a token or certificates; grants are for hub devices and prove nothing here.
+    pub credential: Credential<'a>,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+/// The entry through which a device comes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EntryId {
+    /// Its own enrollment.
+    Individual,
+    /// A group.
+    Group(RegistrationId),
+}
+
+/// By what a device proved itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Proof {
+    /// A key of the enrollment, or derived from the group's; `id` is the form of the id it was derived from.
+    Key {
+        /// Case as typed, or lower case.
+        id: String,
+    },
+    /// Its certificate, DER.
+    Certificate(Bytes),
+}
+
+/// A device that has proven its registration id. Kept by the head for as long as its connection lives, without a secret.
+#[derive(Clone, Debug)]
+pub struct Registrant {
+    /// Who.
+    pub registration_id: RegistrationId,
+    /// Through which entry.
+    pub entry: EntryId,
+    /// By what.
+    pub proof: Proof,
+}
+
+/// What protocol heads ask of the provisioning service on behalf of devices.
+///
+/// In the registrations that come back, [`Registration::hub`] is a host name to connect to.
+pub trait ProvisioningGateway: Send + Sync + 'static {
+    /// Checks a credential. A disabled enrollment is let in, and told so by [`ProvisioningGateway::register`].
+    ///
+    /// # Errors
+    /// `EnrollmentNotFound` for an unknown scope or when no enrollment could be meant; `InvalidRegistrationId`;
+    /// `IotHubUnauthorized…` for every proof that does not hold; `ServiceUnavailable`.
+    fn authenticate<'a>(&'a self, access: RegistrationAccess<'a>)
+    -> BoxFuture<'a, Result<Registrant, Error>>;
+
+    /// Registers a device, or joins the registration that is under way. What is `Assigned` or `Failed` is stored; what
+    /// takes longer than a moment is `Assigning`, to be asked for by its operation id.
+    ///
+    /// # Errors
+    /// `IotHubUnauthorizedAccess` when the entry is gone; `ServiceUnavailable` when it may be tried again;
+    /// `ThrottlingException`.
+    fn register<'a>(
+        &'a self,
+        registrant: &'a Registrant,
+        payload: Option<Value>,
+    ) -> BoxFuture<'a, Result<Registration, Error>>;
+
+    /// Where an operation stands. One that was cut off goes on by being asked for.
+    ///
+    /// # Errors
+    /// `AsyncOperationNotFound`, and as [`ProvisioningGateway::register`].
+    fn operation<'a>(
+        &'a self,
+        registrant: &'a Registrant,
+        operation_id: &'a str,
+    ) -> BoxFuture<'a, Result<Registration, Error>>;
+
+    /// The last registration.
+    ///
+    /// # Errors
+    /// `DeviceRegistrationNotFound`.
+    fn last_registration<'a>(
+        &'a self,
+        registrant: &'a Registrant,
+    ) -> BoxFuture<'a, Result<Registration, Error>>;
+
+    /// The id scope of this service.
+    fn id_scope(&self) -> &str;
+}

@@ -1,0 +1,5 @@
+//! The provisioning engine on in-memory stores, with hubs and webhooks that a test can look into and break.
+
+mod harness;
+mod registering;
+mod trust;
