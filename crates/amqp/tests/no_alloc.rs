@@ -1,4 +1,5 @@
-//! Decoding allocates nothing, whatever is announced; messages that come and go in one frame neither.
+//! Decoding allocates nothing, whatever is announced; messages that come and go in one frame neither; and what an idle
+//! connection holds is small.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -12,6 +13,7 @@ use holdfast_amqp::{Config, Connection, Event, LinkId, Message, Value};
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    static LIVE: Cell<isize> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -20,11 +22,13 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        LIVE.set(LIVE.get() + layout.size() as isize);
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.set(LIVE.get() - layout.size() as isize);
         // SAFETY: the pointer came from `alloc` above, with this layout.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -149,4 +153,38 @@ fn messages_in_steady_state_allocate_nothing() {
     round();
     let count = allocations(|| (0..100).for_each(|_| round()));
     assert_eq!(count, 0);
+}
+
+/// A device with telemetry, commands, methods and twin, in the two sessions that .NET makes, after some traffic.
+#[test]
+fn an_idle_device_is_small() {
+    let config = Arc::new(Config::default());
+    let mut up = Vec::new();
+    let mut client = Connection::client(config.clone(), false, 0, &mut up);
+    client.open(&Open::default(), &mut up);
+    let cbs = client.begin(&mut up).expect("begun");
+    let device = client.begin(&mut up).expect("begun");
+    let mut attach = |session, attach| client.attach(session, &attach, 50, &mut up).expect("attached");
+    attach(cbs, Attach::sender("cbs:sender", "$cbs"));
+    attach(cbs, Attach::receiver("cbs:receiver", "$cbs"));
+    attach(device, Attach::sender("TelemetrySenderLink", "messages"));
+    attach(device, Attach::receiver("TelemetryReceiverLink", "messages"));
+    attach(device, Attach::sender("MethodsSenderLink", "methods"));
+    attach(device, Attach::receiver("MethodsReceiverLink", "methods"));
+    attach(device, Attach::sender("TwinSenderLink", "twin"));
+    attach(device, Attach::receiver("TwinReceiverLink", "twin"));
+    let mut down = Vec::new();
+    let before = LIVE.get();
+    let mut server = Connection::server(config, 0);
+    let mut rest = &up[..];
+    while let Some(event) = server.next_event(&mut rest, 0, &mut down).expect("valid") {
+        match event {
+            Event::Open(_) => server.open(&Open::default(), &mut down),
+            Event::Attach { link, attach } => server.accept_link(link, &attach.agree(), 50, &mut down),
+            _ => {}
+        }
+    }
+    let held = LIVE.get() - before - down.capacity() as isize + size_of::<Connection>() as isize;
+    eprintln!("{held} bytes");
+    assert!(held < 2_048, "{held} bytes");
 }
