@@ -84,9 +84,9 @@ test('a partition key keeps events together', async () => {
 
 test('the same owner level takes over', async () => {
   const [one, two] = [newConsumer(), newConsumer()];
-  const first = read(one, '2', latestEventPosition, { ownerLevel: 0 });
+  const first = read(one, '2', latestEventPosition, { ownerLevel: 1 });
   await new Promise((resolve) => setTimeout(resolve, 1000));
-  const second = read(two, '2', latestEventPosition, { ownerLevel: 0 });
+  const second = read(two, '2', latestEventPosition, { ownerLevel: 1 });
   await waitUntil(() => first.errors.some((error) => error.code === 'ReceiverDisconnectedError'), 'the takeover');
   assert.deepEqual(second.errors, []);
   await Promise.all([one.close(), two.close()]);

@@ -76,7 +76,7 @@ impl Core {
                     SelectorError::OutOfRange(_) => "com.microsoft:argument-out-of-range",
                 };
                 let failure = Failure::new(condition, error.to_string());
-                return self.refuse(link, &failure, out);
+                return self.turn_away(link, attach, &failure, out);
             }
         };
         let mut bytes = Vec::new();
@@ -110,13 +110,13 @@ impl Core {
         if self.services.path(link).is_none() {
             return Ok(());
         }
-        let next = match outcome {
-            Ok(next) => next,
-            Err(failure) => return self.refuse(link, &failure, out),
-        };
         let Ok((Performative::Attach(attach), _)) = Performative::decode(&wanted.attach) else {
             // It was encoded by us.
             return Ok(());
+        };
+        let next = match outcome {
+            Ok(next) => next,
+            Err(failure) => return self.turn_away(link, &attach, &failure, out),
         };
         let epoch = attach
             .properties
@@ -141,7 +141,7 @@ impl Core {
                         "too many receivers without owner level read this partition",
                     ),
                 };
-                return self.refuse(link, &failure, out);
+                return self.turn_away(link, &attach, &failure, out);
             }
         };
         // Replaced with each read.
@@ -172,6 +172,20 @@ impl Core {
         self.accept_attach(link, Link::Reader(Box::new(reader)), &attach, bytes_max, out);
         self.readers.push_back(link);
         Ok(())
+    }
+
+    /// Refuses a reader by agreeing and detaching at once: azure-eventhub for Python takes an attach without termini for a
+    /// fault of its own and never looks at the reason.
+    fn turn_away(
+        &mut self,
+        link: LinkId,
+        attach: &Attach<'_>,
+        failure: &Failure,
+        out: &mut Vec<u8>,
+    ) -> Result<(), End> {
+        self.services.paths.remove(&link);
+        self.machine.accept_link(link, &attach.agree(), 0, out);
+        self.refuse(link, failure, out)
     }
 
     fn reader_stolen(&mut self, link: LinkId, out: &mut Vec<u8>) -> Result<(), End> {
