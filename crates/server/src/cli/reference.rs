@@ -33,7 +33,9 @@ pub(super) fn write_all(out: &Path) -> anyhow::Result<()> {
 }
 
 /// Order of the sections, the most wanted first.
-const ORDER: &[&str] = &["server", "hub", "mqtt", "https", "tls", "log", "c2d", "observe"];
+const ORDER: &[&str] = &[
+    "server", "hub", "mqtt", "amqp", "https", "tls", "log", "c2d", "observe",
+];
 
 /// One key of the configuration.
 struct Key {

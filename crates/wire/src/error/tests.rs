@@ -27,7 +27,13 @@ fn the_table_is_total_and_consistent() {
             assert_eq!(row.name, format!("{code:?}"));
         }
         let free = row.number % 1_000;
-        assert_eq!(row.number_verified, free != 0 && free < 900, "{code:?}");
+        // Numbers of the provisioning service between 200 and 299 are inferred from the order of a published list of
+        // names; not all of them have been seen.
+        let inferred = !row.number_verified && (200..300).contains(&free);
+        assert!(
+            inferred || row.number_verified == (free != 0 && free < 900),
+            "{code:?}"
+        );
     }
 }
 
