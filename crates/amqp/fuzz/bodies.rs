@@ -22,6 +22,7 @@ fn config() -> Arc<Config> {
         max_links: 12,
         incoming_window: 9,
         max_unsettled: 6,
+        max_received: 6,
         max_reassembly: 300,
         ..Config::default()
     })

@@ -290,7 +290,7 @@ fn run(seed: u64) {
     let sasl = random.below(2) == 0;
     let mut first = Vec::new();
     let client = Connection::client(for_client.clone(), sasl, 0, &mut first);
-    // A window above what the other end tracks would be granted in good faith and refused as a flood.
+
     let mut client = End::new(
         client,
         1 + random.below(u64::from(for_client.max_unsettled) / 2) as u32,

@@ -17,8 +17,11 @@ pub struct Config {
     pub open_timeout_ms: u32,
     /// Transfers the peer may have under way in a session (AMQP 2.5.6). Default 2,048.
     pub incoming_window: u32,
-    /// Unsettled deliveries of a session in each direction. Default 8,192.
+    /// Deliveries of a session that are sent and not settled; more are refused. Default 8,192.
     pub max_unsettled: u32,
+    /// Deliveries of a session that are received and not settled; more close the connection. Windows bound them before
+    /// that: a client with many devices on one session has the windows of all their links. Default 65,536.
+    pub max_received: u32,
     /// Bytes that unfinished messages of one connection may hold together. Default 4 MiB.
     pub max_reassembly: u32,
     /// SASL mechanisms a server offers; without any it knows no SASL layer. Default `MSSBCBS`, `ANONYMOUS`, `PLAIN`,
@@ -37,6 +40,7 @@ impl Default for Config {
             open_timeout_ms: 60_000,
             incoming_window: 2_048,
             max_unsettled: 8_192,
+            max_received: 65_536,
             max_reassembly: 4 << 20,
             mechanisms: &["MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL"],
         }

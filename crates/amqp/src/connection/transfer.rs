@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::event::{Delivery, Tag};
-use super::session::{Link, LinkState, Partial, SessionState};
-use super::{Connection, Event};
+use super::session::{Link, LinkState, Partial, Session, SessionState};
+use super::{Connection, Event, LinkId};
 use crate::error::{ConnectionError, LinkError};
 use crate::performatives::{Role, Transfer};
 
@@ -30,7 +30,7 @@ impl Connection {
         out: &mut Vec<u8>,
     ) -> Handled<'a> {
         let channel = self.local_channel(remote)?;
-        let (window, max_unsettled) = (self.config.incoming_window, self.config.max_unsettled);
+        let window = self.config.incoming_window;
         let reassembly_left = self.config.max_reassembly.saturating_sub(self.reassembling) as usize;
         let Some(session) = self.session(channel) else {
             return Err(ConnectionError::NoSession(remote));
@@ -71,37 +71,48 @@ impl Connection {
             session.last_delivery_id = transfer.delivery_id;
         }
         let event = match arrival {
-            Arrival::Whole(delivery) => {
-                if !delivery.settled {
-                    if session.incoming.len() >= max_unsettled as usize {
-                        return Err(ConnectionError::TooManyUnsettled);
-                    }
-                    session.incoming.push(delivery.id, handle, ());
-                }
-                let topped = session.slot(handle).is_some_and(|link| {
-                    link.unsettled += u32::from(!delivery.settled);
-                    delivery.settled && link.top_up()
-                });
-                if topped {
-                    self.put_link_flow(channel, handle, out);
-                } else if refill {
-                    self.put_flow(channel, out);
-                }
-                Some(Event::Transfer { link: id, delivery })
-            }
-            Arrival::Nothing => {
-                if refill {
-                    self.put_flow(channel, out);
-                }
-                None
-            }
+            Arrival::Whole(delivery) => Some(self.deliver(id, delivery, out)?),
+            Arrival::Nothing => None,
             Arrival::Failed(error) => Some(self.fail_link(id, error, out)),
         };
         if before != after {
             self.release(before);
             self.reassembling += u32::try_from(after).unwrap_or(u32::MAX);
         }
+        // Unless a flow of the link has done so already, which counts the same window.
+        let low = |session: &mut Session| session.incoming_window <= window / 2;
+        if refill && self.session(channel).is_some_and(low) {
+            self.put_flow(channel, out);
+        }
         Ok(event)
+    }
+
+    /// Notes a message that is whole.
+    #[inline]
+    fn deliver<'a>(
+        &mut self,
+        link: LinkId,
+        delivery: Delivery<'a>,
+        out: &mut Vec<u8>,
+    ) -> Result<Event<'a>, ConnectionError> {
+        let max_received = self.config.max_received as usize;
+        let Some(session) = self.session(link.channel) else {
+            return Ok(Event::Transfer { link, delivery });
+        };
+        if !delivery.settled {
+            if session.incoming.len() >= max_received {
+                return Err(ConnectionError::TooManyUnsettled);
+            }
+            session.incoming.push(delivery.id, link.handle, ());
+        }
+        let topped = session.slot(link.handle).is_some_and(|link| {
+            link.unsettled += u32::from(!delivery.settled);
+            delivery.settled && link.top_up()
+        });
+        if topped {
+            self.put_link_flow(link.channel, link.handle, out);
+        }
+        Ok(Event::Transfer { link, delivery })
     }
 }
 

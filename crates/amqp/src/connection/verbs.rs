@@ -87,6 +87,9 @@ impl Connection {
 
     /// Agrees to a link of the peer's, with [`Attach::agree`] or something more special; name, role and handle are filled
     /// in. `window` is for a receiver, see [`set_window`](Self::set_window).
+    ///
+    /// Clients give credit without waiting for the answer. What came before this call is not reported as
+    /// [`Event::Credit`](super::Event::Credit): ask [`credit`](Self::credit) afterwards if the answer was not immediate.
     pub fn accept_link(&mut self, link: LinkId, answer: &Attach<'_>, window: u32, out: &mut Vec<u8>) {
         let Some((name, role)) = self.asked(link) else {
             return;

@@ -337,3 +337,20 @@ fn large_messages_are_cut() {
     assert_eq!(received, 2_000);
     assert_eq!(send(1, &mut bench), Ok(1));
 }
+
+#[test]
+fn received_deliveries_are_bounded() {
+    let config = Config {
+        max_received: 2,
+        ..Config::default()
+    };
+    let (mut bench, session) = Bench::open_with(config, Open::default());
+    bench.attached(sender(0, "a"), 10);
+    for id in 0..2 {
+        bench.send(Performative::Transfer(transfer(0, id)));
+    }
+    assert_eq!(bench.connection.unsettled(session), 2);
+    let (error, told) = bench.broken(&amqp(0, Performative::Transfer(transfer(0, 2)), b""));
+    assert_eq!(error, ConnectionError::TooManyUnsettled);
+    assert_eq!(told, "close amqp:resource-limit-exceeded");
+}
