@@ -9,10 +9,12 @@
 //! | [`mqtt::MqttHead`] | MQTT 3.1.1 devices and modules over TCP or TLS, and the byte streams of WebSockets |
 //! | [`amqp::AmqpHead`] | AMQP 1.0 devices, services, readers and producers of the event endpoint; the same streams |
 //! | [`https::HttpsHead`] | one HTTPS port: the router of the caller, [`https::DeviceHttps`], WebSocket upgrades |
+//! | [`dps::ProvisioningHttps`] | provisioning devices over HTTPS; over MQTT they log in to the same MQTT head |
 //! | [`tls::TlsSettings`] | certificates and session tickets, shared by all listeners, reloadable |
 //! | [`listener::bind`] | a listening socket with the options all heads want |
 
 pub mod amqp;
+pub mod dps;
 pub mod events;
 pub mod https;
 pub mod listener;

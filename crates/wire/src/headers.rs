@@ -3,6 +3,8 @@
 
 /// Error name of a failed hub request, in exact PascalCase.
 pub const ERROR_CODE: &str = "iothub-errorcode";
+/// Error name of a failed provisioning request.
+pub const DPS_ERROR_CODE: &str = "x-ms-error-code";
 /// Id of the request, a GUID, on every answer.
 pub const REQUEST_ID: &str = "x-ms-request-id";
 /// Continuation of a paged query; absent on the last page.

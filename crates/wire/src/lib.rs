@@ -19,5 +19,6 @@ pub mod headers;
 pub mod http_device;
 pub mod links;
 mod percent;
+pub mod provisioning;
 pub mod topics;
 pub mod username;

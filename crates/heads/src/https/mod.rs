@@ -32,6 +32,8 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
 use crate::amqp::AmqpHead;
+use crate::dps::ProvisioningHttps;
+use crate::dps::https::Operation as ProvisioningOperation;
 use crate::events::{LoginRefused, Metrics, RefusalReason};
 use crate::listener::accept_loop;
 use crate::lobby::{Guest, Lobby, Stage};
@@ -44,6 +46,7 @@ use crate::{Shutdown, stopped};
 use body::{Served, ServedBody};
 pub use config::HttpsConfig;
 pub use device::DeviceHttps;
+pub(crate) use device::add_request_id;
 
 /// Serves an HTTPS port. Cheap to clone; clones are the same head.
 #[derive(Clone)]
@@ -55,6 +58,7 @@ struct Shared {
     config: HttpsConfig,
     router: Router,
     device: Option<DeviceHttps>,
+    provisioning: Option<ProvisioningHttps>,
     carriers: Carriers,
     metrics: Metrics,
     places: Arc<Lobby>,
@@ -78,6 +82,7 @@ impl HttpsHead {
                 config,
                 router,
                 device,
+                provisioning: None,
                 carriers: Carriers { mqtt, amqp: None },
                 metrics,
             }),
@@ -89,6 +94,15 @@ impl HttpsHead {
     pub fn with_amqp(mut self, amqp: AmqpHead) -> Self {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             shared.carriers.amqp = Some(amqp);
+        }
+        self
+    }
+
+    /// Also answers provisioning devices. Call it before the head is cloned or serves.
+    #[must_use]
+    pub fn with_provisioning(mut self, provisioning: ProvisioningHttps) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.provisioning = Some(provisioning);
         }
         self
     }
@@ -277,6 +291,11 @@ impl Service<Request<Incoming>> for Dispatch {
                 && let Some(operation) = device::Operation::of(request.method(), request.uri().path())
             {
                 device.serve(operation, request, &shared.config).await
+            } else if let Some(provisioning) = &shared.provisioning
+                && let Some(operation) = ProvisioningOperation::of(request.method(), request.uri().path())
+            {
+                let timeout = shared.config.body_timeout;
+                provisioning.serve(operation, request, timeout).await
             } else {
                 shared.router.clone().oneshot(request).await?
             };

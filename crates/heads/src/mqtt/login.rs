@@ -15,13 +15,15 @@ use holdfast_mqtt::server::Event as MqttEvent;
 use holdfast_mqtt::{PacketType, ProtocolError, ServerSession, decode};
 use holdfast_observe::Event as _;
 use holdfast_ports::gateway::{AccessRequest, ConnectRequest, Connected, Credential, Persistence, Protocol};
-use holdfast_wire::{error, topics, username};
+use holdfast_ports::provisioning::{ProvisioningGateway, Registrant};
+use holdfast_wire::{error, provisioning, topics, username};
 use rustls::ServerConfig;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
 use super::connection::{Connection, Will};
 use super::{Pending, RUNNING, Shared};
+use crate::dps::mqtt as dps;
 use crate::events::{LoginRefused, RefusalReason, SessionStarted};
 use crate::lobby::{Guest, Stage};
 use crate::tls::TlsStream;
@@ -174,8 +176,11 @@ async fn finish(shared: &Arc<Shared>, peer: SocketAddr, caller: Result<Caller, R
     };
     match outcome {
         // A task of its own, so that the memory of this one, sized for the log-in, is given back.
-        Ok(connection) => {
-            tokio::spawn(connection);
+        Ok(LoggedIn::Device(connection)) => {
+            tokio::spawn(*connection);
+        }
+        Ok(LoggedIn::Provisioning(session)) => {
+            tokio::spawn(session.run());
         }
         Err(refused) => LoginRefused {
             peer,
@@ -187,7 +192,13 @@ async fn finish(shared: &Arc<Shared>, peer: SocketAddr, caller: Result<Caller, R
     }
 }
 
-async fn log_in(shared: &Arc<Shared>, caller: Caller) -> Result<Connection, Refused> {
+/// Whoever was let in.
+enum LoggedIn {
+    Device(Box<Connection>),
+    Provisioning(Box<dps::Session>),
+}
+
+async fn log_in(shared: &Arc<Shared>, caller: Caller) -> Result<LoggedIn, Refused> {
     let Caller { transport, input, .. } = caller;
     let mut machine = ServerSession::new(&shared.limits, shared.clock.monotonic_millis());
     let (packet, rest) = match decode(&input, CONNECT_BYTES_MAX) {
@@ -212,6 +223,29 @@ async fn log_in(shared: &Arc<Shared>, caller: Caller) -> Result<Connection, Refu
         }
         Err(error) => return Err(Refused::new(RefusalReason::ProtocolError, error)),
     };
+    if let Some(gateway) = &shared.provisioning
+        && let Some(name) = connect.username.and_then(provisioning::parse_user_name)
+    {
+        let (certificates, protocol) = (&caller.certificates, caller.protocol);
+        return match admit(shared, gateway, name, &connect, certificates, protocol).await {
+            Ok(registrant) => {
+                let state = Arc::clone(shared);
+                Ok(LoggedIn::Provisioning(Box::new(dps::Session {
+                    transport,
+                    machine,
+                    registrant,
+                    gateway: Arc::clone(gateway),
+                    clock: Arc::clone(&shared.clock),
+                    peer: caller.peer,
+                    stopping: Box::new(move || state.state() != RUNNING),
+                    input: rest.to_vec(),
+                    output: Vec::new(),
+                    granted: None,
+                })))
+            }
+            Err((code, refused)) => Err(refuse(machine, transport, code, refused, &connect).await),
+        };
+    }
     match authenticate(shared, &connect, &caller.certificates, caller.protocol).await {
         Ok(connected) => {
             SessionStarted {
@@ -220,16 +254,49 @@ async fn log_in(shared: &Arc<Shared>, caller: Caller) -> Result<Connection, Refu
                 protocol: caller.protocol,
             }
             .emit(&shared.metrics);
-            Ok(begin(shared, transport, connected, machine, &connect, rest))
+            let connection = begin(shared, transport, connected, machine, &connect, rest);
+            Ok(LoggedIn::Device(Box::new(connection)))
         }
-        Err((code, mut refused)) => {
-            let mut answer = Vec::new();
-            machine.refuse(code, &mut answer);
-            refused.client_id = connect.client_id.to_owned();
-            say_farewell(transport, &answer).await;
-            Err(refused)
-        }
+        Err((code, refused)) => Err(refuse(machine, transport, code, refused, &connect).await),
     }
+}
+
+/// Tells a client that it is not let in.
+async fn refuse(
+    mut machine: ServerSession,
+    transport: Transport,
+    code: ConnectCode,
+    mut refused: Refused,
+    connect: &Connect<'_>,
+) -> Refused {
+    let mut answer = Vec::new();
+    machine.refuse(code, &mut answer);
+    refused.client_id = connect.client_id.to_owned();
+    say_farewell(transport, &answer).await;
+    refused
+}
+
+/// Judges a provisioning device.
+async fn admit(
+    shared: &Shared,
+    gateway: &Arc<dyn ProvisioningGateway>,
+    name: provisioning::UserName<'_>,
+    connect: &Connect<'_>,
+    certificates: &[Bytes],
+    protocol: Protocol,
+) -> Result<Registrant, (ConnectCode, Refused)> {
+    if shared.state() != RUNNING {
+        let refused = Refused::new(RefusalReason::Unavailable, "the hub stops");
+        return Err((ConnectCode::ServerUnavailable, refused));
+    }
+    let admitted = dps::admit(&**gateway, name, connect, certificates, protocol).await;
+    admitted.map_err(|refusal| {
+        let reason = match refusal.is_unavailable {
+            true => RefusalReason::Unavailable,
+            false => RefusalReason::Unauthorized,
+        };
+        (refusal.code, Refused::new(reason, refusal.detail))
+    })
 }
 
 /// Makes the live session of a client that was let in. `rest` is what came after its CONNECT.

@@ -28,6 +28,7 @@ use std::time::Duration;
 use holdfast_mqtt::server::ServerLimits;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::gateway::DeviceGateway;
+use holdfast_ports::provisioning::ProvisioningGateway;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -58,6 +59,7 @@ struct Shared {
     config: MqttConfig,
     limits: ServerLimits,
     gateway: Arc<dyn DeviceGateway>,
+    provisioning: Option<Arc<dyn ProvisioningGateway>>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     roster: roster::Roster,
@@ -112,6 +114,7 @@ impl MqttHead {
                 handshakes: Semaphore::new(config.handshakes_concurrent.max(1)),
                 config,
                 gateway,
+                provisioning: None,
                 clock,
                 metrics,
                 roster: roster::Roster::default(),
@@ -119,6 +122,15 @@ impl MqttHead {
                 sweeping: AtomicBool::new(false),
             }),
         }
+    }
+
+    /// Also lets provisioning devices in. Call it before the head is cloned or serves.
+    #[must_use]
+    pub fn with_provisioning(mut self, gateway: Arc<dyn ProvisioningGateway>) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.provisioning = Some(gateway);
+        }
+        self
     }
 
     /// Serves one listener until the shutdown, then drains all sessions of the head. Call it once per listener; with

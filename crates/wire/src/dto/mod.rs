@@ -7,6 +7,7 @@ mod authentication;
 mod bulk;
 mod device;
 mod method;
+pub mod provisioning;
 mod registry;
 mod twin;
 

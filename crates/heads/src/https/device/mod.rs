@@ -86,7 +86,7 @@ impl DeviceHttps {
                 }
             }
         };
-        reply::add_request_id(&mut response, tracking::random());
+        add_request_id(&mut response);
         response
     }
 
@@ -240,6 +240,11 @@ impl DeviceHttps {
             .await?;
         Ok(reply::no_content())
     }
+}
+
+/// Adds the id of the request, which every answer carries.
+pub(crate) fn add_request_id(response: &mut Response<Body>) {
+    reply::add_request_id(response, tracking::random());
 }
 
 impl std::fmt::Debug for DeviceHttps {
