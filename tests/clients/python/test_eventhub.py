@@ -24,8 +24,10 @@ def connection_string(hub):
 def consumer(hub):
     made = []
 
-    def make(group="$Default"):
-        client = EventHubConsumerClient.from_connection_string(connection_string(hub), group, connection_verify=hub.ca)
+    def make(group="$Default", **options):
+        client = EventHubConsumerClient.from_connection_string(
+            connection_string(hub), group, connection_verify=hub.ca, **options
+        )
         made.append(client)
         return client
 
@@ -189,6 +191,6 @@ def test_strangers_get_nothing(hub, consumer):
     client = EventHubConsumerClient.from_connection_string(wrong, "$Default", connection_verify=hub.ca, retry_total=0)
     with client, pytest.raises(AuthenticationError):
         client.get_eventhub_properties()
-    missing = Reading(consumer("no-such-group"), "0", "-1")
+    missing = Reading(consumer("no-such-group", retry_total=0), "0", "-1")
     hubs.wait_until(lambda: missing.errors, "the consumer group to be refused")
     assert isinstance(missing.errors[0], (ConnectError, EventHubError))
