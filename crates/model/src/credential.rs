@@ -384,13 +384,11 @@ mod tests {
 
     #[test]
     fn derives_the_documented_device_key() {
-        let group = "8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw==";
+        let group =
+            "8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw==";
         let group = SymmetricKey::parse(group).expect("a key");
         let derived = group.derive("sn-007-888-abc-mac-a1-b2-c3-d4-e5-f6");
-        assert_eq!(
-            derived.reveal(),
-            "Jsm0lyGpjaVYVP2g3FnmnmG9dI/9qU24wNoykUmermc="
-        );
+        assert_eq!(derived.reveal(), "Jsm0lyGpjaVYVP2g3FnmnmG9dI/9qU24wNoykUmermc=");
     }
 
     #[test]
