@@ -13,33 +13,11 @@ use axum::routing::{MethodFilter, on};
 use holdfast_hub::ServiceCaller;
 use holdfast_model::credential::SasToken;
 use holdfast_model::policy::Rights;
-use holdfast_model::provisioning::ProvisioningRights;
 use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::gateway::{AccessRequest, Credential, PeerCertificates, Protocol};
 
 use crate::Api;
 use crate::reply::Failure;
-
-/// What a policy must allow. The hub and the provisioning service each have policies of their own.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Needed {
-    /// Rights at the hub.
-    Hub(Rights),
-    /// Rights at the provisioning service.
-    Provisioning(ProvisioningRights),
-}
-
-impl From<Rights> for Needed {
-    fn from(rights: Rights) -> Self {
-        Needed::Hub(rights)
-    }
-}
-
-impl From<ProvisioningRights> for Needed {
-    fn from(rights: ProvisioningRights) -> Self {
-        Needed::Provisioning(rights)
-    }
-}
 
 /// One operation of the API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,7 +27,7 @@ pub struct Operation {
     /// Path with `{name}` for parameters.
     pub path: &'static str,
     /// What a policy must allow.
-    pub rights: Needed,
+    pub rights: Rights,
     /// Whether a device may call it with its own token for its own modules.
     pub own_modules: bool,
 }
@@ -75,7 +53,7 @@ impl Operations {
         self,
         method: &'static str,
         path: &'static str,
-        rights: impl Into<Needed>,
+        rights: Rights,
         handler: H,
     ) -> Self
     where
@@ -86,7 +64,7 @@ impl Operations {
             Operation {
                 method,
                 path,
-                rights: rights.into(),
+                rights,
                 own_modules: false,
             },
             handler,
@@ -109,7 +87,7 @@ impl Operations {
             Operation {
                 method,
                 path,
-                rights: rights.into(),
+                rights,
                 own_modules: true,
             },
             handler,
@@ -152,42 +130,24 @@ async fn authorize(
     // The body stays out of the check: it is not Sync, and nothing of it is read before the caller is known.
     let (mut parts, body) = request.into_parts();
     match check(&api, operation, &parts).await {
-        Ok(Caller::Hub(caller)) => {
+        Ok(caller) => {
             parts.extensions.insert(caller);
             next.run(Request::from_parts(parts, body)).await
         }
-        Ok(Caller::Provisioning) => {
-            let response = next.run(Request::from_parts(parts, body)).await;
-            Failure::flatten(response)
-        }
-        Err(error) => match operation.rights {
-            Needed::Hub(_) => Failure::from(error).into_response(),
-            Needed::Provisioning(_) => Failure::flatten(Failure::from(error).into_response()),
-        },
+        Err(error) => Failure::from(error).into_response(),
     }
 }
 
-/// Whose policy the caller holds.
-enum Caller {
-    Hub(ServiceCaller),
-    Provisioning,
-}
-
-async fn check(api: &Api, operation: Operation, request: &Parts) -> Result<Caller, Error> {
+async fn check(api: &Api, operation: Operation, request: &Parts) -> Result<ServiceCaller, Error> {
     let token = request
         .headers
         .get(axum::http::header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
     let path = decoded_path(request.uri.path());
-    let caller = match operation.rights {
-        Needed::Provisioning(rights) => {
-            api.provisioning.authorize_service(token, &path, rights)?;
-            Caller::Provisioning
-        }
-        Needed::Hub(_) if operation.own_modules && !is_policy_token(token) => {
-            Caller::Hub(own_modules(api, token, &path, request).await?)
-        }
-        Needed::Hub(rights) => Caller::Hub(api.hub.authorize_service(token, &path, rights)?),
+    let caller = if operation.own_modules && !is_policy_token(token) {
+        own_modules(api, token, &path, request).await?
+    } else {
+        api.hub.authorize_service(token, &path, operation.rights)?
     };
     check_version(request)?;
     Ok(caller)

@@ -75,16 +75,9 @@ impl Client {
     /// # Errors
     /// When the CA certificate cannot be read.
     pub fn new(login: Login) -> anyhow::Result<Client> {
-        let roots = roots(login.ca.as_deref())?;
-        Ok(Self::trusting(login, roots))
-    }
-
-    /// A client that trusts just these authorities.
-    #[must_use]
-    pub fn trusting(login: Login, roots: RootCerts) -> Client {
         let tls = TlsConfig::builder()
             .provider(TlsProvider::Rustls)
-            .root_certs(roots)
+            .root_certs(roots(login.ca.as_deref())?)
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .build();
         let agent = Agent::config_builder()
@@ -96,7 +89,7 @@ impl Client {
             .proxy(None)
             .build()
             .new_agent();
-        Client { agent, login }
+        Ok(Client { agent, login })
     }
 
     /// Where and as whom it talks.
@@ -350,23 +343,7 @@ fn explain(body: &str) -> String {
     text.map_or(message, |(_, text)| text).trim().to_owned()
 }
 
-/// The certificates of a PEM text, to be trusted; `None` when there is none.
-#[must_use]
-pub fn roots_of(pem: &[u8]) -> Option<RootCerts> {
-    let certificates: Vec<Certificate<'static>> = parse_pem(pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    (!certificates.is_empty()).then(|| RootCerts::new_with_certs(&certificates))
-}
-
-/// What to trust: the authority in this file, or those of the system.
-///
-/// # Errors
-/// When the file cannot be read or holds no certificate.
-pub fn roots(ca: Option<&Path>) -> anyhow::Result<RootCerts> {
+fn roots(ca: Option<&Path>) -> anyhow::Result<RootCerts> {
     let (path, named) = match ca {
         Some(path) => (path.to_owned(), true),
         None => {
@@ -388,15 +365,20 @@ pub fn roots(ca: Option<&Path>) -> anyhow::Result<RootCerts> {
         ))
         .hint("--ca and HOLDFAST_CA name the file ca.pem of the hub's data directory")
     })?;
-    let found = roots_of(&pem);
-    if found.is_none() && named {
+    let certificates: Vec<Certificate<'static>> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() && named {
         return Err(
             Failure::usage(format!("{} holds no PEM certificate", path.display()))
                 .hint("--ca and HOLDFAST_CA name the file ca.pem of the hub's data directory")
                 .into(),
         );
     }
-    Ok(found.unwrap_or_else(|| RootCerts::new_with_certs(&[])))
+    Ok(RootCerts::new_with_certs(&certificates))
 }
 
 #[cfg(test)]

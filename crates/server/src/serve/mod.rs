@@ -15,7 +15,6 @@ mod admin;
 mod compose;
 mod listen;
 mod periodic;
-mod provisioning;
 mod rsa_key;
 mod signals;
 
