@@ -1,6 +1,7 @@
 //! The service side of the hub over HTTPS: identities, twins, direct methods, cloud-to-device messages, statistics
 //! (IoT Hub's own operations), and Holdfast's operations below `/holdfast/v1` (policies, certificate authorities,
-//! consumer groups, sending cloud-to-device messages, reading events).
+//! consumer groups, sending cloud-to-device messages, reading events). Device provisioning's service side is here too:
+//! the same host, with policies and rights of its own.
 //!
 //! [`Api`] holds what handlers need; [`service`] makes the HTTP service. Every operation is declared in `routes` with the
 //! right it needs ([`Operation`]); handlers find the checked caller in the request's extensions. Bodies and errors are
@@ -18,6 +19,7 @@ mod openapi;
 mod operation;
 mod path;
 mod policies;
+mod provisioning;
 mod reply;
 mod routes;
 mod statistics;
@@ -28,10 +30,11 @@ use std::sync::Arc;
 use holdfast_hub::Hub;
 use holdfast_ports::event_log::EventLog;
 use holdfast_ports::settings::CheckpointStore;
+use holdfast_provisioning::Provisioning;
 use tokio::sync::watch;
 
 pub use openapi::document;
-pub use operation::Operation;
+pub use operation::{Needed, Operation};
 pub use routes::{operations, service};
 
 /// What the handlers share.
@@ -39,6 +42,8 @@ pub use routes::{operations, service};
 pub struct Api {
     /// The engine.
     pub hub: Arc<Hub>,
+    /// The engine of device provisioning.
+    pub provisioning: Arc<Provisioning>,
     /// Events, for reading.
     pub log: Arc<dyn EventLog>,
     /// Reading positions.

@@ -6,8 +6,8 @@ use holdfast_wire::headers;
 use utoipa::OpenApi;
 
 use crate::{
-    certificates, consumer_groups, events, feedback, identities, messages, methods, policies, statistics,
-    twins,
+    certificates, consumer_groups, events, feedback, identities, messages, methods, policies, provisioning,
+    statistics, twins,
 };
 
 #[derive(OpenApi)]
@@ -61,6 +61,29 @@ use crate::{
         certificates::delete,
         certificates::generate_code,
         certificates::verify,
+        provisioning::enrollments::bulk,
+        provisioning::enrollments::list,
+        provisioning::enrollments::get,
+        provisioning::enrollments::put,
+        provisioning::enrollments::delete,
+        provisioning::enrollments::attestation,
+        provisioning::groups::bulk,
+        provisioning::groups::list,
+        provisioning::groups::get,
+        provisioning::groups::put,
+        provisioning::groups::delete,
+        provisioning::groups::attestation,
+        provisioning::registrations::get,
+        provisioning::registrations::delete,
+        provisioning::registrations::list,
+        provisioning::linked_hubs::list,
+        provisioning::linked_hubs::get,
+        provisioning::linked_hubs::put,
+        provisioning::linked_hubs::delete,
+        provisioning::policies::list,
+        provisioning::policies::get,
+        provisioning::policies::put,
+        provisioning::policies::delete,
     )
 )]
 struct Document;

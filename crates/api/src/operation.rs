@@ -13,11 +13,33 @@ use axum::routing::{MethodFilter, on};
 use holdfast_hub::ServiceCaller;
 use holdfast_model::credential::SasToken;
 use holdfast_model::policy::Rights;
+use holdfast_model::provisioning::ProvisioningRights;
 use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::gateway::{AccessRequest, Credential, PeerCertificates, Protocol};
 
 use crate::Api;
 use crate::reply::Failure;
+
+/// What a policy must allow. The hub and the provisioning service each have policies of their own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Needed {
+    /// Rights at the hub.
+    Hub(Rights),
+    /// Rights at the provisioning service.
+    Provisioning(ProvisioningRights),
+}
+
+impl From<Rights> for Needed {
+    fn from(rights: Rights) -> Self {
+        Needed::Hub(rights)
+    }
+}
+
+impl From<ProvisioningRights> for Needed {
+    fn from(rights: ProvisioningRights) -> Self {
+        Needed::Provisioning(rights)
+    }
+}
 
 /// One operation of the API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +49,7 @@ pub struct Operation {
     /// Path with `{name}` for parameters.
     pub path: &'static str,
     /// What a policy must allow.
-    pub rights: Rights,
+    pub rights: Needed,
     /// Whether a device may call it with its own token for its own modules.
     pub own_modules: bool,
 }
@@ -53,7 +75,7 @@ impl Operations {
         self,
         method: &'static str,
         path: &'static str,
-        rights: Rights,
+        rights: impl Into<Needed>,
         handler: H,
     ) -> Self
     where
@@ -64,7 +86,7 @@ impl Operations {
             Operation {
                 method,
                 path,
-                rights,
+                rights: rights.into(),
                 own_modules: false,
             },
             handler,
@@ -87,7 +109,7 @@ impl Operations {
             Operation {
                 method,
                 path,
-                rights,
+                rights: rights.into(),
                 own_modules: true,
             },
             handler,
@@ -130,24 +152,42 @@ async fn authorize(
     // The body stays out of the check: it is not Sync, and nothing of it is read before the caller is known.
     let (mut parts, body) = request.into_parts();
     match check(&api, operation, &parts).await {
-        Ok(caller) => {
+        Ok(Caller::Hub(caller)) => {
             parts.extensions.insert(caller);
             next.run(Request::from_parts(parts, body)).await
         }
-        Err(error) => Failure::from(error).into_response(),
+        Ok(Caller::Provisioning) => {
+            let response = next.run(Request::from_parts(parts, body)).await;
+            Failure::flatten(response)
+        }
+        Err(error) => match operation.rights {
+            Needed::Hub(_) => Failure::from(error).into_response(),
+            Needed::Provisioning(_) => Failure::flatten(Failure::from(error).into_response()),
+        },
     }
 }
 
-async fn check(api: &Api, operation: Operation, request: &Parts) -> Result<ServiceCaller, Error> {
+/// Whose policy the caller holds.
+enum Caller {
+    Hub(ServiceCaller),
+    Provisioning,
+}
+
+async fn check(api: &Api, operation: Operation, request: &Parts) -> Result<Caller, Error> {
     let token = request
         .headers
         .get(axum::http::header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
     let path = decoded_path(request.uri.path());
-    let caller = if operation.own_modules && !is_policy_token(token) {
-        own_modules(api, token, &path, request).await?
-    } else {
-        api.hub.authorize_service(token, &path, operation.rights)?
+    let caller = match operation.rights {
+        Needed::Provisioning(rights) => {
+            api.provisioning.authorize_service(token, &path, rights)?;
+            Caller::Provisioning
+        }
+        Needed::Hub(_) if operation.own_modules && !is_policy_token(token) => {
+            Caller::Hub(own_modules(api, token, &path, request).await?)
+        }
+        Needed::Hub(rights) => Caller::Hub(api.hub.authorize_service(token, &path, rights)?),
     };
     check_version(request)?;
     Ok(caller)

@@ -34,6 +34,12 @@ const LITERALS: &[&str] = &[
     "jobs",
     "configurations",
     "query",
+    "enrollments",
+    "enrollmentGroups",
+    "attestationmechanism",
+    "registrations",
+    "linkedHubs",
+    "provisioningPolicies",
 ];
 
 /// First segments whose second segment is a literal too, not an id.

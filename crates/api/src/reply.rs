@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use holdfast_model::{Error, ErrorCode};
-use holdfast_wire::error::{Info, TrackingId, legacy_body, nested_body, row};
+use holdfast_wire::error::{Info, TrackingId, flat_body, legacy_body, nested_body, row};
 use holdfast_wire::headers;
 use serde::Serialize;
 
@@ -24,6 +24,10 @@ enum Shape {
     Nested(Info),
 }
 
+/// An error on its way out, for [`Failure::flatten`].
+#[derive(Clone)]
+struct Sent(Error);
+
 impl Failure {
     /// An error of a direct method.
     pub(crate) fn of_method(error: Error, info: Info) -> Self {
@@ -31,6 +35,27 @@ impl Failure {
             error,
             shape: Shape::Nested(info),
         }
+    }
+}
+
+impl Failure {
+    /// Gives a failed answer the shape of the provisioning service: the flat body, and its own header.
+    pub(crate) fn flatten(response: Response) -> Response {
+        let Some(Sent(error)) = response.extensions().get::<Sent>().cloned() else {
+            return response;
+        };
+        let row = row(error.code);
+        let tracking = TrackingId {
+            id: uuid::Uuid::new_v4().as_u128(),
+            node: 0,
+            at: now(),
+        };
+        let body = flat_body(&error, tracking, Info::default());
+        let mut response = (response.status(), body).into_response();
+        let fields = response.headers_mut();
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(headers::JSON));
+        fields.insert(headers::DPS_ERROR_CODE, HeaderValue::from_static(row.name));
+        response
     }
 }
 
@@ -64,6 +89,7 @@ impl IntoResponse for Failure {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(headers::JSON));
         headers.insert(headers::ERROR_CODE, HeaderValue::from_static(row.name));
+        response.extensions_mut().insert(Sent(self.error));
         response
     }
 }

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use holdfast_model::policy::Rights;
+use holdfast_model::provisioning::ProvisioningRights;
 use holdfast_model::{Error, ErrorCode};
 use holdfast_wire::headers;
 use tower::ServiceExt as _;
@@ -16,7 +17,7 @@ use crate::operation::{Operation, Operations, apply_method_override};
 use crate::reply::Failure;
 use crate::{
     Api, certificates, consumer_groups, events, feedback, identities, messages, methods, openapi, path,
-    policies, statistics, twins,
+    policies, provisioning, statistics, twins,
 };
 
 /// Largest plain text of a framework's rejection that is passed on.
@@ -49,7 +50,8 @@ pub fn operations(api: Api) -> Vec<Operation> {
 
 fn declare(api: Api) -> (Router<Api>, Vec<Operation>) {
     let operations = Operations::new(api);
-    own_operations(service_operations(registry_operations(operations))).finish()
+    let operations = own_operations(service_operations(registry_operations(operations)));
+    provisioning_settings(provisioning_operations(operations)).finish()
 }
 
 fn registry_operations(operations: Operations) -> Operations {
@@ -201,6 +203,80 @@ fn own_operations(operations: Operations) -> Operations {
             "/holdfast/v1/certificates/{name}/verify",
             write,
             certificates::verify,
+        )
+}
+
+fn provisioning_operations(operations: Operations) -> Operations {
+    use provisioning::{enrollments, groups, registrations};
+    let (read, write) = (
+        ProvisioningRights::ENROLLMENT_READ,
+        ProvisioningRights::ENROLLMENT_WRITE,
+    );
+    let status = ProvisioningRights::REGISTRATION_STATUS_READ;
+    operations
+        .add("POST", "/enrollments", write, enrollments::bulk)
+        .add("POST", "/enrollments/query", read, enrollments::list)
+        .add("GET", "/enrollments/{id}", read, enrollments::get)
+        .add("PUT", "/enrollments/{id}", write, enrollments::put)
+        .add("DELETE", "/enrollments/{id}", write, enrollments::delete)
+        .add(
+            "POST",
+            "/enrollments/{id}/attestationmechanism",
+            write,
+            enrollments::attestation,
+        )
+        .add("POST", "/enrollmentGroups", write, groups::bulk)
+        .add("POST", "/enrollmentGroups/query", read, groups::list)
+        .add("GET", "/enrollmentGroups/{id}", read, groups::get)
+        .add("PUT", "/enrollmentGroups/{id}", write, groups::put)
+        .add("DELETE", "/enrollmentGroups/{id}", write, groups::delete)
+        .add(
+            "POST",
+            "/enrollmentGroups/{id}/attestationmechanism",
+            write,
+            groups::attestation,
+        )
+        .add("GET", "/registrations/{id}", status, registrations::get)
+        .add(
+            "DELETE",
+            "/registrations/{id}",
+            ProvisioningRights::REGISTRATION_STATUS_WRITE,
+            registrations::delete,
+        )
+        .add("POST", "/registrations/{id}/query", status, registrations::list)
+}
+
+fn provisioning_settings(operations: Operations) -> Operations {
+    use provisioning::{linked_hubs, policies};
+    let (config, all) = (ProvisioningRights::SERVICE_CONFIG, ProvisioningRights::ALL);
+    operations
+        .add("GET", "/holdfast/v1/linkedHubs", config, linked_hubs::list)
+        .add("GET", "/holdfast/v1/linkedHubs/{name}", config, linked_hubs::get)
+        .add("PUT", "/holdfast/v1/linkedHubs/{name}", config, linked_hubs::put)
+        .add(
+            "DELETE",
+            "/holdfast/v1/linkedHubs/{name}",
+            config,
+            linked_hubs::delete,
+        )
+        .add("GET", "/holdfast/v1/provisioningPolicies", all, policies::list)
+        .add(
+            "GET",
+            "/holdfast/v1/provisioningPolicies/{name}",
+            all,
+            policies::get,
+        )
+        .add(
+            "PUT",
+            "/holdfast/v1/provisioningPolicies/{name}",
+            all,
+            policies::put,
+        )
+        .add(
+            "DELETE",
+            "/holdfast/v1/provisioningPolicies/{name}",
+            all,
+            policies::delete,
         )
 }
 

@@ -6,8 +6,9 @@
 mod support;
 
 use axum::http::StatusCode;
-use holdfast_api::{Operation, operations};
+use holdfast_api::{Needed, Operation, operations};
 use holdfast_model::credential::{SymmetricKey, sign_sas};
+use holdfast_model::provisioning::ProvisioningRights;
 use serde_json::{Value, json};
 use support::{HOST, Service, hours_from_now};
 
@@ -89,7 +90,7 @@ async fn no_operation_lets_a_stranger_in() {
         ("another device", Some(foreign_device)),
     ];
     let table = operations(service.api.clone());
-    assert!(table.len() >= 40, "the table is the whole API");
+    assert!(table.len() >= 63, "the table is the whole API");
     for operation in &table {
         for (what, token) in &tokens {
             let status = status(&service, operation, token.as_deref()).await;
@@ -107,11 +108,44 @@ async fn no_operation_lets_a_stranger_in() {
 #[tokio::test]
 async fn every_operation_needs_its_right_and_no_more() {
     let service = Service::start().await;
+    for (name, rights) in [
+        ("config", ProvisioningRights::SERVICE_CONFIG),
+        ("reader", ProvisioningRights::ENROLLMENT_READ),
+        ("writer", ProvisioningRights::ENROLLMENT_WRITE),
+        ("watcher", ProvisioningRights::REGISTRATION_STATUS_READ),
+        ("cleaner", ProvisioningRights::REGISTRATION_STATUS_WRITE),
+    ] {
+        let made = service
+            .api
+            .provisioning
+            .put_policy(name, rights, None, None)
+            .await;
+        made.expect("the memory store works");
+    }
     for operation in operations(service.api.clone()) {
+        for policy in service.api.provisioning.policies() {
+            let token = service.provisioning_token(&policy.name);
+            let status = status(&service, &operation, Some(&token)).await;
+            let allowed = match operation.rights {
+                Needed::Provisioning(rights) => policy.rights.allows(rights),
+                Needed::Hub(_) => false,
+            };
+            assert_eq!(
+                status != StatusCode::UNAUTHORIZED,
+                allowed,
+                "{} {} with the provisioning policy {}: {status}",
+                operation.method,
+                operation.path,
+                policy.name
+            );
+        }
         for policy in service.api.hub.policies() {
             let token = service.token(&policy.name);
             let status = status(&service, &operation, Some(&token)).await;
-            let allowed = policy.rights.allows(operation.rights);
+            let allowed = match operation.rights {
+                Needed::Hub(rights) => policy.rights.allows(rights),
+                Needed::Provisioning(_) => false,
+            };
             assert_eq!(
                 status != StatusCode::UNAUTHORIZED,
                 allowed,

@@ -17,9 +17,12 @@ use holdfast_hub::{Hub, HubConfig, Stores, events::Metrics};
 use holdfast_model::Timestamp;
 use holdfast_model::credential::{SymmetricKey, sign_sas};
 use holdfast_observe::metrics::Registry;
+use holdfast_ports::BoxFuture;
 use holdfast_ports::clock::{Clock, SystemClock};
+use holdfast_ports::enrollment::{AllocationWebhook, HubConnector, HubRegistry};
 use holdfast_ports::memory::MemoryStore;
 use holdfast_ports::memory::event_log::MemoryLog;
+use holdfast_provisioning::{Drivers, Provisioning, ProvisioningConfig};
 use serde_json::Value;
 use tokio::sync::watch;
 use tower::ServiceExt as _;
@@ -70,9 +73,11 @@ impl Service {
             .await
             .expect("the memory store works");
         hub.ensure_policies().await.expect("the memory store works");
+        let provisioning = provisioning(&store).await;
         let (closing, follow) = watch::channel(false);
         let api = Api {
             hub,
+            provisioning,
             log,
             checkpoints: store,
             closing: Closing::new(follow),
@@ -88,6 +93,18 @@ impl Service {
     pub fn token(&self, policy: &str) -> String {
         let key = self.api.hub.policy(policy).expect("a policy").primary_key;
         sign_sas(HOST, &key, hours_from_now(1), Some(policy))
+    }
+
+    /// A token of a policy of the provisioning service, valid for an hour.
+    pub fn provisioning_token(&self, policy: &str) -> String {
+        let policy = self.api.provisioning.policy(policy).expect("a policy");
+        sign_sas(HOST, &policy.primary_key, hours_from_now(1), Some(&policy.name))
+    }
+
+    /// A request with all rights at the provisioning service; api-version is added.
+    pub async fn provisioner(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        let token = self.provisioning_token("provisioningserviceowner");
+        self.call(method, path, &[("authorization", &token)], body).await
     }
 
     /// A token of a device, valid for an hour.
@@ -167,6 +184,69 @@ impl Service {
             .await
             .expect("the router answers")
     }
+}
+
+/// No hub and no webhook: nothing here registers a device.
+struct Nothing;
+
+impl HubConnector for Nothing {
+    fn connect(
+        &self,
+        _: &holdfast_model::provisioning::LinkedHub,
+    ) -> Result<Arc<dyn HubRegistry>, holdfast_model::Error> {
+        struct NoHub;
+        impl HubRegistry for NoHub {
+            fn put_device<'a>(
+                &'a self,
+                _: &'a holdfast_ports::enrollment::ProvisionedDevice,
+            ) -> BoxFuture<'a, Result<(), holdfast_model::Error>> {
+                Box::pin(async { Ok(()) })
+            }
+
+            fn twin<'a>(
+                &'a self,
+                _: &'a str,
+            ) -> BoxFuture<'a, Result<Option<holdfast_model::provisioning::InitialTwin>, holdfast_model::Error>>
+            {
+                Box::pin(async { Ok(None) })
+            }
+
+            fn delete_device<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), holdfast_model::Error>> {
+                Box::pin(async { Ok(()) })
+            }
+        }
+        Ok(Arc::new(NoHub))
+    }
+}
+
+impl AllocationWebhook for Nothing {
+    fn call<'a>(
+        &'a self,
+        _: &'a str,
+        _: axum::body::Bytes,
+        _: std::time::Duration,
+    ) -> BoxFuture<'a, Result<(u16, axum::body::Bytes), String>> {
+        Box::pin(async { Err("there is none".to_owned()) })
+    }
+}
+
+async fn provisioning(store: &Arc<MemoryStore>) -> Arc<Provisioning> {
+    let config = ProvisioningConfig {
+        id_scope: "0neTEST".to_owned(),
+        host_names: vec![HOST.to_owned()],
+        ..ProvisioningConfig::default()
+    };
+    let drivers = Drivers {
+        store: store.clone(),
+        settings: store.clone(),
+        connector: Arc::new(Nothing),
+        webhook: Arc::new(Nothing),
+        clock: Arc::new(SystemClock::new()),
+    };
+    let metrics = holdfast_provisioning::events::Metrics::register(&mut Registry::new());
+    Provisioning::new(config, drivers, metrics)
+        .await
+        .expect("the memory store works")
 }
 
 pub fn hours_from_now(hours: i64) -> Timestamp {

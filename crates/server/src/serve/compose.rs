@@ -7,14 +7,18 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use holdfast_heads::amqp::{AmqpConfig, AmqpHead};
+use holdfast_heads::dps::ProvisioningHttps;
 use holdfast_heads::https::{DeviceHttps, HttpsConfig, HttpsHead};
 use holdfast_heads::mqtt::{MqttConfig, MqttHead};
 use holdfast_heads::tls::{ServerCertificate, TicketSecret, TlsSettings};
 use holdfast_hub::{Hub, HubConfig, Stores};
+use holdfast_model::provisioning::OWNER_POLICY;
 use holdfast_observe::{Health, Registry};
 use holdfast_ports::clock::{Clock, SystemClock};
 use holdfast_ports::gateway::DeviceGateway;
+use holdfast_ports::provisioning::ProvisioningGateway;
 use holdfast_ports::service::ServiceGateway;
+use holdfast_provisioning::{Drivers, Provisioning, ProvisioningConfig};
 use holdfast_store::log::{EmbeddedLog, LogConfig};
 use holdfast_store::sqlite::SqliteStore;
 use holdfast_wire::connection_string::{ConnectionString, Credential, Party};
@@ -24,6 +28,7 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use ureq::tls::RootCerts;
 
 use super::banner::{Addresses, Banner};
 use super::certificates::ServerIdentities;
@@ -32,6 +37,7 @@ use super::connection_env::{self as variables, ConnectionEnv, write_private};
 use super::data_dir::unusable;
 use super::listen::{self, bind, bind_all};
 use super::periodic::Periodic;
+use super::provisioning::{Connector, HttpWebhook};
 use super::signals::{Request, Signals};
 use super::{Settings, admin};
 use crate::cli::failure::{Failure, Kind};
@@ -89,6 +95,7 @@ struct Parts {
     hub: Arc<Hub>,
     log: Arc<EmbeddedLog>,
     store: SqliteStore,
+    provisioning: Arc<Provisioning>,
     tls: Arc<TlsSettings>,
     clock: Arc<dyn Clock>,
     health: Health,
@@ -156,6 +163,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
     let log_metrics = holdfast_store::log::Metrics::register(&mut registry);
     let hub_metrics = holdfast_hub::events::Metrics::register(&mut registry);
     let heads = holdfast_heads::events::Metrics::register(&mut registry);
+    let provisioning_metrics = holdfast_provisioning::events::Metrics::register(&mut registry);
 
     let store = SqliteStore::open(&settings.data_dir.join("hub.db"), state_metrics)
         .context("cannot open the state database")?;
@@ -186,6 +194,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
     hub.ensure_policies()
         .await
         .context("cannot make the shared access policies")?;
+    let provisioning = provision(settings, &hub, &store, &clock, provisioning_metrics).await?;
     let identities = settings.certificates.load()?;
     let tls = TlsSettings::new(
         server_certificates(identities),
@@ -200,11 +209,46 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
         hub,
         log,
         store,
+        provisioning,
         tls,
         clock,
         health,
         registry: Arc::new(registry),
         heads,
+    })
+}
+
+/// Makes the provisioning engine, which assigns devices to this hub unless others are linked.
+async fn provision(
+    settings: &Settings,
+    hub: &Arc<Hub>,
+    store: &SqliteStore,
+    clock: &Arc<dyn Clock>,
+    metrics: holdfast_provisioning::events::Metrics,
+) -> anyhow::Result<Arc<Provisioning>> {
+    let store = Arc::new(store.clone());
+    let drivers = Drivers {
+        store: store.clone(),
+        settings: store,
+        connector: Arc::new(Connector::new(Arc::clone(hub))),
+        webhook: Arc::new(HttpWebhook::new(webhook_roots())),
+        clock: Arc::clone(clock),
+    };
+    let config = ProvisioningConfig {
+        id_scope: settings.data_dir.id_scope().to_owned(),
+        host_names: settings.names.clone(),
+        ..ProvisioningConfig::default()
+    };
+    Provisioning::new(config, drivers, metrics)
+        .await
+        .context("cannot read the settings of device provisioning")
+}
+
+/// The system's authorities. A machine without any can still ask webhooks without TLS.
+fn webhook_roots() -> RootCerts {
+    crate::cli::client::roots(None).unwrap_or_else(|error| {
+        tracing::warn!(%error, "webhooks with TLS will not be trusted");
+        RootCerts::new_with_certs(&[])
     })
 }
 
@@ -303,7 +347,9 @@ fn serve_heads(
     let config = mqtt_config(&settings.config.mqtt, drain_timeout);
     let (clock, metrics) = (&parts.clock, &parts.heads);
     let gateway: Arc<dyn DeviceGateway> = Arc::clone(&parts.hub) as Arc<_>;
-    let mqtt = MqttHead::new(config, Arc::clone(&gateway), Arc::clone(clock), metrics.clone());
+    let dps: Arc<dyn ProvisioningGateway> = Arc::clone(&parts.provisioning) as Arc<_>;
+    let mqtt = MqttHead::new(config, Arc::clone(&gateway), Arc::clone(clock), metrics.clone())
+        .with_provisioning(Arc::clone(&dps));
     for listener in listeners.mqtt {
         let (head, tls, stopped) = (mqtt.clone(), Arc::clone(&parts.tls), stopped.clone());
         heads.spawn(async move { head.serve(listener, Some(tls), stopped).await });
@@ -336,7 +382,9 @@ fn serve_heads(
     let config = https_config(&settings.config.https, drain_timeout);
     let router = https_router(parts, watched.clone(), stopped);
     let devices = DeviceHttps::new(gateway, Arc::clone(clock), metrics.clone());
-    let https = HttpsHead::new(config, router, Some(devices), Some(mqtt), metrics.clone()).with_amqp(amqp);
+    let https = HttpsHead::new(config, router, Some(devices), Some(mqtt), metrics.clone())
+        .with_amqp(amqp)
+        .with_provisioning(ProvisioningHttps::new(dps, Arc::clone(clock), metrics.clone()));
     for listener in listeners.https {
         let (head, tls, stopped) = (https.clone(), Arc::clone(&parts.tls), stopped.clone());
         heads.spawn(async move { head.serve(listener, Some(tls), stopped).await });
@@ -439,6 +487,27 @@ fn connection_env(
         );
     }
     env.set(
+        variables::DPS_HOST,
+        &addresses.host,
+        "Host name for device provisioning",
+    );
+    if let Ok(policy) = parts.provisioning.policy(OWNER_POLICY) {
+        let owner = ConnectionString {
+            host: addresses.host.clone(),
+            gateway_host: None,
+            party: Party::Service,
+            credential: Credential::Policy {
+                name: policy.name,
+                key: policy.primary_key,
+            },
+        };
+        env.set(
+            variables::DPS_CS,
+            owner.reveal(),
+            "Provisioning service connection string with every right",
+        );
+    }
+    env.set(
         variables::ID_SCOPE,
         settings.data_dir.id_scope(),
         "Id scope of this hub for device provisioning",
@@ -533,6 +602,7 @@ pub(super) fn notify(states: &[NotifyState<'_>]) {
 fn https_router(parts: &Parts, watched: Router, stopped: &watch::Receiver<bool>) -> Router {
     let api = holdfast_api::Api {
         hub: Arc::clone(&parts.hub),
+        provisioning: Arc::clone(&parts.provisioning),
         log: Arc::clone(&parts.log) as Arc<_>,
         checkpoints: Arc::new(parts.store.clone()),
         closing: holdfast_api::Closing::new(stopped.clone()),

@@ -15,6 +15,7 @@ mod admin;
 mod compose;
 mod listen;
 mod periodic;
+mod provisioning;
 mod rsa_key;
 mod signals;
 
