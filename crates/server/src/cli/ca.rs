@@ -128,7 +128,7 @@ impl Command {
 }
 
 /// PEM as it stands, DER as base64.
-fn certificate_text(path: &std::path::Path) -> anyhow::Result<String> {
+pub(super) fn certificate_text(path: &std::path::Path) -> anyhow::Result<String> {
     use base64::Engine as _;
     let bytes = std::fs::read(path).map_err(|error| {
         Failure::usage(format!("cannot read the certificate {}: {error}", path.display()))

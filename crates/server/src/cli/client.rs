@@ -75,9 +75,16 @@ impl Client {
     /// # Errors
     /// When the CA certificate cannot be read.
     pub fn new(login: Login) -> anyhow::Result<Client> {
+        let roots = roots(login.ca.as_deref())?;
+        Ok(Self::trusting(login, roots))
+    }
+
+    /// A client that trusts just these authorities.
+    #[must_use]
+    pub fn trusting(login: Login, roots: RootCerts) -> Client {
         let tls = TlsConfig::builder()
             .provider(TlsProvider::Rustls)
-            .root_certs(roots(login.ca.as_deref())?)
+            .root_certs(roots)
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .build();
         let agent = Agent::config_builder()
@@ -89,7 +96,7 @@ impl Client {
             .proxy(None)
             .build()
             .new_agent();
-        Ok(Client { agent, login })
+        Client { agent, login }
     }
 
     /// Where and as whom it talks.
@@ -166,6 +173,13 @@ impl Call<'_> {
             Some(etag) => format!("\"{}\"", etag.trim_matches('"')),
         };
         self.headers.push(("if-match", value));
+        self
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
         self
     }
 
@@ -277,7 +291,10 @@ fn unreachable_hub(login: &Login, error: &ureq::Error) -> Failure {
 
 fn refused(mut response: Response<Body>, login: &Login) -> Failure {
     let status = response.status().as_u16();
-    let header = response.headers().get("iothub-errorcode");
+    let headers = response.headers();
+    let header = headers
+        .get("iothub-errorcode")
+        .or_else(|| headers.get("x-ms-error-code"));
     let code = header
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default()
@@ -343,7 +360,23 @@ fn explain(body: &str) -> String {
     text.map_or(message, |(_, text)| text).trim().to_owned()
 }
 
-fn roots(ca: Option<&Path>) -> anyhow::Result<RootCerts> {
+/// The certificates of a PEM text, to be trusted; `None` when there is none.
+#[must_use]
+pub fn roots_of(pem: &[u8]) -> Option<RootCerts> {
+    let certificates: Vec<Certificate<'static>> = parse_pem(pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    (!certificates.is_empty()).then(|| RootCerts::new_with_certs(&certificates))
+}
+
+/// What to trust: the authority in this file, or those of the system.
+///
+/// # Errors
+/// When the file cannot be read or holds no certificate.
+pub fn roots(ca: Option<&Path>) -> anyhow::Result<RootCerts> {
     let (path, named) = match ca {
         Some(path) => (path.to_owned(), true),
         None => {
@@ -365,20 +398,15 @@ fn roots(ca: Option<&Path>) -> anyhow::Result<RootCerts> {
         ))
         .hint("--ca and HOLDFAST_CA name the file ca.pem of the hub's data directory")
     })?;
-    let certificates: Vec<Certificate<'static>> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() && named {
+    let found = roots_of(&pem);
+    if found.is_none() && named {
         return Err(
             Failure::usage(format!("{} holds no PEM certificate", path.display()))
                 .hint("--ca and HOLDFAST_CA name the file ca.pem of the hub's data directory")
                 .into(),
         );
     }
-    Ok(RootCerts::new_with_certs(&certificates))
+    Ok(found.unwrap_or_else(|| RootCerts::new_with_certs(&[])))
 }
 
 #[cfg(test)]

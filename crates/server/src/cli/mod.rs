@@ -17,6 +17,7 @@ mod connection_string;
 mod consumer_group;
 mod credentials;
 mod device;
+mod dps;
 mod identity;
 mod input;
 mod internal;
@@ -172,6 +173,9 @@ enum Command {
     /// Consumer groups of the event stream: list, create, delete
     #[command(subcommand)]
     ConsumerGroup(consumer_group::Command),
+    /// Device provisioning: enrollment, group, registration, linked-hub, compute-device-key
+    #[command(subcommand)]
+    Dps(Box<dps::Command>),
     /// Count devices and connections
     Statistics,
     /// Run a fleet of simulated devices
@@ -220,6 +224,7 @@ fn run(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
         Command::Policy(command) => command.run(global)?,
         Command::Ca(command) => command.run(global)?,
         Command::ConsumerGroup(command) => command.run(global)?,
+        Command::Dps(command) => command.run(global)?,
         Command::Statistics => statistics::run(global)?,
         Command::Simulate(command) => command.run(&global.wanted(), global.output())?,
         Command::Bench(command) => command.run(&global.wanted(), global.output())?,

@@ -75,12 +75,24 @@ impl Login {
     /// # Errors
     /// When there is none, or what there is cannot be read.
     pub fn find(wanted: &Wanted) -> anyhow::Result<Login> {
+        Self::find_in(wanted, variables::OWNER_CS)
+    }
+
+    /// As [`Login::find`], with the policy of the provisioning service.
+    ///
+    /// # Errors
+    /// When there is none, or what there is cannot be read.
+    pub fn find_provisioning(wanted: &Wanted) -> anyhow::Result<Login> {
+        Self::find_in(wanted, variables::DPS_CS)
+    }
+
+    fn find_in(wanted: &Wanted, variable: &'static str) -> anyhow::Result<Login> {
         let profile = find_profile(wanted)?;
         let (text, source) = match (&wanted.login, &profile) {
             (Some(login), _) => (login.clone(), "--login or HOLDFAST_CONNECTION_STRING".to_owned()),
             (None, Some((values, path))) => {
-                let text = values.get(variables::OWNER_CS).cloned().ok_or_else(|| {
-                    Failure::usage(format!("{} has no {}", path.display(), variables::OWNER_CS))
+                let text = values.get(variable).cloned().ok_or_else(|| {
+                    Failure::usage(format!("{} has no {variable}", path.display()))
                         .hint("start `holdfast serve` again, which writes the file, or give --login")
                 })?;
                 (text, path.display().to_string())
