@@ -49,6 +49,8 @@ export class Hub {
       const values = readEnv(envFile);
       hub.owner = values.HOLDFAST_OWNER_CS;
       hub.caFile = values.HOLDFAST_CA;
+      hub.provisioner = values.HOLDFAST_DPS_CS;
+      hub.idScope = values.HOLDFAST_ID_SCOPE;
       hub.ca = readFileSync(hub.caFile, 'utf8');
       Object.assign(hub, { parts: parse(hub.owner) });
       try {
@@ -65,7 +67,8 @@ export class Hub {
     const { HOLDFAST_TEST_CONNECTION_STRING: owner, HOLDFAST_TEST_CA: caFile } = process.env;
     if (!owner || !caFile) throw new Error('run the suites with: node run.mjs');
     const ca = readFileSync(caFile, 'utf8');
-    return Object.assign(new Hub(), { owner, caFile, ca, parts: parse(owner) });
+    const { HOLDFAST_TEST_DPS_CS: provisioner, HOLDFAST_TEST_ID_SCOPE: idScope } = process.env;
+    return Object.assign(new Hub(), { owner, caFile, ca, provisioner, idScope, parts: parse(owner) });
   }
 
   get host() {
