@@ -1,0 +1,1 @@
+//! Jobs: twin updates and direct methods over a query, scheduled, bounded and restart-safe.

@@ -1,0 +1,1 @@
+//! Conditions of message routes (languages.md section 2).
