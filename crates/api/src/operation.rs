@@ -18,6 +18,7 @@ use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::gateway::{AccessRequest, Credential, PeerCertificates, Protocol};
 
 use crate::Api;
+use crate::extract::BODY_BYTES_MAX;
 use crate::reply::Failure;
 
 /// What a policy must allow. The hub and the provisioning service each have policies of their own.
@@ -52,6 +53,9 @@ pub struct Operation {
     pub rights: Needed,
     /// Whether a device may call it with its own token for its own modules.
     pub own_modules: bool,
+    /// Whether its request body is read as it comes and so may be of any length. Others are refused when they announce
+    /// more than the bound of the HTTP layer.
+    pub streams: bool,
 }
 
 /// Collects routes and their operations.
@@ -88,6 +92,32 @@ impl Operations {
                 path,
                 rights: rights.into(),
                 own_modules: false,
+                streams: false,
+            },
+            handler,
+        )
+    }
+
+    /// Declares an operation for services whose request body is read as it comes.
+    #[allow(dead_code, reason = "used by the import operation")]
+    pub(crate) fn add_streaming<H, T>(
+        self,
+        method: &'static str,
+        path: &'static str,
+        rights: impl Into<Needed>,
+        handler: H,
+    ) -> Self
+    where
+        H: Handler<T, Api>,
+        T: 'static,
+    {
+        self.declare(
+            Operation {
+                method,
+                path,
+                rights: rights.into(),
+                own_modules: false,
+                streams: true,
             },
             handler,
         )
@@ -111,6 +141,7 @@ impl Operations {
                 path,
                 rights: rights.into(),
                 own_modules: true,
+                streams: false,
             },
             handler,
         )
@@ -190,6 +221,7 @@ async fn check(api: &Api, operation: Operation, request: &Parts) -> Result<Calle
         Needed::Hub(rights) => Caller::Hub(api.hub.authorize_service(token, &path, rights)?),
     };
     check_version(request)?;
+    check_announced_length(operation, request)?;
     Ok(caller)
 }
 
@@ -221,6 +253,20 @@ async fn own_modules(
         protocol: Protocol::Https,
     };
     api.hub.authorize_own_modules(access).await
+}
+
+/// A body that announces to be too long is refused before anything of it is read.
+fn check_announced_length(operation: Operation, request: &Parts) -> Result<(), Error> {
+    let announced = request
+        .headers
+        .get(axum::http::header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok())
+        .unwrap_or(0);
+    if operation.streams || announced <= BODY_BYTES_MAX as u64 {
+        return Ok(());
+    }
+    let text = format!("the body has {announced} bytes; at most {BODY_BYTES_MAX} are taken");
+    Err(Error::new(ErrorCode::MessageTooLarge, text))
 }
 
 /// The path without its leading slash, segments decoded; ids hold no slash, so segments stay apart.

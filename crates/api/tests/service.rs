@@ -180,6 +180,16 @@ async fn bodies_that_are_not_what_they_should_be() {
         (huge.status, huge.header("iothub-errorcode")),
         (StatusCode::PAYLOAD_TOO_LARGE, "MessageTooLarge")
     );
+    let token = service.token("iothubowner");
+    let announced = [("authorization", &*token), ("content-length", "4194305")];
+    let refused = service
+        .raw("PUT", "/devices/d2?api-version=2020-09-30", &announced, None)
+        .await;
+    assert_eq!(
+        refused.status,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "before a byte is read"
+    );
 }
 
 #[tokio::test]

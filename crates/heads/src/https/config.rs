@@ -13,7 +13,8 @@ pub struct HttpsConfig {
     pub head_bytes_max: usize,
     /// Most headers of a request. Default 256.
     pub headers_max: usize,
-    /// For the body of a device's request. Default 60 s.
+    /// For the body of a request. A body that goes to the router may take a second more for each 1,024 bytes received.
+    /// Default 60 s.
     pub body_timeout: Duration,
     /// Connections open at once, WebSockets not counted; above, a new one takes the place of one that has not sent a
     /// whole request yet, or is idle. Default 4,096.

@@ -11,6 +11,7 @@
 mod body;
 mod config;
 mod device;
+mod request_body;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ use body::{Served, ServedBody};
 pub use config::HttpsConfig;
 pub use device::DeviceHttps;
 pub(crate) use device::add_request_id;
+use request_body::{GivenUp, PacedBody};
 
 /// Serves an HTTPS port. Cheap to clone; clones are the same head.
 #[derive(Clone)]
@@ -286,7 +288,11 @@ impl Service<Request<Incoming>> for Dispatch {
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            let request = request.map(Body::new);
+            let given_up = GivenUp::default();
+            let timeout = shared.config.body_timeout;
+            let asks_first = request.headers().contains_key(http::header::EXPECT);
+            let request =
+                request.map(|body| Body::new(PacedBody::new(body, timeout, asks_first, given_up.clone())));
             let response = if let Some(device) = &shared.device
                 && let Some(operation) = device::Operation::of(request.method(), request.uri().path())
             {
@@ -294,10 +300,15 @@ impl Service<Request<Incoming>> for Dispatch {
             } else if let Some(provisioning) = &shared.provisioning
                 && let Some(operation) = ProvisioningOperation::of(request.method(), request.uri().path())
             {
-                let timeout = shared.config.body_timeout;
                 provisioning.serve(operation, request, timeout).await
             } else {
                 shared.router.clone().oneshot(request).await?
+            };
+            // Whatever the reader made of the broken body, this is the reason.
+            let response = if given_up.is_set() {
+                device::body_timeout()
+            } else {
+                response
             };
             Ok(response.map(|body| Body::new(ServedBody::new(body, served))))
         })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use holdfast_heads::https::{DeviceHttps, HttpsConfig, HttpsHead};
 use holdfast_heads::mqtt::{MqttConfig, MqttHead};
@@ -46,6 +46,7 @@ impl Port {
         let device = DeviceHttps::new(gateway.clone(), clock, metrics.clone());
         let router = Router::new()
             .route("/", get(async || "portal"))
+            .route("/upload", post(async |body: Bytes| body.len().to_string()))
             .fallback(async || (http::StatusCode::IM_A_TEAPOT, "the router"));
         let head = HttpsHead::new(config, router, Some(device), Some(mqtt.clone()), metrics);
         let listener =
@@ -346,6 +347,40 @@ async fn slow_requests_are_ended() {
         let status = read_answer(stream).await.status;
         assert!(matches!(status, 0 | 408), "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_body_for_the_router_has_to_come_at_a_pace() {
+    let port = Port::start_with(
+        None,
+        HttpsConfig {
+            body_timeout: Duration::from_millis(120),
+            ..HttpsConfig::default()
+        },
+    );
+    assert_eq!(port.ask("POST /upload", "", &[0; 3_000]).await.body, "3000");
+    let head = "POST /upload HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\n";
+    // Each byte comes in time, all of them together do not.
+    let mut trickle = port.dial().await;
+    trickle.write_all(head.as_bytes()).await.expect("sent");
+    let (mut reader, mut writer) = trickle.split();
+    let feed = async {
+        while writer.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = feed => panic!("cut off before it was answered"),
+        answer = read_answer(&mut reader) => assert_eq!(answer.status, 408),
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_reads_does_not_cost_the_answer() {
+    let port = Port::start(None);
+    let mut stream = port.dial().await;
+    let answer = ask(&mut stream, "POST /nowhere", "", &vec![0; 3_000_000]).await;
+    assert_eq!((answer.status, &*answer.body), (418, "the router"));
 }
 
 #[tokio::test]

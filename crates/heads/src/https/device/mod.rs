@@ -19,7 +19,7 @@ use holdfast_ports::gateway::{
     AccessRequest, Admitted, Credential, DeviceGateway, IngestError, PeerCertificates, Protocol,
 };
 use holdfast_wire::{api_version, headers, http_device};
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -30,13 +30,10 @@ use crate::tracking;
 
 pub(super) use operation::Operation;
 use operation::{Action, query_parameter};
+pub(super) use reply::body_timeout;
 
 /// How long to wait when the log is full and names no ticket to wait for.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
-/// How much of a body that is refused for its size is still received.
-const DISCARDED_BYTES_MAX: usize = 8 * D2C_BYTES_MAX;
-/// And for how long.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The device side of the HTTPS port. Cheap to clone.
 #[derive(Clone)]
@@ -269,45 +266,22 @@ fn unavailable(error: &dyn std::fmt::Display) -> Error {
 }
 
 /// Reads a body of at most a message. One that announces more is refused before a byte of it is read.
-async fn read_body(headers: &HeaderMap, mut body: Body, timeout: Duration) -> Result<Bytes, Failure> {
+async fn read_body(headers: &HeaderMap, body: Body, timeout: Duration) -> Result<Bytes, Failure> {
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<usize>().ok())
         .unwrap_or(0);
     if announced > D2C_BYTES_MAX {
-        discard(body, headers);
         return Err(too_large().into());
     }
-    let read = Limited::new(&mut body, D2C_BYTES_MAX).collect();
+    let read = Limited::new(body, D2C_BYTES_MAX).collect();
     match tokio::time::timeout(timeout, read).await {
         Err(_) => Err(Failure::BodyTimeout),
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            discard(body, headers);
-            Err(too_large().into())
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large().into()),
         Ok(Err(error)) => {
             let text = format!("the body could not be read: {error}");
             Err(Error::new(ErrorCode::IotHubFormatError, text).into())
         }
     }
-}
-
-/// Takes the rest of a refused body off the connection while the refusal is on its way: most clients listen only when
-/// they have sent everything, and a connection closed before that would take the answer away from them.
-fn discard(mut body: Body, headers: &HeaderMap) {
-    if headers.contains_key(EXPECT) {
-        // This client asks first.
-        return;
-    }
-    let rest = async move {
-        let mut received = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            received += frame.data_ref().map_or(0, Bytes::len);
-            if received > DISCARDED_BYTES_MAX {
-                return;
-            }
-        }
-    };
-    tokio::spawn(tokio::time::timeout(DISCARD_TIMEOUT, rest));
 }

@@ -60,7 +60,7 @@ pub(super) fn failure(error: &Error, now: Timestamp) -> Response<Body> {
 }
 
 /// The client did not send its body in time. No error of the contract says that.
-pub(super) fn body_timeout() -> Response<Body> {
+pub(crate) fn body_timeout() -> Response<Body> {
     let mut response = with_status(StatusCode::REQUEST_TIMEOUT, Body::empty());
     response
         .headers_mut()
