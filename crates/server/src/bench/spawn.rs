@@ -234,6 +234,8 @@ impl Hub {
                 "0",
                 "--mqtt-plain",
                 "127.0.0.1:0",
+                "--amqp-plain",
+                "127.0.0.1:0",
             ])
             .arg("--data-dir")
             .arg(data_dir)
@@ -294,6 +296,8 @@ fn read_login(data_dir: &Path) -> anyhow::Result<Login> {
         https_port: value(variables::HTTPS_PORT)?.parse()?,
         mqtt_port: value(variables::MQTT_PORT)?.parse()?,
         mqtt_plain: Some(value(variables::MQTT_PLAIN)?),
+        amqp_port: value(variables::AMQP_PORT)?.parse()?,
+        amqp_plain: Some(value(variables::AMQP_PLAIN)?),
         ca: Some(value(variables::CA)?.into()),
         source: path.display().to_string(),
     })

@@ -34,6 +34,10 @@ pub struct Login {
     pub mqtt_port: u16,
     /// Address of the plain MQTT listener of the hub on this machine, if known.
     pub mqtt_plain: Option<String>,
+    /// Port of AMQP over TLS.
+    pub amqp_port: u16,
+    /// Address of the plain AMQP listener of the hub on this machine, if known.
+    pub amqp_plain: Option<String>,
     /// CA certificate to trust instead of the system's.
     pub ca: Option<PathBuf>,
     /// Where this came from, for messages.
@@ -118,6 +122,8 @@ impl Login {
             variables::HTTPS_PORT,
             variables::MQTT_PORT,
             variables::MQTT_PLAIN,
+            variables::AMQP_PORT,
+            variables::AMQP_PLAIN,
             variables::CA,
         ];
         let set = environment
@@ -144,6 +150,10 @@ impl Login {
         self.mqtt_port = port(variables::MQTT_PORT)?.unwrap_or(self.mqtt_port);
         if let Some(plain) = values.get(variables::MQTT_PLAIN) {
             self.mqtt_plain = Some(plain.clone());
+        }
+        self.amqp_port = port(variables::AMQP_PORT)?.unwrap_or(self.amqp_port);
+        if let Some(plain) = values.get(variables::AMQP_PLAIN) {
+            self.amqp_plain = Some(plain.clone());
         }
         if let Some(ca) = values.get(variables::CA).filter(|ca| !ca.is_empty()) {
             self.ca = Some(PathBuf::from(ca));
@@ -181,6 +191,8 @@ fn parse(text: &str) -> Result<Login, String> {
         https_port,
         mqtt_port: 8883,
         mqtt_plain: None,
+        amqp_port: 5671,
+        amqp_plain: None,
         ca: None,
         source: String::new(),
     })

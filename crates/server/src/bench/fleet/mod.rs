@@ -7,6 +7,7 @@
 //!
 //! A [`Driver`] decides what connections say. The [`Fleet`] owns sockets and sessions and calls it.
 
+mod pipe;
 mod socket;
 mod tls;
 
@@ -19,9 +20,9 @@ use holdfast_mqtt::client::Event;
 use holdfast_mqtt::codec::{Connect, ConnectCode, SubAckCode};
 use holdfast_mqtt::{ClientError, ClientSession, DecodeError, EncodeError, QoS, SendError, decode};
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::{self, EventFlags};
 
-use socket::Socket;
+pub(crate) use pipe::{Pipe, with_rest};
 pub(crate) use socket::{Endpoint, TlsClient};
 pub(crate) use tls::{Trust, client_config};
 
@@ -147,15 +148,9 @@ enum Phase {
 }
 
 struct Connection {
-    socket: Socket,
+    pipe: Pipe,
     session: ClientSession,
-    /// The beginning of a packet whose end has not come.
-    partial: Vec<u8>,
-    /// What the socket did not take yet.
-    pending: Vec<u8>,
     phase: Phase,
-    /// The loop wants to know when the socket is writable.
-    awaits_room: bool,
     /// Stands in [`Fleet::open`], no longer in [`Fleet::opening`].
     counted: bool,
 }
@@ -238,23 +233,18 @@ impl Fleet {
     pub(crate) fn begin(&mut self, driver: &mut impl Driver, index: usize) -> anyhow::Result<()> {
         let number = self.begun;
         self.begun += 1;
-        let socket = match Socket::connect(&self.endpoint, number) {
-            Ok(socket) => socket,
+        let pipe = match Pipe::connect(&self.endpoint, number) {
+            Ok(pipe) => pipe,
             Err(error) => return driver.lost(index, Lost::Connect(error)),
         };
-        let flags = EventFlags::IN | EventFlags::OUT;
-        epoll::add(&self.epoll, &socket, EventData::new_u64(index as u64), flags)
-            .context("a socket cannot be watched")?;
+        pipe.watch(&self.epoll, index)?;
         self.opening += 1;
         let kept = self.kept.get_mut(index).and_then(Option::take);
         let session = kept.unwrap_or_else(|| ClientSession::new(self.window));
         self.connections[index] = Some(Box::new(Connection {
-            socket,
+            pipe,
             session,
-            partial: Vec::new(),
-            pending: Vec::new(),
             phase: Phase::Connecting,
-            awaits_room: true,
             counted: false,
         }));
         Ok(())
@@ -342,6 +332,7 @@ impl Fleet {
             action(driver, &mut link);
             let close = link.close;
             connection
+                .pipe
                 .write(&fleet.epoll, index, &fleet.out)
                 .map_err(Lost::Io)?;
             Ok(close)
@@ -364,6 +355,7 @@ impl Fleet {
                 .tick(now_ms, &mut fleet.out)
                 .map_err(Lost::Protocol)?;
             connection
+                .pipe
                 .write(&fleet.epoll, index, &fleet.out)
                 .map_err(Lost::Io)?;
             Ok(false)
@@ -415,13 +407,13 @@ impl Fleet {
             if !flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP) {
                 return Ok(false);
             }
-            connection.socket.connect_error().map_err(Lost::Connect)?;
+            connection.pipe.socket().connect_error().map_err(Lost::Connect)?;
             let account = driver.account(index);
             self.log_in(index, &account)?;
             return Ok(false);
         }
         if flags.contains(EventFlags::OUT) {
-            connection.flush(&self.epoll, index).map_err(Lost::Io)?;
+            connection.pipe.flush(&self.epoll, index).map_err(Lost::Io)?;
         }
         if flags.intersects(EventFlags::IN | EventFlags::ERR | EventFlags::HUP | EventFlags::RDHUP) {
             return self.receive(driver, index);
@@ -448,7 +440,10 @@ impl Fleet {
             .connect(&connect, now_ms, &mut self.out)
             .map_err(Lost::Login)?;
         connection.phase = Phase::LoggingIn;
-        connection.write(&self.epoll, index, &self.out).map_err(Lost::Io)
+        connection
+            .pipe
+            .write(&self.epoll, index, &self.out)
+            .map_err(Lost::Io)
     }
 
     fn receive(&mut self, driver: &mut impl Driver, index: usize) -> Result<bool, Lost> {
@@ -459,15 +454,13 @@ impl Fleet {
         };
         let mut close = false;
         loop {
-            let read = match connection.socket.read(&mut self.scratch) {
-                Ok(0) => return Err(Lost::Closed(connection.phase.when())),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Lost::Io(error)),
+            let read = match connection.pipe.read(&mut self.scratch).map_err(Lost::Io)? {
+                Some(0) => return Err(Lost::Closed(connection.phase.when())),
+                Some(read) => read,
+                None => break,
             };
             close |= connection.take_in(driver, index, now_ns, &self.scratch[..read], &mut self.out)?;
-            if close || (read < self.scratch.len() && connection.socket.short_read_is_empty()) {
+            if close || (read < self.scratch.len() && connection.pipe.socket().short_read_is_empty()) {
                 break;
             }
         }
@@ -484,6 +477,7 @@ impl Fleet {
             }
         }
         connection
+            .pipe
             .write(&self.epoll, index, &self.out)
             .map_err(Lost::Io)?;
         Ok(close)
@@ -506,7 +500,7 @@ fn link<'a>(connection: &'a mut Connection, out: &'a mut Vec<u8>, index: usize, 
     Link {
         index,
         now_ns,
-        resumed: connection.socket.resumed(),
+        resumed: connection.pipe.socket().resumed(),
         session: &mut connection.session,
         out,
         close: false,
@@ -523,21 +517,12 @@ impl Connection {
         bytes: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<bool, Lost> {
-        if self.partial.is_empty() {
-            let (used, close) = self.packets(driver, index, now_ns, bytes, out)?;
-            if used < bytes.len() {
-                self.partial = bytes[used..].to_vec();
-            }
-            return Ok(close);
-        }
-        let mut whole = std::mem::take(&mut self.partial);
-        whole.extend_from_slice(bytes);
-        let (used, close) = self.packets(driver, index, now_ns, &whole, out)?;
-        if used < whole.len() {
-            whole.drain(..used);
-            self.partial = whole;
-        }
-        Ok(close)
+        let mut rest = self.pipe.take_rest();
+        let outcome = with_rest(&mut rest, bytes, |bytes| {
+            self.packets(driver, index, now_ns, bytes, out)
+        });
+        self.pipe.keep_rest(rest);
+        outcome
     }
 
     fn packets(
@@ -605,39 +590,5 @@ impl Connection {
         let mut link = link(self, out, index, now_ns);
         driver.opened(&mut link);
         Ok(link.close)
-    }
-
-    fn write(&mut self, epoll: &OwnedFd, index: usize, bytes: &[u8]) -> io::Result<()> {
-        if !self.pending.is_empty() {
-            self.pending.extend_from_slice(bytes);
-            return self.flush(epoll, index);
-        }
-        if !bytes.is_empty() {
-            let written = self.socket.write(bytes)?;
-            self.pending.extend_from_slice(&bytes[written..]);
-        }
-        self.flush(epoll, index)
-    }
-
-    /// Writes what waits, and watches for room exactly while something waits.
-    fn flush(&mut self, epoll: &OwnedFd, index: usize) -> io::Result<()> {
-        if !self.pending.is_empty() {
-            let written = self.socket.write(&self.pending)?;
-            self.pending.drain(..written);
-            if self.pending.is_empty() {
-                self.pending = Vec::new();
-            }
-        }
-        let waits = !self.socket.flush()? || !self.pending.is_empty();
-        if waits != self.awaits_room {
-            let flags = if waits {
-                EventFlags::IN | EventFlags::OUT
-            } else {
-                EventFlags::IN
-            };
-            epoll::modify(epoll, &self.socket, EventData::new_u64(index as u64), flags)?;
-            self.awaits_room = waits;
-        }
-        Ok(())
     }
 }

@@ -40,6 +40,8 @@ impl RemoteHub {
             https_port: hub.https_port,
             mqtt_port: 8883,
             mqtt_plain: None,
+            amqp_port: 5671,
+            amqp_plain: None,
             ca: None,
             source: "a linked hub".to_owned(),
         };
