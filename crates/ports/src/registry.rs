@@ -11,6 +11,9 @@ use crate::{BoxFuture, StoreResult};
 /// Changes a record in place or refuses. May run more than once when a store retries; must not have side effects.
 pub type RecordMutation = Arc<dyn Fn(&mut IdentityRecord) -> Result<(), Error> + Send + Sync>;
 
+/// Identities that are created all or none: a device, and for an edge device its system modules.
+pub type CreationGroup = Vec<(IdentityRecord, Twin)>;
+
 /// Last known connection of an identity, saved in batches and not on the acknowledged path.
 #[derive(Clone, Debug)]
 pub struct ConnectionUpdate {
@@ -33,6 +36,14 @@ pub trait RegistryStore: Send + Sync + 'static {
     /// `Exists` when one of the identities exists; `Missing` when the device of a module does not exist; `Full` when
     /// the device has [`holdfast_model::limits::MODULES_PER_DEVICE_MAX`] modules (system modules not counted).
     fn create(&self, entries: Vec<(IdentityRecord, Twin)>) -> BoxFuture<'_, StoreResult<()>>;
+
+    /// Adds many identities in one step: each group as [`RegistryStore::create`] would, in the order given, so that a
+    /// later group meets what an earlier one added. A group that is refused does not harm the others. Returns the
+    /// outcome of each group, in the same order.
+    ///
+    /// # Errors
+    /// `Unavailable` for all of them; then nothing was added.
+    fn create_many(&self, groups: Vec<CreationGroup>) -> BoxFuture<'_, StoreResult<Vec<StoreResult<()>>>>;
 
     /// The record of an identity.
     fn get<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, StoreResult<Option<IdentityRecord>>>;
@@ -65,6 +76,14 @@ pub trait RegistryStore: Send + Sync + 'static {
         after: Option<&'a str>,
         limit: usize,
     ) -> BoxFuture<'a, StoreResult<Vec<IdentityRecord>>>;
+
+    /// Up to `limit` devices and modules with their twins, by device id, a device before its modules, those by module
+    /// id; starting after `after`, which need not exist (any more).
+    fn list_with_twins<'a>(
+        &'a self,
+        after: Option<&'a Identity>,
+        limit: usize,
+    ) -> BoxFuture<'a, StoreResult<Vec<(IdentityRecord, Twin)>>>;
 
     /// All modules of a device in the order of their ids; empty for an unknown device.
     fn list_modules<'a>(&'a self, device: &'a Identity) -> BoxFuture<'a, StoreResult<Vec<IdentityRecord>>>;

@@ -53,6 +53,8 @@ macro_rules! store_suite {
             records_are_kept_whole
             an_identity_comes_with_its_twin
             entries_are_created_all_or_none
+            groups_are_created_apart_from_each_other
+            identities_are_listed_with_their_twins
             a_module_needs_its_device
             modules_of_a_device_are_bounded
             ids_are_case_sensitive_and_ordered_bytewise

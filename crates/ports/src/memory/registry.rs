@@ -6,32 +6,17 @@ use holdfast_model::registry::{IdentityRecord, RegistryStatistics, Status};
 use holdfast_model::twin::Twin;
 
 use super::{Entry, MemoryStore, State};
-use crate::registry::{ConnectionUpdate, RecordMutation, RegistryStore};
+use crate::registry::{ConnectionUpdate, CreationGroup, RecordMutation, RegistryStore};
 use crate::twin::{TwinMutation, TwinStore};
 use crate::{BoxFuture, StoreError, StoreResult};
 
 impl RegistryStore for MemoryStore {
     fn create(&self, entries: Vec<(IdentityRecord, Twin)>) -> BoxFuture<'_, StoreResult<()>> {
-        self.run(move |state| {
-            let mut added: Vec<Identity> = Vec::new();
-            for (record, twin) in entries {
-                if let Err(error) = state.may_add(&record.identity) {
-                    for identity in added {
-                        state.identities.remove(&identity);
-                    }
-                    return Err(error);
-                }
-                added.push(record.identity.clone());
-                let entry = Entry {
-                    record,
-                    twin,
-                    session: None,
-                    queue: Vec::new(),
-                };
-                state.identities.insert(entry.record.identity.clone(), entry);
-            }
-            Ok(())
-        })
+        self.run(move |state| state.add_group(entries))
+    }
+
+    fn create_many(&self, groups: Vec<CreationGroup>) -> BoxFuture<'_, StoreResult<Vec<StoreResult<()>>>> {
+        self.run(move |state| Ok(groups.into_iter().map(|group| state.add_group(group)).collect()))
     }
 
     fn get<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, StoreResult<Option<IdentityRecord>>> {
@@ -89,6 +74,27 @@ impl RegistryStore for MemoryStore {
                 .filter(|record| after.is_none_or(|after| record.identity.as_str() > after))
                 .take(limit)
                 .cloned()
+                .collect())
+        })
+    }
+
+    fn list_with_twins<'a>(
+        &'a self,
+        after: Option<&'a Identity>,
+        limit: usize,
+    ) -> BoxFuture<'a, StoreResult<Vec<(IdentityRecord, Twin)>>> {
+        // Not the order of the map: there the separator of the ids counts as a character.
+        fn place(identity: &Identity) -> (&str, &str) {
+            (identity.device_id(), identity.module_id().unwrap_or_default())
+        }
+        self.run(move |state| {
+            let mut entries: Vec<&Entry> = state.identities.values().collect();
+            entries.retain(|entry| after.is_none_or(|after| place(&entry.record.identity) > place(after)));
+            entries.sort_by(|a, b| place(&a.record.identity).cmp(&place(&b.record.identity)));
+            Ok(entries
+                .into_iter()
+                .take(limit)
+                .map(|entry| (entry.record.clone(), entry.twin.clone()))
                 .collect())
         })
     }
@@ -173,6 +179,28 @@ impl State {
         self.identities
             .values()
             .filter(|entry| entry.record.identity.is_module() && entry.record.identity.owner() == *device)
+    }
+
+    /// Adds all of these or none.
+    fn add_group(&mut self, entries: CreationGroup) -> StoreResult<()> {
+        let mut added: Vec<Identity> = Vec::new();
+        for (record, twin) in entries {
+            if let Err(error) = self.may_add(&record.identity) {
+                for identity in added {
+                    self.identities.remove(&identity);
+                }
+                return Err(error);
+            }
+            added.push(record.identity.clone());
+            let entry = Entry {
+                record,
+                twin,
+                session: None,
+                queue: Vec::new(),
+            };
+            self.identities.insert(entry.record.identity.clone(), entry);
+        }
+        Ok(())
     }
 
     fn may_add(&self, identity: &Identity) -> StoreResult<()> {

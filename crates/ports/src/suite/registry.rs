@@ -12,6 +12,7 @@ use holdfast_model::twin::Twin;
 
 use super::StateStore;
 use super::fixtures::{LIMITS, at, create, id, is_refusal, key, message, record, refusal, set_reason};
+use crate::StoreError;
 use crate::assert_fails;
 use crate::registry::ConnectionUpdate;
 
@@ -101,6 +102,77 @@ pub async fn entries_are_created_all_or_none<S: StateStore>(store: Arc<S>) {
         ["a/$edgeAgent", "a/$edgeHub"]
     );
     store.create(Vec::new()).await.expect("nothing to refuse");
+}
+
+pub async fn groups_are_created_apart_from_each_other<S: StateStore>(store: Arc<S>) {
+    let group = |keys: &[&str]| -> Vec<_> {
+        keys.iter()
+            .map(|key| (record(&id(key)), Twin::new(at(0))))
+            .collect()
+    };
+    create(&*store, &["taken"]).await;
+    let groups = vec![
+        group(&["b"]),
+        group(&["taken"]),
+        group(&["b/m"]),
+        group(&["e", "e/$edgeAgent", "e/$edgeHub"]),
+        group(&["x", "x/m", "b"]),
+        group(&["none/m"]),
+        group(&["b"]),
+        Vec::new(),
+        group(&["a"]),
+    ];
+    let results = store.create_many(groups).await.expect("the store works");
+    let told: Vec<&str> = results
+        .iter()
+        .map(|result| match result {
+            Ok(()) => "ok",
+            Err(StoreError::Exists) => "exists",
+            Err(StoreError::Missing) => "missing",
+            Err(_) => "another error",
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "ok", "exists", "ok", "ok", "exists", "missing", "exists", "ok", "ok"
+        ]
+    );
+    let listed = store.list_devices(None, 10).await.expect("readable");
+    assert_eq!(keys(&listed), ["a", "b", "e", "taken"]);
+    assert_eq!(
+        store.twin(&id("x/m")).await.expect("readable"),
+        None,
+        "a group is created all or none"
+    );
+    assert_eq!(store.statistics().await.expect("readable").total, 4);
+    assert!(store.create_many(Vec::new()).await.expect("nothing to do").is_empty());
+}
+
+pub async fn identities_are_listed_with_their_twins<S: StateStore>(store: Arc<S>) {
+    create(&*store, &["a", "a-b", "a/m", "a/b", "b", "a-b/x", "A"]).await;
+    let mut twin = Twin::new(at(5));
+    twin.tags.insert("plant".into(), "north".into());
+    let entry = (record(&id("c")), twin.clone());
+    store.create(vec![entry]).await.expect("new");
+    let order = ["A", "a", "a/b", "a/m", "a-b", "a-b/x", "b", "c"];
+    for page in [1, 3, 100] {
+        let mut after: Option<Identity> = None;
+        let mut seen = Vec::new();
+        loop {
+            let listed = store.list_with_twins(after.as_ref(), page).await.expect("readable");
+            assert!(listed.len() <= page);
+            let Some((last, _)) = listed.last() else { break };
+            after = Some(last.identity.clone());
+            seen.extend(listed);
+        }
+        let records: Vec<IdentityRecord> = seen.iter().map(|(record, _)| record.clone()).collect();
+        assert_eq!(keys(&records), order, "pages of {page}");
+        assert_eq!(seen.last().map(|(_, twin)| twin), Some(&twin));
+        assert_eq!(seen[0], (record(&id("A")), Twin::new(at(0))));
+    }
+    let listed = store.list_with_twins(Some(&id("a-a")), 2).await.expect("readable");
+    assert_eq!(listed[0].0.identity, id("a-b"), "the place need not exist");
 }
 
 pub async fn a_module_needs_its_device<S: StateStore>(store: Arc<S>) {

@@ -5,7 +5,7 @@ use holdfast_model::limits::MODULES_PER_DEVICE_MAX;
 use holdfast_model::registry::{Authentication, IdentityRecord, RegistryStatistics, Status};
 use holdfast_model::twin::Twin;
 use holdfast_model::{Identity, Timestamp};
-use holdfast_ports::registry::{ConnectionUpdate, RecordMutation, RegistryStore};
+use holdfast_ports::registry::{ConnectionUpdate, CreationGroup, RecordMutation, RegistryStore};
 use holdfast_ports::{BoxFuture, StoreError, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, named_params, params};
 
@@ -50,6 +50,10 @@ impl RegistryStore for SqliteStore {
             }
             Ok(())
         })
+    }
+
+    fn create_many(&self, groups: Vec<CreationGroup>) -> BoxFuture<'_, StoreResult<Vec<StoreResult<()>>>> {
+        self.write(move |context| groups.iter().map(|group| add_group(context, group)).collect())
     }
 
     fn get<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, StoreResult<Option<IdentityRecord>>> {
@@ -120,6 +124,29 @@ impl RegistryStore for SqliteStore {
         })
     }
 
+    fn list_with_twins<'a>(
+        &'a self,
+        after: Option<&'a Identity>,
+        limit: usize,
+    ) -> BoxFuture<'a, StoreResult<Vec<(IdentityRecord, Twin)>>> {
+        self.read(move |db| {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let (device, module) = after.map_or(("", ""), |after| (after.device_id(), module_column(after)));
+            let mut statement = db.prepare_cached(concat!(
+                select!(""),
+                "WHERE (device_id, module_id) > (?1, ?2) ORDER BY device_id, module_id LIMIT ?3"
+            ))?;
+            let mut rows = statement.query(params![device, module, limit])?;
+            let mut entries = Vec::new();
+            while let Some(row) = rows.next()? {
+                let record = decode(row, self.shared.boot)?;
+                // A second lookup by row number costs less than a join would here, whose rows are much wider.
+                entries.push((record, twin::of_row(db, row.get(17)?)?));
+            }
+            Ok(entries)
+        })
+    }
+
     fn list_modules<'a>(&'a self, device: &'a Identity) -> BoxFuture<'a, StoreResult<Vec<IdentityRecord>>> {
         self.read(move |db| modules(db, self.shared.boot, device))
     }
@@ -176,6 +203,33 @@ fn add(context: &WriteContext, record: &IdentityRecord, twin: &Twin) -> Result<(
         return Err(StoreError::Exists.into());
     }
     twin::insert(&context.db, context.db.last_insert_rowid(), twin)
+}
+
+/// Adds a group all or none; what the store refuses is a result, what the database fails at is an error.
+fn add_group(context: &WriteContext, group: &CreationGroup) -> Result<StoreResult<()>, Fault> {
+    // An identity alone is refused before anything of it is written.
+    if let [(record, twin)] = group.as_slice() {
+        return refusal(add(context, record, twin));
+    }
+    context.db.execute_batch("SAVEPOINT creation")?;
+    let added = group
+        .iter()
+        .try_for_each(|(record, twin)| add(context, record, twin));
+    if added.is_err() && !context.db.is_autocommit() {
+        context.db.execute_batch("ROLLBACK TO creation")?;
+    }
+    if !context.db.is_autocommit() {
+        context.db.execute_batch("RELEASE creation")?;
+    }
+    refusal(added)
+}
+
+fn refusal(added: Result<(), Fault>) -> Result<StoreResult<()>, Fault> {
+    match added {
+        Ok(()) => Ok(Ok(())),
+        Err(Fault::Store(error @ (StoreError::Exists | StoreError::Missing | StoreError::Full))) => Ok(Err(error)),
+        Err(fault) => Err(fault),
+    }
 }
 
 fn may_add_module(db: &Connection, module: &Identity) -> Result<(), Fault> {

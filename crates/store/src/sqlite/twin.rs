@@ -51,6 +51,16 @@ pub(super) fn insert(db: &Connection, row: i64, twin: &Twin) -> Result<(), Fault
     bind(db, INSERT, row, twin)
 }
 
+/// The twin of the identity in this row.
+pub(super) fn of_row(db: &Connection, row: i64) -> Result<Twin, Fault> {
+    db.prepare_cached(
+        "SELECT version, desired_version, reported_version, model_id, tags, reported, desired, reported_metadata,
+                desired_metadata
+         FROM twins WHERE id = ?1",
+    )?
+    .query_row([row], |row| Ok(decode(row)))?
+}
+
 fn find(db: &Connection, identity: &Identity) -> Result<Option<(i64, Twin)>, Fault> {
     db.prepare_cached(SELECT)?
         .query_row((identity.device_id(), module_column(identity)), |row| {
