@@ -147,9 +147,6 @@ pub enum ConnectionError {
     /// More links than the configuration allows.
     #[error("too many links")]
     TooManyLinks,
-    /// More unsettled deliveries than the configuration allows.
-    #[error("too many unsettled deliveries")]
-    TooManyUnsettled,
     /// Silence for longer than our idle-time-out (AMQP 2.4.5).
     #[error("peer was silent for too long")]
     IdleTimeout,
@@ -174,7 +171,7 @@ impl ConnectionError {
             Self::HandleInUse(_) => condition::HANDLE_IN_USE,
             Self::UnattachedHandle(_) => condition::UNATTACHED_HANDLE,
             Self::DeliveryId => condition::INVALID_FIELD,
-            Self::TooManyLinks | Self::TooManyUnsettled => condition::RESOURCE_LIMIT_EXCEEDED,
+            Self::TooManyLinks => condition::RESOURCE_LIMIT_EXCEEDED,
             Self::IdleTimeout | Self::OpenTimeout => condition::CONNECTION_FORCED,
         }
     }

@@ -19,8 +19,8 @@ pub struct Config {
     pub incoming_window: u32,
     /// Deliveries of a session that are sent and not settled; more are refused. Default 8,192.
     pub max_unsettled: u32,
-    /// Deliveries of a session that are received and not settled; more close the connection. Windows bound them before
-    /// that: a client with many devices on one session has the windows of all their links. Default 65,536.
+    /// Deliveries of a session that are received and not settled. The session's window closes before there are more, so a
+    /// client with many links on one session, whose windows add up to more, is slowed down. Default 65,536.
     pub max_received: u32,
     /// Bytes that unfinished messages of one connection may hold together. Default 4 MiB.
     pub max_reassembly: u32,
@@ -44,5 +44,12 @@ impl Default for Config {
             max_reassembly: 4 << 20,
             mechanisms: &["MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL"],
         }
+    }
+}
+
+impl Config {
+    /// The incoming window of a session without unsettled deliveries.
+    pub(crate) fn full_window(&self) -> u32 {
+        self.incoming_window.min(self.max_received)
     }
 }

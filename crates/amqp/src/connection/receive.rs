@@ -349,6 +349,7 @@ impl Connection {
             error: None,
         };
         self.put(out, channel, |out| answer.encode(out));
+        self.open_window(channel, out);
         Ok(Some(Event::Detach {
             link: id,
             closed: detach.closed,

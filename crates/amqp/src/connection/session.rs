@@ -111,7 +111,7 @@ impl Session {
             state: SessionState::BeginSent,
             blocked: false,
             next_incoming_id: 0,
-            incoming_window: config.incoming_window,
+            incoming_window: config.full_window(),
             next_outgoing_id: 0,
             remote_incoming_window: 0,
             next_delivery_id: 0,
@@ -146,9 +146,24 @@ impl Session {
         }
     }
 
+    /// The window to give now: the whole one, as long as its transfers and what is unsettled are within the bound.
+    fn window_due(&self, config: &Config) -> u32 {
+        let unsettled = u32::try_from(self.incoming.len()).unwrap_or(u32::MAX);
+        config
+            .full_window()
+            .min(config.max_received.saturating_sub(unsettled))
+    }
+
+    /// Whether the window is half used up, and enough of it could be given again to be worth a frame.
+    #[inline]
+    pub(crate) fn wants_flow(&self, config: &Config) -> bool {
+        let half = config.full_window() / 2;
+        self.incoming_window <= half && self.window_due(config) - self.incoming_window >= half.max(1)
+    }
+
     /// A flow for the session alone. Sending it opens the incoming window again.
     pub(crate) fn flow(&mut self, config: &Config) -> Flow<'static> {
-        self.incoming_window = config.incoming_window;
+        self.incoming_window = self.window_due(config);
         Flow {
             next_incoming_id: (self.state != SessionState::BeginSent).then_some(self.next_incoming_id),
             incoming_window: self.incoming_window,

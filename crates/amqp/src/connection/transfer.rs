@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::event::{Delivery, Tag};
-use super::session::{Link, LinkState, Partial, Session, SessionState};
+use super::session::{Link, LinkState, Partial, SessionState};
 use super::{Connection, Event, LinkId};
 use crate::error::{ConnectionError, LinkError};
 use crate::performatives::{Role, Transfer};
@@ -30,7 +30,6 @@ impl Connection {
         out: &mut Vec<u8>,
     ) -> Handled<'a> {
         let channel = self.local_channel(remote)?;
-        let window = self.config.incoming_window;
         let reassembly_left = self.config.max_reassembly.saturating_sub(self.reassembling) as usize;
         let Some(session) = self.session(channel) else {
             return Err(ConnectionError::NoSession(remote));
@@ -43,7 +42,6 @@ impl Connection {
             .checked_sub(1)
             .ok_or(ConnectionError::WindowViolation)?;
         session.next_incoming_id = session.next_incoming_id.wrapping_add(1);
-        let refill = session.incoming_window <= window / 2;
         let Some(handle) = session.handle_of(transfer.handle) else {
             return Err(ConnectionError::UnattachedHandle(transfer.handle));
         };
@@ -71,7 +69,7 @@ impl Connection {
             session.last_delivery_id = transfer.delivery_id;
         }
         let event = match arrival {
-            Arrival::Whole(delivery) => Some(self.deliver(id, delivery, out)?),
+            Arrival::Whole(delivery) => Some(self.deliver(id, delivery, out)),
             Arrival::Nothing => None,
             Arrival::Failed(error) => Some(self.fail_link(id, error, out)),
         };
@@ -79,30 +77,18 @@ impl Connection {
             self.release(before);
             self.reassembling += u32::try_from(after).unwrap_or(u32::MAX);
         }
-        // Unless a flow of the link has done so already, which counts the same window.
-        let low = |session: &mut Session| session.incoming_window <= window / 2;
-        if refill && self.session(channel).is_some_and(low) {
-            self.put_flow(channel, out);
-        }
+        self.open_window(channel, out);
         Ok(event)
     }
 
     /// Notes a message that is whole.
     #[inline]
-    fn deliver<'a>(
-        &mut self,
-        link: LinkId,
-        delivery: Delivery<'a>,
-        out: &mut Vec<u8>,
-    ) -> Result<Event<'a>, ConnectionError> {
-        let max_received = self.config.max_received as usize;
+    fn deliver<'a>(&mut self, link: LinkId, delivery: Delivery<'a>, out: &mut Vec<u8>) -> Event<'a> {
         let Some(session) = self.session(link.channel) else {
-            return Ok(Event::Transfer { link, delivery });
+            return Event::Transfer { link, delivery };
         };
         if !delivery.settled {
-            if session.incoming.len() >= max_received {
-                return Err(ConnectionError::TooManyUnsettled);
-            }
+            // The window leaves no room for more than `max_received` of them.
             session.incoming.push(delivery.id, link.handle, ());
         }
         let topped = session.slot(link.handle).is_some_and(|link| {
@@ -112,7 +98,16 @@ impl Connection {
         if topped {
             self.put_link_flow(link.channel, link.handle, out);
         }
-        Ok(Event::Transfer { link, delivery })
+        Event::Transfer { link, delivery }
+    }
+
+    /// Gives the peer its window again, if that is worth a frame and no flow of a link has done so already.
+    #[inline]
+    pub(super) fn open_window(&mut self, channel: u16, out: &mut Vec<u8>) {
+        let session = self.sessions.get(usize::from(channel)).and_then(Option::as_deref);
+        if session.is_some_and(|session| session.wants_flow(&self.config)) {
+            self.put_flow(channel, out);
+        }
     }
 }
 

@@ -135,6 +135,8 @@ impl Connection {
             error: error.copied(),
         };
         self.put(out, link.channel, |out| detach.encode(out));
+        // What was received on it and never settled held the session's window.
+        self.open_window(link.channel, out);
     }
 
     /// Name and role of a link that waits for the caller's answer.
@@ -279,6 +281,7 @@ impl Connection {
         if topped {
             self.put_link_flow(channel, entry.handle, out);
         }
+        self.open_window(channel, out);
         true
     }
 

@@ -339,18 +339,46 @@ fn large_messages_are_cut() {
 }
 
 #[test]
-fn received_deliveries_are_bounded() {
+fn received_deliveries_are_bounded_by_the_window() {
     let config = Config {
-        max_received: 2,
+        max_received: 4,
         ..Config::default()
     };
     let (mut bench, session) = Bench::open_with(config, Open::default());
-    bench.attached(sender(0, "a"), 10);
-    for id in 0..2 {
+    for handle in 0..3 {
+        bench.attached(sender(handle, &handle.to_string()), 10);
+    }
+    for id in 0..4 {
+        bench.send(Performative::Transfer(transfer(id % 3, id)));
+    }
+    assert_eq!(bench.told_0(), [""; 0], "no window for more");
+    // What is settled makes room, told of in steps.
+    let settle = |bench: &mut Bench, ids: std::ops::Range<u32>| {
+        let accepted = &DeliveryState::Accepted;
+        bench
+            .connection
+            .settle(session, ids, accepted, true, &mut bench.out);
+        bench.told_0().iter().filter(|told| told.starts_with("flow")).count()
+    };
+    assert_eq!(settle(&mut bench, 0..1), 0);
+    assert_eq!(settle(&mut bench, 1..2), 1);
+    for id in 4..6 {
         bench.send(Performative::Transfer(transfer(0, id)));
     }
-    assert_eq!(bench.connection.unsettled(session), 2);
-    let (error, told) = bench.broken(&amqp(0, Performative::Transfer(transfer(0, 2)), b""));
-    assert_eq!(error, ConnectionError::TooManyUnsettled);
-    assert_eq!(told, "close amqp:resource-limit-exceeded");
+    assert_eq!(bench.connection.unsettled(session), 4);
+    // So does a link that takes its deliveries along.
+    bench.told();
+    bench.send(Performative::Detach(Detach {
+        handle: 0,
+        closed: true,
+        error: None,
+    }));
+    assert!(bench.told_0().last().is_some_and(|told| told.starts_with("flow None")));
+    let left = 4 - u32::try_from(bench.connection.unsettled(session)).expect("few");
+    for id in 6..6 + left {
+        bench.send(Performative::Transfer(transfer(1, id)));
+    }
+    let (error, told) = bench.broken(&amqp(0, Performative::Transfer(transfer(1, 6 + left)), b""));
+    assert_eq!(error, ConnectionError::WindowViolation);
+    assert_eq!(told, "close amqp:session:window-violation");
 }
