@@ -49,4 +49,5 @@ pub use if_match::IfMatch;
 pub use ingest::partition_of;
 pub use policies::PolicyKeys;
 pub use registry::bulk::{BulkEntry, BulkFailure, ImportMode};
+pub use registry::import::{ImportEntry, Restored};
 pub use registry::spec::{AuthenticationSpec, IdentitySpec, KeyChoice};

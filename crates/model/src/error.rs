@@ -18,6 +18,8 @@ pub enum ErrorCode {
     ArgumentNull,
     /// The JSON has another shape than the operation takes.
     IotHubFormatError,
+    /// A blob container of an import or export job cannot be used.
+    BlobContainerValidationError,
     /// The same device id stands twice in a bulk list.
     DeviceDefinedMultipleTimes,
     /// The body could not be parsed.
@@ -40,12 +42,16 @@ pub enum ErrorCode {
     SystemModuleModifyUnauthorizedAccess,
     /// A quota of the hub is used up.
     IotHubQuotaExceeded,
+    /// A job of the same kind is under way already.
+    JobQuotaExceeded,
     /// The cloud-to-device queue of the device is full.
     DeviceMaximumQueueDepthExceeded,
     /// No such device.
     DeviceNotFound,
     /// No such module.
     ModuleNotFound,
+    /// No such job.
+    JobNotFound,
     /// The target of a method is not connected or has not subscribed to methods.
     DeviceNotOnline,
     /// The target's connection ended while it worked on a method.
@@ -112,6 +118,7 @@ impl ErrorCode {
         ErrorCode::ArgumentInvalid,
         ErrorCode::ArgumentNull,
         ErrorCode::IotHubFormatError,
+        ErrorCode::BlobContainerValidationError,
         ErrorCode::DeviceDefinedMultipleTimes,
         ErrorCode::DeserializationError,
         ErrorCode::BulkRegistryOperationFailure,
@@ -123,9 +130,11 @@ impl ErrorCode {
         ErrorCode::IotHubUnauthorized,
         ErrorCode::SystemModuleModifyUnauthorizedAccess,
         ErrorCode::IotHubQuotaExceeded,
+        ErrorCode::JobQuotaExceeded,
         ErrorCode::DeviceMaximumQueueDepthExceeded,
         ErrorCode::DeviceNotFound,
         ErrorCode::ModuleNotFound,
+        ErrorCode::JobNotFound,
         ErrorCode::DeviceNotOnline,
         ErrorCode::DeviceConnectionClosedRemotely,
         ErrorCode::ResourceNotFound,

@@ -159,7 +159,7 @@ impl Hub {
             .collect())
     }
 
-    async fn bulk_entry(&self, caller: &ServiceCaller, entry: &BulkEntry) -> Result<(), Error> {
+    pub(super) async fn bulk_entry(&self, caller: &ServiceCaller, entry: &BulkEntry) -> Result<(), Error> {
         let identity = Identity::new(&entry.device_id, entry.module_id.as_deref())?;
         match entry.mode {
             ImportMode::Create => self.bulk_create(caller, &identity, entry).await,
@@ -201,7 +201,7 @@ impl Hub {
             .map(drop)
     }
 
-    async fn bulk_update(
+    pub(super) async fn bulk_update(
         &self,
         caller: &ServiceCaller,
         identity: &Identity,

@@ -1,6 +1,7 @@
 //! The identity registry (rest.md section 5).
 
 pub(crate) mod bulk;
+pub(crate) mod import;
 mod scope;
 pub(crate) mod spec;
 

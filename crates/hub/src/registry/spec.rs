@@ -218,6 +218,18 @@ impl Prepared {
     }
 }
 
+/// Whether this is a scope that a hub made for this device: [`edge_scope`] with whatever generation. So no two devices
+/// can have the same.
+pub(crate) fn is_edge_scope_of(scope: &str, device: &Identity) -> bool {
+    scope
+        .strip_prefix("ms-azure-iot-edge://")
+        .and_then(|rest| rest.strip_prefix(device.device_id()))
+        .and_then(|rest| rest.strip_prefix('-'))
+        .is_some_and(|ticks| {
+            (1..=20).contains(&ticks.len()) && ticks.bytes().all(|byte| byte.is_ascii_digit())
+        })
+}
+
 /// Scope of an edge device; its text ends in the ticks of the generation (rest.md 5.1).
 fn edge_scope(device: &Identity, generation_id: u64) -> String {
     format!("ms-azure-iot-edge://{}-{generation_id}", device.device_id())

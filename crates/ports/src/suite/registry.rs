@@ -146,7 +146,13 @@ pub async fn groups_are_created_apart_from_each_other<S: StateStore>(store: Arc<
         "a group is created all or none"
     );
     assert_eq!(store.statistics().await.expect("readable").total, 4);
-    assert!(store.create_many(Vec::new()).await.expect("nothing to do").is_empty());
+    assert!(
+        store
+            .create_many(Vec::new())
+            .await
+            .expect("nothing to do")
+            .is_empty()
+    );
 }
 
 pub async fn identities_are_listed_with_their_twins<S: StateStore>(store: Arc<S>) {
@@ -160,7 +166,10 @@ pub async fn identities_are_listed_with_their_twins<S: StateStore>(store: Arc<S>
         let mut after: Option<Identity> = None;
         let mut seen = Vec::new();
         loop {
-            let listed = store.list_with_twins(after.as_ref(), page).await.expect("readable");
+            let listed = store
+                .list_with_twins(after.as_ref(), page)
+                .await
+                .expect("readable");
             assert!(listed.len() <= page);
             let Some((last, _)) = listed.last() else { break };
             after = Some(last.identity.clone());
@@ -171,7 +180,10 @@ pub async fn identities_are_listed_with_their_twins<S: StateStore>(store: Arc<S>
         assert_eq!(seen.last().map(|(_, twin)| twin), Some(&twin));
         assert_eq!(seen[0], (record(&id("A")), Twin::new(at(0))));
     }
-    let listed = store.list_with_twins(Some(&id("a-a")), 2).await.expect("readable");
+    let listed = store
+        .list_with_twins(Some(&id("a-a")), 2)
+        .await
+        .expect("readable");
     assert_eq!(listed[0].0.identity, id("a-b"), "the place need not exist");
 }
 

@@ -227,7 +227,9 @@ fn add_group(context: &WriteContext, group: &CreationGroup) -> Result<StoreResul
 fn refusal(added: Result<(), Fault>) -> Result<StoreResult<()>, Fault> {
     match added {
         Ok(()) => Ok(Ok(())),
-        Err(Fault::Store(error @ (StoreError::Exists | StoreError::Missing | StoreError::Full))) => Ok(Err(error)),
+        Err(Fault::Store(error @ (StoreError::Exists | StoreError::Missing | StoreError::Full))) => {
+            Ok(Err(error))
+        }
         Err(fault) => Err(fault),
     }
 }

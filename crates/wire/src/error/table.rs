@@ -48,6 +48,7 @@ pub const fn row(code: ErrorCode) -> ErrorRow {
         C::ArgumentInvalid => known("ArgumentInvalid", 400_004, REFUSED, ARGUMENT),
         C::ArgumentNull => known("ArgumentNull", 400_005, REFUSED, ARGUMENT),
         C::IotHubFormatError => known("IotHubFormatError", 400_006, REFUSED, ARGUMENT),
+        C::BlobContainerValidationError => known("BlobContainerValidationError", 400_008, REFUSED, ARGUMENT),
         C::DeviceDefinedMultipleTimes => known("DeviceDefinedMultipleTimes", 400_011, REFUSED, ARGUMENT),
         C::DeserializationError => known("DeserializationError", 400_012, REFUSED, ARGUMENT),
         C::BulkRegistryOperationFailure => known("BulkRegistryOperationFailure", 400_013, REFUSED, ARGUMENT),
@@ -79,10 +80,12 @@ pub const fn row(code: ErrorCode) -> ErrorRow {
             LATER,
             "com.microsoft:quota-exceeded",
         ),
+        C::JobQuotaExceeded => known("JobQuotaExceeded", 403_003, REFUSED, LIMIT),
         C::DeviceMaximumQueueDepthExceeded => {
             known("DeviceMaximumQueueDepthExceeded", 403_004, REFUSED, LIMIT)
         }
         C::DeviceNotFound => known("DeviceNotFound", 404_001, REFUSED, NOT_FOUND),
+        C::JobNotFound => known("JobNotFound", 404_002, REFUSED, NOT_FOUND),
         C::ModuleNotFound => known("ModuleNotFound", 404_010, REFUSED, NOT_FOUND),
         C::DeviceNotOnline => known("DeviceNotOnline", 404_103, REFUSED, NOT_FOUND),
         C::DeviceConnectionClosedRemotely => {
