@@ -324,11 +324,32 @@ impl EventBlock {
         }
     }
 
+    /// Walks the events from where an earlier walk over this block stood ([`Events::cursor`]), without reading those
+    /// before. A cursor of another block gives other events, or the error of a malformed one.
+    #[must_use]
+    pub fn events_from(&self, cursor: BlockCursor) -> Events<'_> {
+        let mut events = self.events();
+        if cursor.index > 0 {
+            events.index = cursor.index;
+            events.cursor.at = cursor.offset as usize;
+        }
+        events
+    }
+
     /// The sequence number after the last record.
     #[must_use]
     pub fn end_sequence_number(&self) -> u64 {
         self.first_sequence_number + u64::from(self.count)
     }
+}
+
+/// A place in a block, before one of its records or at its end; the default is its start.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct BlockCursor {
+    /// Records before it.
+    index: u32,
+    /// Bytes before it. Meaningless while `index` is 0.
+    offset: u32,
 }
 
 type OriginView<'a> = (EventSource, AuthMethod, u64, &'a str);
@@ -360,6 +381,32 @@ impl<'a> Iterator for Events<'a> {
 }
 
 impl<'a> Events<'a> {
+    /// Where this walk stands: before the event that comes next.
+    #[must_use]
+    pub fn cursor(&self) -> BlockCursor {
+        BlockCursor {
+            index: self.index,
+            // A block is far below 4 GiB; a cursor that does not fit is one of a malformed block.
+            offset: u32::try_from(self.cursor.at).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Steps over the events before `sequence_number`. Their content is not looked at.
+    pub fn skip_to(&mut self, sequence_number: u64) {
+        let wanted = sequence_number.saturating_sub(self.block.first_sequence_number);
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX).min(self.block.count);
+        while self.index < wanted && self.origin.is_some() {
+            let at = self.cursor.at;
+            let length = self.cursor.varint();
+            if length.and_then(|length| self.cursor.take(length)).is_none() {
+                // The walk finds the fault again and tells it.
+                self.cursor.at = at;
+                return;
+            }
+            self.index += 1;
+        }
+    }
+
     fn decode_next(&mut self) -> Option<EventView<'a>> {
         let (source, auth, generation_id, identity) = self.origin?;
         let length = self.cursor.varint()?;
@@ -567,6 +614,66 @@ mod tests {
             enqueued_at: Timestamp::from_seconds(5),
             data: data.into(),
         }
+    }
+
+    #[test]
+    fn a_walk_goes_on_where_another_stood() {
+        let mut records = Records::new();
+        for number in 0..20u8 {
+            let mut record = records.record();
+            record.property("n", Some(&number.to_string()));
+            let _ = record.finish(&vec![number; usize::from(number) * 20]);
+        }
+        let block = block(&records, "d1");
+        let numbers = |events: Events<'_>| -> Vec<u64> {
+            let all: Result<Vec<_>, _> = events
+                .map(|event| event.map(|event| event.sequence_number))
+                .collect();
+            all.expect("well formed")
+        };
+        let mut walk = block.events();
+        for stopped in 10..=30 {
+            let cursor = walk.cursor();
+            assert_eq!(numbers(block.events_from(cursor)), Vec::from_iter(stopped..30));
+            // Backwards nothing is skipped; forwards it does not matter where a walk comes from.
+            for to in [0, stopped, 25, 30, u64::MAX] {
+                let mut events = block.events_from(cursor);
+                events.skip_to(to);
+                assert_eq!(
+                    numbers(events),
+                    Vec::from_iter(to.max(stopped)..30),
+                    "{stopped} to {to}"
+                );
+            }
+            if let Some(event) = walk.next() {
+                let event = event.expect("well formed");
+                assert_eq!(event.body.len() as u64, (event.sequence_number - 10) * 20);
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_block_ends_a_walk_that_skips() {
+        let mut records = Records::new();
+        for _ in 0..3 {
+            let _ = records.record().finish(b"body");
+        }
+        let mut block = block(&records, "d1");
+        block.data = block.data.slice(..block.data.len() - 6);
+        let mut events = block.events();
+        events.skip_to(13);
+        assert!(events.next().is_some_and(|event| event.is_err()));
+        assert!(events.next().is_none());
+        let elsewhere = BlockCursor {
+            index: 1,
+            offset: 4_000,
+        };
+        assert!(
+            block
+                .events_from(elsewhere)
+                .next()
+                .is_some_and(|event| event.is_err())
+        );
     }
 
     #[test]
