@@ -108,6 +108,26 @@ pub enum ErrorCode {
     EnrollmentConflict,
     /// The enrollment group exists already.
     EnrollmentGroupConflict,
+    /// The target condition of a configuration cannot be used; the text says where.
+    InvalidConfigurationTargetCondition,
+    /// The content of a configuration is not what its kind takes.
+    InvalidConfigurationContent,
+    /// The content of a configuration cannot be changed after its creation.
+    CannotModifyImmutableConfigurationContent,
+    /// A metric of a configuration is no valid query; the text says where.
+    InvalidConfigurationCustomMetricsQuery,
+    /// No such configuration or deployment.
+    ConfigurationNotFound,
+    /// The configuration or deployment exists already.
+    ConfigurationAlreadyExists,
+    /// Content is being applied to the device by another request.
+    ApplyConfigurationAlreadyInProgressOnDevice,
+    /// The hub holds as many configurations or deployments as it may.
+    ConfigurationCountLimitExceeded,
+    /// As many jobs as may be are waiting or running.
+    ThrottlingMaxActiveJobCountExceeded,
+    /// A job with this id exists already.
+    JobAlreadyExists,
 }
 
 impl ErrorCode {
@@ -163,6 +183,16 @@ impl ErrorCode {
         ErrorCode::EnrollmentGroupNotFound,
         ErrorCode::EnrollmentConflict,
         ErrorCode::EnrollmentGroupConflict,
+        ErrorCode::InvalidConfigurationTargetCondition,
+        ErrorCode::InvalidConfigurationContent,
+        ErrorCode::CannotModifyImmutableConfigurationContent,
+        ErrorCode::InvalidConfigurationCustomMetricsQuery,
+        ErrorCode::ConfigurationNotFound,
+        ErrorCode::ConfigurationAlreadyExists,
+        ErrorCode::ApplyConfigurationAlreadyInProgressOnDevice,
+        ErrorCode::ConfigurationCountLimitExceeded,
+        ErrorCode::ThrottlingMaxActiveJobCountExceeded,
+        ErrorCode::JobAlreadyExists,
     ];
 }
 

@@ -52,3 +52,21 @@ pub const TWIN_INTEGER_RANGE: (i64, i64) = (-4_503_599_627_370_496, 4_503_599_62
 pub const MAILBOX_ITEMS_MAX: usize = 64;
 /// Tolerated difference between the clocks of hub and client when a token's expiry is checked, seconds.
 pub const CLOCK_SKEW_SECONDS: u64 = 300;
+/// Most configurations of devices and modules.
+pub const CONFIGURATIONS_MAX: usize = 100;
+/// Most edge deployments.
+pub const DEPLOYMENTS_MAX: usize = 100;
+/// Longest id of a configuration, deployment or job.
+pub const FLEET_ID_LEN_MAX: usize = 128;
+/// Most metrics of one configuration.
+pub const CONFIGURATION_METRICS_MAX: usize = 5;
+/// Most labels of one configuration.
+pub const CONFIGURATION_LABELS_MAX: usize = 20;
+/// Longest query text, target and job conditions included.
+pub const QUERY_BYTES_MAX: usize = 8_192;
+/// Most modules of one deployment.
+pub const DEPLOYMENT_MODULES_MAX: usize = 52;
+/// Longest time that a job may run, seconds (48 hours).
+pub const JOB_EXECUTION_MAX_SECONDS: u64 = 48 * 3_600;
+/// Life of an ended job, seconds (30 days).
+pub const JOB_HISTORY_SECONDS: u64 = 30 * 24 * 3_600;

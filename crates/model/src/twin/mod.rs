@@ -3,6 +3,7 @@
 //! Everything here is pure: the engine runs it inside a store's transaction. A change is checked completely before
 //! anything is touched, so a refused change leaves the twin as it was.
 
+mod managed;
 mod merge;
 mod validate;
 mod view;
@@ -10,11 +11,14 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::time::Timestamp;
 
+pub use managed::{ConfigurationStatus, Managed, ManagedPlan, PropertyPath, Write};
 pub use validate::parse_object;
 pub use view::desired_notification;
 
@@ -42,6 +46,11 @@ pub struct Twin {
     pub version: u64,
     /// Model id the device announced at its last connect.
     pub model_id: Option<String>,
+    /// The configurations and deployments whose condition this twin meets, by id. Automatic device management writes it;
+    /// it has no part in `version`.
+    pub configurations: BTreeMap<String, ConfigurationStatus>,
+    /// What automatic device management has written here; `None` for a twin it has not touched.
+    pub managed: Option<Box<Managed>>,
 }
 
 /// How a change meets what is there.
@@ -86,6 +95,8 @@ impl Twin {
             reported: Section::empty(now),
             version: 1,
             model_id: None,
+            configurations: BTreeMap::new(),
+            managed: None,
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use holdfast_model::twin::{Section, Twin};
+use holdfast_model::twin::{ConfigurationStatus, Managed, PropertyPath, Section, Twin};
 use serde_json::{Map, Value, json};
 
 use super::StateStore;
@@ -40,6 +40,15 @@ fn rich_twin() -> Twin {
         },
         version: 5,
         model_id: Some("dtmi:com:example:Thermostat;1".into()),
+        configurations: [
+            ("a-b".to_owned(), ConfigurationStatus::Applied),
+            ("c".to_owned(), ConfigurationStatus::Targeted),
+        ]
+        .into(),
+        managed: Some(Box::new(Managed {
+            plan: "a-b@1".into(),
+            paths: vec![PropertyPath::parse("properties.desired.max").expect("a path")],
+        })),
     }
 }
 

@@ -15,6 +15,7 @@ const APPLICATION_ID: i32 = 0x486f_6c64;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_provisioning.sql"),
+    include_str!("migrations/0003_fleet.sql"),
 ];
 
 /// Page cache of one connection, KiB. Small on purpose: the operating system's cache serves the rest, and the memory

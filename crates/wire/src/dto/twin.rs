@@ -76,8 +76,7 @@ pub struct PropertiesDto<'a> {
 }
 
 impl<'a> TwinDto<'a> {
-    /// The document of an identity and its twin. `cloud_to_device_message_count` comes from the device's queue;
-    /// `configurations` is filled in by the caller.
+    /// The document of an identity and its twin. `cloud_to_device_message_count` comes from the device's queue.
     #[must_use]
     pub fn new(record: &'a IdentityRecord, twin: &'a Twin, cloud_to_device_message_count: u64) -> Self {
         let authentication = AuthenticationDto::from_model(&record.authentication);
@@ -98,7 +97,11 @@ impl<'a> TwinDto<'a> {
             version: twin.version,
             tags: &twin.tags,
             properties: PropertiesDto { twin },
-            configurations: BTreeMap::new(),
+            configurations: twin
+                .configurations
+                .iter()
+                .map(|(id, status)| (id.clone(), serde_json::json!({ "status": status.as_str() })))
+                .collect(),
             capabilities: CapabilitiesDto {
                 iot_edge: record.iot_edge,
             },

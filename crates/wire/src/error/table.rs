@@ -138,6 +138,37 @@ pub const fn row(code: ErrorCode) -> ErrorRow {
         C::EnrollmentGroupNotFound => chosen("EnrollmentGroupNotFound", 404_204, REFUSED, NOT_FOUND),
         C::EnrollmentConflict => chosen("EnrollmentConflict", 409_201, REFUSED, NOT_ALLOWED),
         C::EnrollmentGroupConflict => chosen("EnrollmentGroupConflict", 409_202, REFUSED, NOT_ALLOWED),
+        C::InvalidConfigurationTargetCondition => {
+            chosen("InvalidConfigurationTargetCondition", 400_911, REFUSED, ARGUMENT)
+        }
+        C::InvalidConfigurationContent => chosen("InvalidConfigurationContent", 400_912, REFUSED, ARGUMENT),
+        C::CannotModifyImmutableConfigurationContent => chosen(
+            "CannotModifyImmutableConfigurationContent",
+            400_913,
+            REFUSED,
+            NOT_ALLOWED,
+        ),
+        C::InvalidConfigurationCustomMetricsQuery => chosen(
+            "InvalidConfigurationCustomMetricsQuery",
+            400_914,
+            REFUSED,
+            ARGUMENT,
+        ),
+        C::ConfigurationNotFound => chosen("ConfigurationNotFound", 404_911, REFUSED, NOT_FOUND),
+        C::ConfigurationAlreadyExists => chosen("ConfigurationAlreadyExists", 409_911, REFUSED, NOT_ALLOWED),
+        C::ApplyConfigurationAlreadyInProgressOnDevice => chosen(
+            "ApplyConfigurationAlreadyInProgressOnDevice",
+            409_912,
+            REFUSED,
+            NOT_ALLOWED,
+        ),
+        C::ConfigurationCountLimitExceeded => {
+            chosen("ConfigurationCountLimitExceeded", 413_911, REFUSED, LIMIT)
+        }
+        C::ThrottlingMaxActiveJobCountExceeded => {
+            known("ThrottlingMaxActiveJobCountExceeded", 429_004, LATER, LIMIT)
+        }
+        C::JobAlreadyExists => chosen("JobAlreadyExists", 409_913, REFUSED, NOT_ALLOWED),
         C::GatewayTimeout => known("GatewayTimeout", 504_101, LATER, "com.microsoft:timeout"),
     }
 }
