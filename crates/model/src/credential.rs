@@ -86,6 +86,14 @@ impl SymmetricKey {
         SymmetricKey(STANDARD.encode(self.sign(&[registration_id.as_bytes()])).into())
     }
 
+    /// What tells it apart from other keys.
+    #[must_use]
+    pub fn fingerprint(&self) -> KeyFingerprint {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&self.sign(&[b"fingerprint"])[..16]);
+        KeyFingerprint(bytes)
+    }
+
     fn hmac_key(&self) -> hmac::Key {
         // A stored key always decodes: every constructor checked it.
         let mut bytes = STANDARD.decode(self.0.as_bytes()).unwrap_or_default();
@@ -94,6 +102,10 @@ impl SymmetricKey {
         key
     }
 }
+
+/// Tells keys apart without being one: for whoever must notice that a key was replaced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeyFingerprint([u8; 16]);
 
 impl Drop for SymmetricKey {
     fn drop(&mut self) {

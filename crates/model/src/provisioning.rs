@@ -20,6 +20,8 @@ pub const REQUEST_BYTES_MAX: usize = 96 * 1024;
 pub const BULK_ENROLLMENTS_MAX: usize = 10;
 /// Most enrollment groups.
 pub const GROUPS_MAX: usize = 200;
+/// Most entries of each list of an [`AccessList`].
+pub const ACCESS_LIST_MAX: usize = 1_000;
 /// Most linked hubs.
 pub const LINKED_HUBS_MAX: usize = 50;
 /// Weights of linked hubs.
@@ -153,6 +155,18 @@ pub enum Attestation {
         /// Second name.
         secondary: Option<String>,
     },
+    /// By the endorsement key of a TPM 2.0 (individual enrollments).
+    #[serde(rename_all = "camelCase")]
+    Tpm {
+        /// Public area of the endorsement key: a `TPM2B_PUBLIC`, base64.
+        endorsement_key: String,
+        /// Public area of the storage root key, as the operator noted it; devices may have another one since.
+        storage_root_key: Option<String>,
+        /// First key of the device on its hub. The device gets it in a form that only its TPM can read.
+        primary_key: SymmetricKey,
+        /// Second key of the device on its hub.
+        secondary_key: SymmetricKey,
+    },
 }
 
 /// What a repeated registration may change.
@@ -261,8 +275,80 @@ pub struct IndividualEnrollment {
 pub struct EnrollmentGroup {
     /// Its id.
     pub group_id: RegistrationId,
+    /// Which of the devices that prove themselves are let in.
+    #[serde(default, skip_serializing_if = "AccessList::is_empty")]
+    pub access: AccessList,
     /// The rest.
     pub enrollment: Enrollment,
+}
+
+/// Which devices of a group are let in: those whose registration id is allowed and not denied. An entry is an id in any
+/// case, in which `*` stands for any characters.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct AccessList {
+    /// Who may register; everybody when empty.
+    pub allow: Vec<String>,
+    /// Who may not, even if allowed.
+    pub deny: Vec<String>,
+}
+
+impl AccessList {
+    /// Whether everybody is let in.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.allow.is_empty() && self.deny.is_empty()
+    }
+
+    /// Checks the number, length and characters of the entries.
+    ///
+    /// # Errors
+    /// `ArgumentInvalid`.
+    pub fn check(&self) -> Result<(), Error> {
+        let invalid = |text: String| Err(Error::new(ErrorCode::ArgumentInvalid, text));
+        for (name, list) in [("allow", &self.allow), ("deny", &self.deny)] {
+            if list.len() > ACCESS_LIST_MAX {
+                return invalid(format!("{name} can have {ACCESS_LIST_MAX} entries at most"));
+            }
+            let fits = |entry: &&String| {
+                let byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:*".contains(&byte);
+                (1..=REGISTRATION_ID_LEN_MAX).contains(&entry.len()) && entry.bytes().all(byte)
+            };
+            if let Some(bad) = list.iter().find(|entry| !fits(entry)) {
+                return invalid(format!(
+                    "{name}: {bad:?} is no registration id, nor one with * in it"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a device is let in.
+    #[must_use]
+    pub fn admits(&self, id: &RegistrationId) -> bool {
+        let key = id.key();
+        let named = |list: &[String]| list.iter().any(|entry| matches_pattern(entry, &key));
+        (self.allow.is_empty() || named(&self.allow)) && !named(&self.deny)
+    }
+}
+
+/// Whether `text`, in lower case, matches a pattern with `*`, in any case. Linear in both but for the number of stars.
+fn matches_pattern(pattern: &str, text: &str) -> bool {
+    let pattern = pattern.to_ascii_lowercase();
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
+        return false;
+    };
+    let Some(last) = pattern.rsplit_once('*').map(|(_, last)| last) else {
+        return rest.is_empty();
+    };
+    let middle: Vec<&str> = parts.collect();
+    for part in &middle[..middle.len() - 1] {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
 }
 
 /// Where a registration stands.
@@ -369,6 +455,10 @@ pub struct Registration {
     pub certificate: Option<CertificateInfo>,
     /// While it is under way.
     pub plan: Option<Plan>,
+    /// The device's key on its hub, base64, readable by the device's TPM alone. Made for each answer to the device, never
+    /// stored.
+    #[serde(skip)]
+    pub authentication_key: Option<String>,
     /// First registration.
     pub created_at: Timestamp,
     /// Last change.
@@ -499,6 +589,40 @@ pub const OWNER_POLICY: &str = "provisioningserviceowner";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn access_lists_let_in_whom_they_name() {
+        let list = |allow: &[&str], deny: &[&str]| AccessList {
+            allow: allow.iter().map(|text| (*text).to_owned()).collect(),
+            deny: deny.iter().map(|text| (*text).to_owned()).collect(),
+        };
+        let id = |text: &str| RegistrationId::parse(text).unwrap();
+        for (allow, deny, who, expected) in [
+            (&[][..], &[][..], "a", true),
+            (&["a"], &[], "A", true),
+            (&["a"], &[], "ab", false),
+            (&["press-*"], &[], "Press-4", true),
+            (&["press-*"], &[], "press-", true),
+            (&["press-*"], &[], "pres", false),
+            (&["*-4", "x"], &[], "press-4", true),
+            (&["p*s*4"], &[], "press-4", true),
+            (&["p*s*4"], &[], "pre-4", false),
+            (&["ab*b"], &[], "ab", false),
+            (&["*"], &["press-4"], "press-4", false),
+            (&[], &["press-4"], "press-5", true),
+            (&[], &["*"], "x", false),
+        ] {
+            assert_eq!(
+                list(allow, deny).admits(&id(who)),
+                expected,
+                "{allow:?} {deny:?} {who}"
+            );
+        }
+        assert!(list(&["a b"], &[]).check().is_err());
+        assert!(list(&[], &[""]).check().is_err());
+        assert!(list(&["a*"; ACCESS_LIST_MAX + 1], &[]).check().is_err());
+        assert!(list(&["a:1_b.*"], &["-"]).check().is_ok());
+    }
 
     #[test]
     fn registration_ids_are_checked_and_compared_without_case() {

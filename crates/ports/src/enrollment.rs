@@ -188,6 +188,12 @@ pub trait HubRegistry: Send + Sync + 'static {
     /// `ServiceUnavailable` when it may be tried again; any other error is the hub's final answer.
     fn put_device<'a>(&'a self, device: &'a ProvisionedDevice) -> BoxFuture<'a, Result<(), Error>>;
 
+    /// Asks for something cheap, with the credentials of every other call. Its time is the hub's latency.
+    ///
+    /// # Errors
+    /// When the hub does not answer, or not as a hub.
+    fn probe(&self) -> BoxFuture<'_, Result<(), Error>>;
+
     /// Tags and desired properties of a device; `None` when there is no such device.
     ///
     /// # Errors

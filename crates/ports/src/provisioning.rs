@@ -21,6 +21,26 @@ pub struct RegistrationAccess<'a> {
     pub protocol: Protocol,
 }
 
+/// Public areas of a TPM's keys, each a `TPM2B_PUBLIC` (TPM 2.0 Part 2, `TPM2B_PUBLIC`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TpmKeys {
+    /// Endorsement key: the identity of the TPM.
+    pub endorsement_key: Bytes,
+    /// Storage root key: under it the device keeps what it is sent.
+    pub storage_root_key: Bytes,
+}
+
+/// Who asks for a challenge to its TPM. Texts are as the client sent them.
+#[derive(Clone, Copy, Debug)]
+pub struct TpmAccess<'a> {
+    /// Id scope.
+    pub id_scope: &'a str,
+    /// Registration id.
+    pub registration_id: &'a str,
+    /// Its TPM's keys, unchecked.
+    pub keys: &'a TpmKeys,
+}
+
 /// The entry through which a device comes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum EntryId {
@@ -40,6 +60,13 @@ pub enum Proof {
     },
     /// Its certificate, DER.
     Certificate(Bytes),
+    /// A token made with the key of a challenge, which only its TPM could read.
+    Tpm {
+        /// The TPM's keys, as given for the challenge.
+        keys: TpmKeys,
+        /// The challenge.
+        challenge: u64,
+    },
 }
 
 /// A device that has proven its registration id. Kept by the head for as long as its connection lives, without a secret.
@@ -65,12 +92,22 @@ pub trait ProvisioningGateway: Send + Sync + 'static {
     fn authenticate<'a>(&'a self, access: RegistrationAccess<'a>)
     -> BoxFuture<'a, Result<Registrant, Error>>;
 
+    /// A challenge for a device with a TPM: an activation blob with the key for a token, readable by the TPM with this
+    /// endorsement key alone. The token is a credential for [`ProvisioningGateway::authenticate`] until the challenge
+    /// expires, and good for one registration.
+    ///
+    /// # Errors
+    /// `EnrollmentNotFound` for an unknown scope or enrollment; `InvalidRegistrationId`; `IotHubUnauthorizedAccess` when
+    /// the enrollment has another endorsement key, or none; `ArgumentInvalid` for a storage root key that is none;
+    /// `ThrottlingException` when too many challenges are open; `ServiceUnavailable`.
+    fn challenge<'a>(&'a self, access: TpmAccess<'a>) -> BoxFuture<'a, Result<Bytes, Error>>;
+
     /// Registers a device, or joins the registration that is under way. What is `Assigned` or `Failed` is stored; what
     /// takes longer than a moment is `Assigning`, to be asked for by its operation id.
     ///
     /// # Errors
-    /// `IotHubUnauthorizedAccess` when the entry is gone; `ServiceUnavailable` when it may be tried again;
-    /// `ThrottlingException`.
+    /// `IotHubUnauthorizedAccess` when the entry is gone or the TPM's challenge was used for a registration already;
+    /// `ServiceUnavailable` when it may be tried again; `ThrottlingException`.
     fn register<'a>(
         &'a self,
         registrant: &'a Registrant,

@@ -55,9 +55,11 @@ impl Provisioning {
                 chosen.map(|hub| Choice::of(&hub.host)).ok_or_else(none)
             }
             AllocationPolicy::GeoLatency => {
-                let least = candidates.iter().map(latency).min();
-                let nearest = candidates.iter().filter(|hub| Some(latency(hub)) == least);
-                let chosen = hashed(&key, nearest);
+                let nearest = self.nearest(&candidates);
+                // A device stays where it is for as long as no hub is nearer.
+                let present = previous.and_then(|previous| previous.hub.as_ref());
+                let stays = nearest.iter().find(|hub| Some(&hub.host) == present);
+                let chosen = stays.copied().or_else(|| hashed(&key, nearest.iter().copied()));
                 chosen.map(|hub| Choice::of(&hub.host)).ok_or_else(none)
             }
             AllocationPolicy::Static => match &candidates[..] {
@@ -164,6 +166,7 @@ impl Provisioning {
         let policy = enrollment.reprovision();
         let kind = match &enrollment.attestation {
             Attestation::SymmetricKey { .. } => "symmetricKey",
+            Attestation::Tpm { .. } => "tpm",
             _ => "x509",
         };
         let mut described = json!({
@@ -205,12 +208,6 @@ impl Provisioning {
         };
         json!({ member: described, "deviceRuntimeContext": context, "linkedHubs": hubs })
     }
-}
-
-/// The own hub is near, another one far, unless the operator says otherwise.
-fn latency(hub: &LinkedHub) -> u32 {
-    let unknown = if hub.is_own() { 0 } else { u32::MAX };
-    hub.latency_ms.unwrap_or(unknown)
 }
 
 /// Weighted rendezvous hashing: stable in the id, and a hub that comes or goes moves its own share only.

@@ -1,4 +1,5 @@
-//! Who is let in: devices by token or certificate (languages.md 6.1, 6.4, 6.5), services by policy token.
+//! Who is let in: devices by token or certificate (languages.md 6.1, 6.4, 6.5), services by policy token. What a TPM
+//! proves is judged in [`crate::tpm`].
 //!
 //! An individual enrollment of the registration id decides alone, whatever else would match. Otherwise groups are tried:
 //! for a token every group with keys, for a certificate the group whose authority is nearest to the leaf. An entry that
@@ -21,12 +22,12 @@ use crate::events::AccessRefused;
 use crate::failure::unauthorized;
 
 /// Why access was not given: a word for the log, and what the client is told.
-struct Denied {
-    reason: &'static str,
-    error: Error,
+pub(crate) struct Denied {
+    pub(crate) reason: &'static str,
+    pub(crate) error: Error,
 }
 
-fn denied(reason: &'static str) -> Denied {
+pub(crate) fn denied(reason: &'static str) -> Denied {
     Denied {
         reason,
         error: unauthorized(),
@@ -42,7 +43,7 @@ impl From<Error> for Denied {
     }
 }
 
-fn unknown(reason: &'static str, text: &str) -> Denied {
+pub(crate) fn unknown(reason: &'static str, text: &str) -> Denied {
     Denied {
         reason,
         error: Error::new(ErrorCode::EnrollmentNotFound, text),
@@ -51,25 +52,34 @@ fn unknown(reason: &'static str, text: &str) -> Denied {
 
 impl Provisioning {
     pub(crate) async fn check_access(&self, access: RegistrationAccess<'_>) -> Result<Registrant, Error> {
-        self.check(access).await.map_err(|denied| {
-            AccessRefused {
-                registration_id: access.registration_id,
-                reason: denied.reason,
-                second: self.drivers.clock.monotonic_millis() / 1_000,
-            }
-            .emit(&self.metrics);
-            denied.error
+        let checked = self.check(access).await;
+        checked.map_err(|denied| self.refused(access.registration_id, denied))
+    }
+
+    /// Logs and counts a refusal; returns what the client is told.
+    pub(crate) fn refused(&self, registration_id: &str, denied: Denied) -> Error {
+        AccessRefused {
+            registration_id,
+            reason: denied.reason,
+            second: self.drivers.clock.monotonic_millis() / 1_000,
+        }
+        .emit(&self.metrics);
+        denied.error
+    }
+
+    /// Checks the scope and the form of the id.
+    pub(crate) fn check_name(&self, id_scope: &str, registration_id: &str) -> Result<RegistrationId, Denied> {
+        if id_scope != self.config.id_scope {
+            return Err(unknown("foreign_scope", "there is no such id scope"));
+        }
+        RegistrationId::parse(registration_id).map_err(|error| Denied {
+            reason: "malformed_id",
+            error,
         })
     }
 
     async fn check(&self, access: RegistrationAccess<'_>) -> Result<Registrant, Denied> {
-        if access.id_scope != self.config.id_scope {
-            return Err(unknown("foreign_scope", "there is no such id scope"));
-        }
-        let id = RegistrationId::parse(access.registration_id).map_err(|error| Denied {
-            reason: "malformed_id",
-            error,
-        })?;
+        let id = self.check_name(access.id_scope, access.registration_id)?;
         let (entry, proof) = match access.credential {
             Credential::Sas(token) => self.check_token(token, &id).await?,
             Credential::Certificates(chain @ [_, ..]) => self.check_certificates(chain, &id).await?,
@@ -95,6 +105,10 @@ impl Provisioning {
         }
         let key = id.key();
         if let Some(individual) = self.find_enrollment(&key).await? {
+            if let Attestation::Tpm { endorsement_key, .. } = &individual.enrollment.attestation {
+                let proof = self.check_tpm_token(&token, id, endorsement_key)?;
+                return Ok((EntryId::Individual, proof));
+            }
             let Attestation::SymmetricKey {
                 primary_key,
                 secondary_key,
@@ -211,7 +225,7 @@ impl Provisioning {
                     Err(ChainError::Untrusted) => Err(invalid_certificate("untrusted_chain")),
                 }
             }
-            Attestation::SymmetricKey { .. } => Err(denied("other_attestation")),
+            Attestation::SymmetricKey { .. } | Attestation::Tpm { .. } => Err(denied("other_attestation")),
         }
     }
 

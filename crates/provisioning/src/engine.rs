@@ -12,9 +12,12 @@ use holdfast_ports::clock::Clock;
 use holdfast_ports::enrollment::{AllocationWebhook, EnrollmentStore, HubConnector};
 use holdfast_ports::settings::SettingsStore;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::events::Metrics;
+use crate::latency::Latencies;
 use crate::register::Pending;
+use crate::tpm::challenges::Challenges;
 
 /// Settings of the provisioning service.
 #[derive(Clone, Debug)]
@@ -29,6 +32,10 @@ pub struct ProvisioningConfig {
     pub webhook_timeout: Duration,
     /// Registrations under way at once; further ones are told to try again. Default 4,096.
     pub pending_max: usize,
+    /// How long the token that answers a TPM challenge is good, whatever its own end. Default 10 minutes.
+    pub challenge_life: Duration,
+    /// Devices with open TPM challenges at once; further ones are told to try again. Default 16,384.
+    pub challenged_max: usize,
     /// Tolerated difference of clocks when a token's end is checked. Default 5 minutes.
     pub clock_skew: Duration,
 }
@@ -41,6 +48,8 @@ impl Default for ProvisioningConfig {
             answer_wait: Duration::from_millis(500),
             webhook_timeout: Duration::from_secs(5),
             pending_max: 4_096,
+            challenge_life: Duration::from_secs(600),
+            challenged_max: 16_384,
             clock_skew: Duration::from_secs(limits::CLOCK_SKEW_SECONDS),
         }
     }
@@ -69,6 +78,12 @@ pub struct Provisioning {
     pub(crate) policies: ArcSwap<Vec<ProvisioningPolicy>>,
     /// Registrations under way, by key; bounded by [`ProvisioningConfig::pending_max`].
     pub(crate) pending: Mutex<HashMap<String, Pending>>,
+    /// Keys that were sent to TPMs, until their tokens come.
+    pub(crate) challenges: Challenges,
+    /// What was measured of linked hubs.
+    pub(crate) latencies: Mutex<Latencies>,
+    /// A hub was linked or changed.
+    pub(crate) hub_linked: Arc<Notify>,
     /// Workers outlive the request that started them.
     pub(crate) this: Weak<Provisioning>,
 }
@@ -85,11 +100,14 @@ impl Provisioning {
     ) -> StoreResult<Arc<Self>> {
         let policies = crate::policies::ensure(&*drivers.store).await?;
         Ok(Arc::new_cyclic(|this| Provisioning {
+            challenges: Challenges::new(config.challenge_life, config.challenged_max),
             config,
             drivers,
             metrics,
             policies: ArcSwap::from_pointee(policies),
             pending: Mutex::default(),
+            latencies: Mutex::default(),
+            hub_linked: Arc::default(),
             this: Weak::clone(this),
         }))
     }

@@ -1,7 +1,7 @@
 //! Enrollments, groups and registrations as operators see them (rest.md section 16).
 
 use holdfast_model::provisioning::{
-    EnrollmentGroup, GROUPS_MAX, IndividualEnrollment, Registration, RegistrationId,
+    AccessList, EnrollmentGroup, GROUPS_MAX, IndividualEnrollment, Registration, RegistrationId,
 };
 use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::StoreError;
@@ -161,12 +161,44 @@ impl Provisioning {
             )?;
             let made = EnrollmentGroup {
                 group_id: group_id.clone(),
+                // Service SDKs do not know the list, so what they write back must not end it.
+                access: present.map(|present| present.access).unwrap_or_default(),
                 enrollment,
             };
             let store = &self.drivers.store;
             match store.put_group(made.clone(), exactly(version)).await {
                 Ok(()) => return Ok(made),
                 Err(StoreError::Exists | StoreError::Missing | StoreError::Conflict) => {}
+                Err(error) => return Err(self.store_error("save enrollment group", error)),
+            }
+        }
+        Err(precondition_failed())
+    }
+
+    /// Says which devices of a group are let in. Registrations that ended stay as they are.
+    ///
+    /// # Errors
+    /// `ArgumentInvalid`; `EnrollmentGroupNotFound`, `PreconditionFailed`.
+    pub async fn put_group_access(
+        &self,
+        id: &str,
+        access: AccessList,
+        expected: Expected,
+    ) -> Result<EnrollmentGroup, Error> {
+        access.check()?;
+        for _ in 0..TRIES {
+            let mut group = self.group(id).await?;
+            let version = group.enrollment.version;
+            expected
+                .check(Some(version))
+                .map_err(|error| self.group_error(id, error))?;
+            group.access = access.clone();
+            group.enrollment.version = self.next_version(Some(version));
+            group.enrollment.updated_at = self.now();
+            let store = &self.drivers.store;
+            match store.put_group(group.clone(), Expected::Version(version)).await {
+                Ok(()) => return Ok(group),
+                Err(StoreError::Missing | StoreError::Conflict) => {}
                 Err(error) => return Err(self.store_error("save enrollment group", error)),
             }
         }

@@ -23,6 +23,8 @@ pub struct Metrics {
     pub webhooks_failed: Counter,
     /// Operations a store or hub could not serve.
     pub unavailable: Counter,
+    /// Measurements of linked hubs without an answer.
+    pub hubs_unreachable: Counter,
     /// The second of the last lines, and how many.
     lines: Arc<AtomicU64>,
 }
@@ -50,6 +52,10 @@ impl Metrics {
             unavailable: registry.counter(
                 "holdfast_provisioning_unavailable_total",
                 "Provisioning operations that a store or hub could not serve",
+            ),
+            hubs_unreachable: registry.counter(
+                "holdfast_linked_hub_probes_failed_total",
+                "Latency measurements that a linked hub did not answer",
             ),
             lines: Arc::default(),
         }
@@ -86,6 +92,49 @@ impl Event for AccessRefused<'_> {
                 reason = self.reason,
                 "device refused by provisioning"
             );
+        }
+    }
+}
+
+/// A device has proven itself, but its entry lets it not register.
+pub(crate) struct NotAdmitted<'a> {
+    pub(crate) registration_id: &'a str,
+    pub(crate) reason: &'static str,
+    pub(crate) second: u64,
+}
+
+impl Event for NotAdmitted<'_> {
+    type Metrics = Metrics;
+
+    fn emit(self, metrics: &Metrics) {
+        metrics.refused.inc();
+        if metrics.line(self.second) {
+            tracing::warn!(
+                registration = self.registration_id,
+                reason = self.reason,
+                "device not admitted by provisioning"
+            );
+        }
+    }
+}
+
+/// A linked hub does not answer the request that measures its latency.
+pub(crate) struct HubUnreachable<'a> {
+    pub(crate) hub: &'a str,
+    pub(crate) reason: &'a str,
+    /// Whether it did the last time: one line, not one a round.
+    pub(crate) is_new: bool,
+}
+
+impl Event for HubUnreachable<'_> {
+    type Metrics = Metrics;
+
+    fn emit(self, metrics: &Metrics) {
+        metrics.hubs_unreachable.inc();
+        if self.is_new {
+            tracing::warn!(hub = self.hub, reason = self.reason, "linked hub does not answer");
+        } else {
+            tracing::debug!(hub = self.hub, reason = self.reason, "linked hub does not answer");
         }
     }
 }

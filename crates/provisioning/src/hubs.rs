@@ -93,6 +93,7 @@ impl Provisioning {
         self.drivers.connector.connect(&hub)?;
         let stored = self.drivers.store.put_linked_hub(hub.clone()).await;
         stored.map_err(|error| self.store_error("save linked hub", error))?;
+        self.hub_linked.notify_one();
         Ok(hub)
     }
 

@@ -7,7 +7,7 @@
 //! # How a registration runs
 //!
 //! ```text
-//! authenticate ─ enrollment of the id, else group ─ key | derived key | certificate | chain
+//! authenticate ─ enrollment of the id, else group ─ key | derived key | certificate | chain | TPM challenge
 //! register ───── under way already? join : start a worker
 //! worker ─────── decide (policy, allocation, webhook) ─ store the plan ─ do it on the hubs ─ store the result
 //! operation ──── under way? wait a moment : stored result, or go on with a stored plan
@@ -30,9 +30,11 @@ mod enrollments;
 pub mod events;
 mod failure;
 mod hubs;
+mod latency;
 mod policies;
 mod register;
 mod spec;
+mod tpm;
 
 pub use engine::{Drivers, Provisioning, ProvisioningConfig};
 pub use enrollments::{BulkFailure, BulkMode};

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use holdfast_model::credential::Thumbprint;
 use holdfast_model::provisioning::{
     Attestation, Enrollment, IndividualEnrollment, InitialTwin, Plan, Registration, RegistrationId,
@@ -13,7 +14,9 @@ use holdfast_model::provisioning::{
 use holdfast_model::{Error, ErrorCode};
 use holdfast_observe::Event as _;
 use holdfast_ports::enrollment::{Expected, HubCredential, HubRegistry, ProvisionedDevice};
-use holdfast_ports::provisioning::{EntryId, Proof, ProvisioningGateway, Registrant, RegistrationAccess};
+use holdfast_ports::provisioning::{
+    EntryId, Proof, ProvisioningGateway, Registrant, RegistrationAccess, TpmAccess,
+};
 use holdfast_ports::{BoxFuture, StoreError};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -21,7 +24,7 @@ use tokio::sync::watch;
 use crate::Provisioning;
 use crate::allocation::no_hub;
 use crate::certificate;
-use crate::events::{Assigned, RegistrationFailed};
+use crate::events::{Assigned, NotAdmitted, RegistrationFailed};
 use crate::failure::{is_transient, unauthorized};
 
 /// What a worker reports.
@@ -40,6 +43,8 @@ pub(crate) struct Entry {
     pub(crate) enrollment: Enrollment,
     pub(crate) group: Option<RegistrationId>,
     device_id: Option<String>,
+    /// Why the device may not register, although it has proven itself.
+    refuses: Option<&'static str>,
 }
 
 impl ProvisioningGateway for Provisioning {
@@ -50,6 +55,13 @@ impl ProvisioningGateway for Provisioning {
         Box::pin(self.check_access(access))
     }
 
+    fn challenge<'a>(&'a self, access: TpmAccess<'a>) -> BoxFuture<'a, Result<Bytes, Error>> {
+        Box::pin(async move {
+            let checked = self.check_challenge(access).await;
+            checked.map_err(|denied| self.refused(access.registration_id, denied))
+        })
+    }
+
     fn register<'a>(
         &'a self,
         registrant: &'a Registrant,
@@ -57,12 +69,15 @@ impl ProvisioningGateway for Provisioning {
     ) -> BoxFuture<'a, Result<Registration, Error>> {
         Box::pin(async move {
             let entry = self.entry(registrant).await?;
-            if !entry.enrollment.enabled {
-                return Ok(self.disabled(registrant, &entry));
+            if let Some(why) = entry.refuses {
+                return Ok(self.disabled(registrant, &entry, why));
             }
-            let operation_id = self.next_operation_id();
-            let pending = self.start(registrant, entry, operation_id, payload)?;
-            self.follow(registrant, pending).await
+            self.spend_challenge(registrant)?;
+            let outcome = self.begin(registrant, entry, payload).await;
+            if outcome.is_err() {
+                self.give_back_challenge(registrant);
+            }
+            outcome
         })
     }
 
@@ -75,7 +90,8 @@ impl ProvisioningGateway for Provisioning {
             let key = registrant.registration_id.key();
             let under_way = self.pending.lock().get(&key).cloned();
             if let Some(pending) = under_way.filter(|pending| pending.operation_id == operation_id) {
-                return self.follow(registrant, pending).await;
+                let registration = self.follow(registrant, pending).await?;
+                return self.seal(registrant, registration).await;
             }
             let stored = self
                 .stored(&key)
@@ -83,14 +99,15 @@ impl ProvisioningGateway for Provisioning {
                 .filter(|stored| stored.operation_id == operation_id)
                 .ok_or_else(|| Error::new(ErrorCode::AsyncOperationNotFound, "there is no such operation"))?;
             if stored.status != RegistrationStatus::Assigning {
-                return Ok(self.told(stored));
+                return self.seal(registrant, self.told(stored)).await;
             }
             let entry = self.entry(registrant).await?;
-            if !entry.enrollment.enabled {
-                return Ok(self.disabled(registrant, &entry));
+            if let Some(why) = entry.refuses {
+                return Ok(self.disabled(registrant, &entry, why));
             }
             let pending = self.start(registrant, entry, operation_id.to_owned(), None)?;
-            self.follow(registrant, pending).await
+            let registration = self.follow(registrant, pending).await?;
+            self.seal(registrant, registration).await
         })
     }
 
@@ -98,7 +115,10 @@ impl ProvisioningGateway for Provisioning {
         &'a self,
         registrant: &'a Registrant,
     ) -> BoxFuture<'a, Result<Registration, Error>> {
-        Box::pin(async move { self.registration(registrant.registration_id.as_str()).await })
+        Box::pin(async move {
+            let registration = self.registration(registrant.registration_id.as_str()).await?;
+            self.seal(registrant, registration).await
+        })
     }
 
     fn id_scope(&self) -> &str {
@@ -107,6 +127,18 @@ impl ProvisioningGateway for Provisioning {
 }
 
 impl Provisioning {
+    async fn begin(
+        &self,
+        registrant: &Registrant,
+        entry: Entry,
+        payload: Option<Value>,
+    ) -> Result<Registration, Error> {
+        let operation_id = self.next_operation_id();
+        let pending = self.start(registrant, entry, operation_id, payload)?;
+        let registration = self.follow(registrant, pending).await?;
+        self.seal(registrant, registration).await
+    }
+
     /// Starts a worker, or joins the one that is at work for this device.
     fn start(
         &self,
@@ -214,7 +246,7 @@ impl Provisioning {
             payload: None,
             certificate: match &registrant.proof {
                 Proof::Certificate(der) => certificate::describe(der),
-                Proof::Key { .. } => None,
+                Proof::Key { .. } | Proof::Tpm { .. } => None,
             },
             updated_at: now,
             version: self.next_version(stored.as_ref().map(|stored| stored.version)),
@@ -397,6 +429,7 @@ impl Provisioning {
                     ..
                 } = found.ok_or_else(unauthorized)?;
                 Ok(Entry {
+                    refuses: (!enrollment.enabled).then_some("the enrollment is disabled"),
                     enrollment,
                     group: None,
                     device_id,
@@ -405,7 +438,13 @@ impl Provisioning {
             EntryId::Group(group) => {
                 let found = self.find_group(&group.key()).await?;
                 let group = found.ok_or_else(unauthorized)?;
+                let admitted = group.access.admits(&registrant.registration_id);
                 Ok(Entry {
+                    refuses: match (group.enrollment.enabled, admitted) {
+                        (false, _) => Some("the enrollment group is disabled"),
+                        (true, false) => Some("the enrollment group does not admit this device"),
+                        (true, true) => None,
+                    },
                     enrollment: group.enrollment,
                     group: Some(group.group_id),
                     device_id: None,
@@ -414,14 +453,17 @@ impl Provisioning {
         }
     }
 
-    fn disabled(&self, registrant: &Registrant, entry: &Entry) -> Registration {
+    fn disabled(&self, registrant: &Registrant, entry: &Entry, why: &'static str) -> Registration {
+        NotAdmitted {
+            registration_id: registrant.registration_id.as_str(),
+            reason: why,
+            second: self.drivers.clock.monotonic_millis() / 1_000,
+        }
+        .emit(&self.metrics);
         Registration {
             status: RegistrationStatus::Disabled,
             operation_id: self.next_operation_id(),
-            failure: Some((
-                number_of(ErrorCode::IotHubUnauthorizedAccess),
-                "the enrollment is disabled".to_owned(),
-            )),
+            failure: Some((number_of(ErrorCode::IotHubUnauthorizedAccess), why.to_owned())),
             ..blank(registrant, entry.group.clone(), self.now())
         }
     }
@@ -468,6 +510,7 @@ fn blank(
         payload: None,
         certificate: None,
         plan: None,
+        authentication_key: None,
         created_at: now,
         updated_at: now,
         version: 0,
@@ -493,6 +536,17 @@ fn hub_credential(registrant: &Registrant, entry: &Entry) -> Result<HubCredentia
                 primary: primary_key.derive(id),
                 secondary: secondary_key.derive(id),
             },
+        }),
+        (
+            Proof::Tpm { .. },
+            Attestation::Tpm {
+                primary_key,
+                secondary_key,
+                ..
+            },
+        ) => Ok(HubCredential::Keys {
+            primary: primary_key.clone(),
+            secondary: secondary_key.clone(),
         }),
         (Proof::Certificate(_), Attestation::ClientCertificates { primary, secondary }) => {
             let mut known = [primary, secondary].into_iter().flatten();

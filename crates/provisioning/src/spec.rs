@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::certificate;
 use crate::failure::invalid;
+use crate::tpm::public::{self, KeyError, StorageKey};
 
 /// Decoded bytes of keys made for enrollments, as the original makes them.
 const KEY_BYTES: usize = 64;
@@ -60,6 +61,13 @@ pub enum AttestationSpec {
         primary: Option<String>,
         /// Second name.
         secondary: Option<String>,
+    },
+    /// By the TPM with this endorsement key.
+    Tpm {
+        /// `TPM2B_PUBLIC` in base64.
+        endorsement_key: String,
+        /// The same of the storage root key, for the operator's information.
+        storage_root_key: Option<String>,
     },
 }
 
@@ -225,6 +233,16 @@ fn attestation(
             at_least_one(primary.is_some() || secondary.is_some())?;
             Ok(Attestation::AuthorityReferences { primary, secondary })
         }
+        (
+            AttestationSpec::Tpm {
+                endorsement_key,
+                storage_root_key,
+            },
+            false,
+        ) => tpm(endorsement_key, storage_root_key, present),
+        (AttestationSpec::Tpm { .. }, true) => Err(invalid(
+            "a group cannot be attested by tpm: each TPM needs an individual enrollment",
+        )),
         (AttestationSpec::ClientCertificates { .. }, true) => Err(invalid(
             "a group is attested by x509.signingCertificates or x509.caReferences, not by clientCertificates",
         )),
@@ -232,6 +250,44 @@ fn attestation(
             "an individual enrollment is attested by x509.clientCertificates or x509.caReferences, not by signingCertificates",
         )),
     }
+}
+
+/// The device's keys on its hub stay as long as its TPM is the same.
+fn tpm(
+    endorsement_key: String,
+    storage_root_key: Option<String>,
+    present: Option<&Attestation>,
+) -> Result<Attestation, Error> {
+    let wrong = |member: &str, error: KeyError| invalid(format!("attestation.tpm.{member}: {error}"));
+    let bytes =
+        |member: &str, text: &str| public::decode(text).ok_or_else(|| wrong(member, KeyError::NotBase64));
+    let key = bytes("endorsementKey", &endorsement_key)?;
+    StorageKey::endorsement(&key).map_err(|error| wrong("endorsementKey", error))?;
+    let storage_root_key = storage_root_key.filter(|key| !key.is_empty());
+    if let Some(key) = &storage_root_key {
+        let key = bytes("storageRootKey", key)?;
+        StorageKey::parse(&key).map_err(|error| wrong("storageRootKey", error))?;
+    }
+    let old = match present {
+        Some(Attestation::Tpm {
+            endorsement_key: old,
+            primary_key,
+            secondary_key,
+            ..
+        }) if public::decode(old).as_deref() == Some(&key) => {
+            Some((primary_key.clone(), secondary_key.clone()))
+        }
+        _ => None,
+    };
+    // Short enough for every TPM: as long as a digest.
+    let (primary_key, secondary_key) =
+        old.unwrap_or_else(|| (SymmetricKey::generate(), SymmetricKey::generate()));
+    Ok(Attestation::Tpm {
+        endorsement_key,
+        storage_root_key,
+        primary_key,
+        secondary_key,
+    })
 }
 
 fn enrolled(

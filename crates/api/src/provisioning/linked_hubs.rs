@@ -28,6 +28,9 @@ pub(crate) struct LinkedHubDto {
     /// For the lowest-latency policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_ms: Option<u32>,
+    /// What was measured last, if nothing is configured and the hub answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured_latency_ms: Option<u32>,
     /// Policy that is used on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<String>,
@@ -45,7 +48,7 @@ pub(crate) struct LinkedHubPut {
     allocation_weight: Option<u32>,
     /// Whether enrollments that name no hubs may choose it; true by default.
     apply_allocation_policy: Option<bool>,
-    /// For the lowest-latency policy.
+    /// For the lowest-latency policy; measured once a minute if it is not given.
     latency_ms: Option<u32>,
     /// PEM of the authority of its certificate; the system's by default.
     ca_certificate: Option<String>,
@@ -58,6 +61,7 @@ fn dto(api: &Api, hub: &LinkedHub) -> LinkedHubDto {
         allocation_weight: hub.weight,
         apply_allocation_policy: hub.apply_allocation,
         latency_ms: hub.latency_ms,
+        measured_latency_ms: api.provisioning.measured_latency(&hub.host),
         policy: hub.policy.as_ref().map(|(name, _)| name.clone()),
         https_port: hub.https_port,
     }

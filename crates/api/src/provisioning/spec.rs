@@ -85,7 +85,13 @@ fn attestation(body: AttestationMechanismDto) -> Result<AttestationSpec, Error> 
                 _ => Err(one_of_three()),
             }
         }
-        AttestationTypeDto::Tpm => Err(invalid("attestation by TPM is not offered")),
+        AttestationTypeDto::Tpm => {
+            let tpm = body.tpm.unwrap_or_default();
+            Ok(AttestationSpec::Tpm {
+                endorsement_key: tpm.endorsement_key,
+                storage_root_key: tpm.storage_root_key,
+            })
+        }
         AttestationTypeDto::None => Err(invalid("an enrollment needs an attestation")),
     }
 }

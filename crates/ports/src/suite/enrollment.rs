@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use holdfast_model::provisioning::{
-    AllocationPolicy, Attestation, Enrollment, EnrollmentGroup, IndividualEnrollment, InitialTwin, LinkedHub,
+    AccessList, AllocationPolicy, Attestation, Enrollment, EnrollmentGroup, IndividualEnrollment, InitialTwin, LinkedHub,
     Plan, ProvisioningPolicy, ProvisioningRights, Registration, RegistrationId, RegistrationStatus,
     Substatus, TwinPlan,
 };
@@ -61,6 +61,10 @@ pub fn individual(id: &str, version: u64) -> IndividualEnrollment {
 pub fn group(id: &str, version: u64) -> EnrollmentGroup {
     EnrollmentGroup {
         group_id: registration_id(id),
+        access: AccessList {
+            allow: vec!["press-*".into()],
+            deny: vec!["press-13".into()],
+        },
         enrollment: entry(version),
     }
 }
@@ -86,6 +90,7 @@ pub fn registration(id: &str, group: Option<&str>, version: u64) -> Registration
             initial_twin: Some(InitialTwin::default()),
             payload: None,
         }),
+        authentication_key: None,
         created_at: at(1),
         updated_at: at(2),
         version,

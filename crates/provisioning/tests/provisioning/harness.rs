@@ -62,6 +62,10 @@ impl FakeHub {
 }
 
 impl HubRegistry for FakeHub {
+    fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.enter())
+    }
+
     fn put_device<'a>(&'a self, device: &'a ProvisionedDevice) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.enter().await?;

@@ -2,4 +2,6 @@
 
 mod harness;
 mod registering;
+mod soft_tpm;
+mod tpm;
 mod trust;

@@ -1,5 +1,7 @@
 //! Bodies of device provisioning (REST contract, sections 16 and 17; MQTT contract, 9.3 and 9.4).
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use holdfast_model::Error;
 use holdfast_model::provisioning::{
     AllocationPolicy, Attestation, CertificateInfo, EnrolledCertificate, Enrollment, EnrollmentGroup,
@@ -20,6 +22,29 @@ pub struct DeviceRegistrationDto {
     pub registration_id: Option<String>,
     /// For a webhook.
     pub payload: Option<Value>,
+    /// Keys of a TPM, over HTTPS.
+    pub tpm: Option<TpmRegistrationDto>,
+}
+
+/// Public areas of a TPM's keys, as a device sends them.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TpmRegistrationDto {
+    /// Endorsement key, base64.
+    pub endorsement_key: String,
+    /// Storage root key, base64; the challenge needs it.
+    pub storage_root_key: Option<String>,
+}
+
+/// Body of the 401 that challenges a TPM (REST contract, section 17).
+#[must_use]
+pub fn challenge_json(activation_blob: &[u8]) -> String {
+    json!({
+        "message": "Authorization required; resubmit request using the supplied authorization key.",
+        "authenticationKey": STANDARD.encode(activation_blob),
+        "keyName": "registration",
+    })
+    .to_string()
 }
 
 /// Reads what a device sends to register. An empty body is fine: the id is that of the connection or path.
@@ -59,12 +84,16 @@ fn device_state(registration: &Registration) -> Value {
     if let Some(group) = group {
         proof.insert("enrollmentGroupId".into(), group.into());
     }
-    let kind = match &registration.certificate {
-        None => "symmetricKey",
-        Some(info) => {
+    let kind = match (&registration.certificate, &registration.authentication_key) {
+        (Some(info), _) => {
             proof.insert("certificateInfo".into(), json!(CertificateInfoDto::from(info)));
             "x509"
         }
+        (None, Some(key)) => {
+            proof.insert("authenticationKey".into(), key.as_str().into());
+            "tpm"
+        }
+        (None, None) => "symmetricKey",
     };
     state[kind] = Value::Object(proof);
     if registration.status != RegistrationStatus::Assigned
@@ -170,6 +199,21 @@ pub struct AttestationMechanismDto {
     /// Keys.
     #[serde(default, rename = "symmetricKey", skip_serializing_if = "Option::is_none")]
     pub symmetric_key: Option<KeyAttestationDto>,
+    /// Keys of a TPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmAttestationDto>,
+}
+
+/// Public areas of a TPM's keys. They are no secrets, so every answer has them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TpmAttestationDto {
+    /// Endorsement key: a `TPM2B_PUBLIC` in base64.
+    #[serde(default)]
+    pub endorsement_key: String,
+    /// Storage root key, for the operator's information.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_root_key: Option<String>,
 }
 
 /// Keys of an enrollment; made by the service when they are missing. `Debug` shows none.
@@ -283,6 +327,7 @@ impl AttestationMechanismDto {
             kind: AttestationTypeDto::X509,
             x509: Some(x509),
             symmetric_key: None,
+            tpm: None,
         };
         match attestation {
             Attestation::SymmetricKey {
@@ -291,12 +336,26 @@ impl AttestationMechanismDto {
             } => AttestationMechanismDto {
                 kind: AttestationTypeDto::SymmetricKey,
                 x509: None,
+                tpm: None,
                 symmetric_key: Some(match with_keys {
                     false => KeyAttestationDto::default(),
                     true => KeyAttestationDto {
                         primary_key: Some(primary_key.reveal().to_owned()),
                         secondary_key: Some(secondary_key.reveal().to_owned()),
                     },
+                }),
+            },
+            Attestation::Tpm {
+                endorsement_key,
+                storage_root_key,
+                ..
+            } => AttestationMechanismDto {
+                kind: AttestationTypeDto::Tpm,
+                x509: None,
+                symmetric_key: None,
+                tpm: Some(TpmAttestationDto {
+                    endorsement_key: endorsement_key.clone(),
+                    storage_root_key: storage_root_key.clone(),
                 }),
             },
             Attestation::ClientCertificates { primary, secondary } => x509(X509AttestationDto {
@@ -667,6 +726,7 @@ mod tests {
             payload: None,
             certificate: None,
             plan: None,
+            authentication_key: None,
             created_at: Timestamp::from_seconds(0),
             updated_at: Timestamp::from_seconds(1),
             version: 7,

@@ -1,6 +1,7 @@
 //! Another hub, over its service API. Calls block, so they run on the runtime's threads for that, a few at a time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_model::provisioning::{InitialTwin, LinkedHub};
 use holdfast_model::{Error, ErrorCode};
@@ -15,6 +16,9 @@ use crate::cli::profile::Login;
 
 /// Calls to one hub at once.
 const CALLS_MAX: usize = 16;
+
+/// Longest wait for the answer to a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct RemoteHub {
     client: Arc<Client>,
@@ -97,6 +101,16 @@ impl HubRegistry for RemoteHub {
                 Err(error) => Err(error),
                 Ok(present) => update(client, path, present, &device),
             }
+        }))
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.run(|client| {
+            client
+                .get("/statistics/service")
+                .timeout(Some(PROBE_TIMEOUT))
+                .send()
+                .map(drop)
         }))
     }
 
