@@ -4,10 +4,12 @@
 //! SQL: protocol spellings live in `holdfast-wire`, storage spellings in `holdfast-store`.
 
 pub mod c2d;
+pub mod configuration;
 pub mod credential;
 pub mod error;
 pub mod event;
 pub mod identity;
+pub mod job;
 pub mod limits;
 pub mod message;
 pub mod method;
