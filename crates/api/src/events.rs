@@ -198,7 +198,9 @@ impl Follower {
             }
             let mut out = Vec::new();
             for block in &blocks {
-                for event in block.events().map_while(Result::ok) {
+                let events = block.events().map_while(Result::ok);
+                // Events that were routed elsewhere are not the built-in endpoint's.
+                for event in events.take_while(|event| event.endpoints.has_events()) {
                     if event.sequence_number >= self.next && self.filter.passes(&event) {
                         write_event(&mut out, &event);
                     }

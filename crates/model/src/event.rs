@@ -8,7 +8,8 @@
 //!
 //! ```text
 //! block   := origin record*
-//! origin  := version:u8 source:u8 auth:u8 generation:u64 identity:text
+//! origin  := version:u8 source:u8 auth:u8 generation:u64 endpoints identity:text
+//! endpoints := nothing in version 1, which is for the built-in endpoint alone; u64, bit n for endpoint n, in version 2
 //! record  := length:varint fields body          length counts fields and body
 //! fields  := (0x01..=0x7f:u8 value:text)*       system property, by its discriminant
 //!            (0x80:u8 key:text value:text)*      application property
@@ -17,14 +18,22 @@
 //! text    := length:varint bytes
 //! ```
 
+mod run;
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
+pub use run::{EndpointSet, Run};
 
 use crate::identity::Identity;
 use crate::message::SystemProperty;
 use crate::time::Timestamp;
 
-/// Version of the block encoding.
-pub const FORMAT_VERSION: u8 = 1;
+/// Version of the block encoding. Blocks for the built-in endpoint alone are written in version 1, all others in this
+/// one.
+pub const FORMAT_VERSION: u8 = 2;
+
+const FORMAT_VERSION_EVENTS: u8 = 1;
 
 const FIELD_END: u8 = 0x00;
 const FIELD_PROPERTY: u8 = 0x80;
@@ -123,10 +132,17 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Appends the stored form.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[FORMAT_VERSION, self.source as u8, self.auth as u8]);
+    /// Appends the stored form, for records that go to `endpoints`.
+    pub fn encode(&self, endpoints: EndpointSet, out: &mut Vec<u8>) {
+        let version = match endpoints {
+            EndpointSet::EVENTS => FORMAT_VERSION_EVENTS,
+            _ => FORMAT_VERSION,
+        };
+        out.extend_from_slice(&[version, self.source as u8, self.auth as u8]);
         out.extend_from_slice(&self.generation_id.to_le_bytes());
+        if version == FORMAT_VERSION {
+            out.extend_from_slice(&endpoints.bits().to_le_bytes());
+        }
         put_text(out, self.identity.as_str());
     }
 }
@@ -285,6 +301,8 @@ pub struct EventView<'a> {
     pub generation_id: u64,
     /// `device` or `device/module`.
     pub identity: &'a str,
+    /// Where it goes.
+    pub endpoints: EndpointSet,
     /// Payload.
     pub body: &'a [u8],
     fields: &'a [u8],
@@ -336,6 +354,16 @@ impl EventBlock {
         events
     }
 
+    /// Where the block's events go. For a malformed block the built-in endpoint, so that a reader comes upon the fault.
+    #[must_use]
+    pub fn endpoints(&self) -> EndpointSet {
+        let mut cursor = Cursor {
+            data: &self.data,
+            at: 0,
+        };
+        decode_origin(&mut cursor).map_or(EndpointSet::EVENTS, |origin| origin.endpoints)
+    }
+
     /// The sequence number after the last record.
     #[must_use]
     pub fn end_sequence_number(&self) -> u64 {
@@ -352,7 +380,43 @@ pub struct BlockCursor {
     offset: u32,
 }
 
-type OriginView<'a> = (EventSource, AuthMethod, u64, &'a str);
+/// Common stamps of a block, borrowed from it.
+#[derive(Clone, Copy, Debug)]
+struct OriginView<'a> {
+    source: EventSource,
+    auth: AuthMethod,
+    generation_id: u64,
+    identity: &'a str,
+    endpoints: EndpointSet,
+}
+
+impl<'a> OriginView<'a> {
+    fn of(origin: &'a Origin) -> Self {
+        OriginView {
+            source: origin.source,
+            auth: origin.auth,
+            generation_id: origin.generation_id,
+            identity: origin.identity.as_str(),
+            endpoints: EndpointSet::NONE,
+        }
+    }
+
+    /// An event of a record whose fields end at `fields_end`; it has no place in a log yet.
+    fn view(&self, record: &'a [u8], fields_end: usize, enqueued_at: Timestamp) -> EventView<'a> {
+        EventView {
+            partition: 0,
+            sequence_number: 0,
+            enqueued_at,
+            source: self.source,
+            auth: self.auth,
+            generation_id: self.generation_id,
+            identity: self.identity,
+            endpoints: self.endpoints,
+            fields: &record[..fields_end],
+            body: &record[fields_end + 1..],
+        }
+    }
+}
 
 /// Iterator over the events of a block.
 #[derive(Debug)]
@@ -408,20 +472,14 @@ impl<'a> Events<'a> {
     }
 
     fn decode_next(&mut self) -> Option<EventView<'a>> {
-        let (source, auth, generation_id, identity) = self.origin?;
+        let origin = self.origin?;
         let length = self.cursor.varint()?;
         let record = self.cursor.take(length)?;
-        let fields_end = fields_length(record)?;
+        let event = origin.view(record, fields_length(record)?, self.block.enqueued_at);
         Some(EventView {
             partition: self.block.partition,
             sequence_number: self.block.first_sequence_number + u64::from(self.index),
-            enqueued_at: self.block.enqueued_at,
-            source,
-            auth,
-            generation_id,
-            identity,
-            fields: &record[..fields_end],
-            body: &record[fields_end + 1..],
+            ..event
         })
     }
 }
@@ -461,13 +519,24 @@ impl<'a> EventView<'a> {
 }
 
 fn decode_origin<'a>(cursor: &mut Cursor<'a>) -> Option<OriginView<'a>> {
-    if cursor.byte()? != FORMAT_VERSION {
+    let version = cursor.byte()?;
+    if !matches!(version, FORMAT_VERSION | FORMAT_VERSION_EVENTS) {
         return None;
     }
     let source = EventSource::from_stored(cursor.byte()?)?;
     let auth = AuthMethod::from_stored(cursor.byte()?)?;
     let generation_id = u64::from_le_bytes(cursor.take(8)?.try_into().ok()?);
-    Some((source, auth, generation_id, cursor.text()?))
+    let endpoints = match version {
+        FORMAT_VERSION_EVENTS => EndpointSet::EVENTS,
+        _ => EndpointSet::from_bits(u64::from_le_bytes(cursor.take(8)?.try_into().ok()?)),
+    };
+    Some(OriginView {
+        source,
+        auth,
+        generation_id,
+        identity: cursor.text()?,
+        endpoints,
+    })
 }
 
 /// Length of the fields before their end mark; `None` when malformed.
@@ -577,156 +646,4 @@ fn padded_varint(length: usize) -> [u8; LENGTH_BYTES] {
         ((length >> 14) & 0x7f) as u8 | 0x80,
         ((length >> 21) & 0x7f) as u8,
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_largest_message_counts_as_its_sender_counts() {
-        let mut records = Records::new();
-        assert_eq!(records.largest_message(), 0);
-        let _ = records.record().finish(&[0; 10]);
-        let mut record = records.record();
-        record.system(SystemProperty::MessageId, "12");
-        record.property("name", Some("value"));
-        record.property("flag", None);
-        let _ = record.finish(&[0; 40_000]);
-        let _ = records.record().finish(&[]);
-        assert_eq!(records.largest_message(), 40_000 + 2 + 9 + 4);
-    }
-
-    fn block(records: &Records, identity: &str) -> EventBlock {
-        let origin = Origin {
-            source: EventSource::Telemetry,
-            identity: Identity::parse(identity).expect("an identity"),
-            generation_id: 7,
-            auth: AuthMethod::IdentityKey,
-        };
-        let mut data = Vec::new();
-        origin.encode(&mut data);
-        data.extend_from_slice(records.as_bytes());
-        EventBlock {
-            partition: 3,
-            first_sequence_number: 10,
-            count: records.count(),
-            enqueued_at: Timestamp::from_seconds(5),
-            data: data.into(),
-        }
-    }
-
-    #[test]
-    fn a_walk_goes_on_where_another_stood() {
-        let mut records = Records::new();
-        for number in 0..20u8 {
-            let mut record = records.record();
-            record.property("n", Some(&number.to_string()));
-            let _ = record.finish(&vec![number; usize::from(number) * 20]);
-        }
-        let block = block(&records, "d1");
-        let numbers = |events: Events<'_>| -> Vec<u64> {
-            let all: Result<Vec<_>, _> = events
-                .map(|event| event.map(|event| event.sequence_number))
-                .collect();
-            all.expect("well formed")
-        };
-        let mut walk = block.events();
-        for stopped in 10..=30 {
-            let cursor = walk.cursor();
-            assert_eq!(numbers(block.events_from(cursor)), Vec::from_iter(stopped..30));
-            // Backwards nothing is skipped; forwards it does not matter where a walk comes from.
-            for to in [0, stopped, 25, 30, u64::MAX] {
-                let mut events = block.events_from(cursor);
-                events.skip_to(to);
-                assert_eq!(
-                    numbers(events),
-                    Vec::from_iter(to.max(stopped)..30),
-                    "{stopped} to {to}"
-                );
-            }
-            if let Some(event) = walk.next() {
-                let event = event.expect("well formed");
-                assert_eq!(event.body.len() as u64, (event.sequence_number - 10) * 20);
-            }
-        }
-    }
-
-    #[test]
-    fn a_damaged_block_ends_a_walk_that_skips() {
-        let mut records = Records::new();
-        for _ in 0..3 {
-            let _ = records.record().finish(b"body");
-        }
-        let mut block = block(&records, "d1");
-        block.data = block.data.slice(..block.data.len() - 6);
-        let mut events = block.events();
-        events.skip_to(13);
-        assert!(events.next().is_some_and(|event| event.is_err()));
-        assert!(events.next().is_none());
-        let elsewhere = BlockCursor {
-            index: 1,
-            offset: 4_000,
-        };
-        assert!(
-            block
-                .events_from(elsewhere)
-                .next()
-                .is_some_and(|event| event.is_err())
-        );
-    }
-
-    #[test]
-    fn records_round_trip() {
-        let mut records = Records::new();
-        let mut record = records.record();
-        record.system(SystemProperty::MessageId, "m-1");
-        record.property("level", Some(&"x".repeat(300)));
-        record.property("empty", Some(""));
-        record.property("null", None);
-        assert!(record.finish(b"body") > 300);
-        drop(records.record());
-        assert!(records.record().finish(b"") > 0);
-        assert_eq!(records.count(), 2);
-
-        let block = block(&records, "d1/m1");
-        let events: Vec<_> = block.events().collect::<Result<_, _>>().expect("well formed");
-        assert_eq!(events.len(), 2);
-        assert_eq!((events[0].device_id(), events[0].module_id()), ("d1", Some("m1")));
-        assert_eq!((events[0].sequence_number, events[1].sequence_number), (10, 11));
-        assert_eq!(events[0].body, b"body");
-        assert_eq!(events[0].system(SystemProperty::MessageId), Some("m-1"));
-        assert_eq!(events[0].fields().count(), 4);
-        assert!(
-            events[0]
-                .fields()
-                .any(|f| f == EventField::Application("null", None))
-        );
-        assert_eq!(events[1].body, b"");
-    }
-
-    #[test]
-    fn damage_is_an_error_and_never_a_panic() {
-        let mut records = Records::new();
-        let mut record = records.record();
-        record.property("key", Some("value"));
-        let _ = record.finish(b"0123456789");
-        let whole = block(&records, "d1");
-        for cut in 0..whole.data.len() {
-            let mut torn = whole.clone();
-            torn.data = whole.data.slice(..cut);
-            assert!(torn.events().any(|event| event.is_err()), "cut at {cut}");
-            for bit in 0..8 {
-                let mut bytes = whole.data.to_vec();
-                bytes[cut] ^= 1 << bit;
-                let flipped = EventBlock {
-                    data: bytes.into(),
-                    ..whole.clone()
-                };
-                for event in flipped.events().flatten() {
-                    let _ = event.fields().count();
-                }
-            }
-        }
-    }
 }

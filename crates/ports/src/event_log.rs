@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use holdfast_model::Timestamp;
-use holdfast_model::event::{EventBlock, Origin, Records};
+use holdfast_model::event::{EndpointSet, EventBlock, Origin, Records, Run};
 
 use crate::BoxFuture;
 
@@ -55,18 +55,33 @@ pub trait EventLog: Send + Sync + 'static {
     /// Number of partitions, fixed when the log was made.
     fn partitions(&self) -> u16;
 
-    /// Appends `records` (at least one) as one block: all of it survives a crash, or none. Not yet durable on
-    /// return. Never blocks on I/O.
+    /// Appends each run (at least one, none empty) as a block: all of a block survives a crash, or none, and no block
+    /// without those before it. Not yet durable on return. Never blocks on I/O.
     ///
     /// # Errors
     /// [`LogError::Busy`], [`LogError::NoSuchPartition`], [`LogError::Failed`]; nothing is appended then.
+    fn append_runs(
+        &self,
+        partition: u16,
+        origin: &Origin,
+        runs: &[Run<'_>],
+        now: Timestamp,
+    ) -> Result<AppendTicket, LogError>;
+
+    /// Appends `records` (at least one) as one block for the built-in endpoint, otherwise as
+    /// [`EventLog::append_runs`].
+    ///
+    /// # Errors
+    /// As [`EventLog::append_runs`].
     fn append(
         &self,
         partition: u16,
         origin: &Origin,
         records: &Records,
         now: Timestamp,
-    ) -> Result<AppendTicket, LogError>;
+    ) -> Result<AppendTicket, LogError> {
+        self.append_runs(partition, origin, &[records.run(EndpointSet::EVENTS)], now)
+    }
 
     /// Ready once everything before `ticket.end` is durable; wakes the task of the latest call with each waker.
     ///

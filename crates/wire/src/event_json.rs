@@ -177,7 +177,7 @@ mod tests {
             auth: AuthMethod::IdentityKey,
         };
         let mut data = Vec::new();
-        origin.encode(&mut data);
+        origin.encode(holdfast_model::event::EndpointSet::EVENTS, &mut data);
         data.extend_from_slice(records.as_bytes());
         EventBlock {
             partition: 1,

@@ -9,7 +9,7 @@ use futures_util::future::{AbortHandle, Abortable};
 use holdfast_amqp::LinkId;
 use holdfast_amqp::connection::Outgoing;
 use holdfast_amqp::performatives::{Attach, Performative, condition};
-use holdfast_model::event::EventBlock;
+use holdfast_model::event::{BlockCursor, EventBlock};
 use holdfast_model::{Error, ErrorCode, Timestamp};
 use holdfast_ports::event_log::LogError;
 use holdfast_wire::links::{SelectorError, StartPosition, parse_selector};
@@ -32,6 +32,8 @@ pub(super) struct Reader {
     /// Sequence number of the next event to send.
     next: u64,
     blocks: VecDeque<EventBlock>,
+    /// Where `next` is in the first of them, or before it.
+    cursor: BlockCursor,
     reading: bool,
     /// Tells the partition's state with each event.
     runtime: bool,
@@ -161,6 +163,7 @@ impl Core {
             partition: wanted.partition,
             next,
             blocks: VecDeque::new(),
+            cursor: BlockCursor::default(),
             reading: false,
             runtime: attach.desired_capabilities.contains(RUNTIME_METRIC),
             drain: false,
@@ -234,11 +237,21 @@ impl Core {
         let mut blocked = false;
         while !blocked && out.len() < turn_end && self.machine.credit(link) > 0 {
             let Some(block) = reader.blocks.front() else { break };
+            if !block.endpoints().has_events() {
+                // Routed elsewhere: its numbers are missing here.
+                reader.next = reader.next.max(block.end_sequence_number());
+                reader.blocks.pop_front();
+                reader.cursor = BlockCursor::default();
+                continue;
+            }
             // What is no longer kept is passed over.
             reader.next = reader.next.max(block.first_sequence_number);
             let runtime = runtime_of(&self.shared, reader);
-            let skip = (reader.next - block.first_sequence_number) as usize;
-            for event in block.events().skip(skip) {
+            let mut events = block.events_from(reader.cursor);
+            events.skip_to(reader.next);
+            while out.len() < turn_end {
+                reader.cursor = events.cursor();
+                let Some(event) = events.next() else { break };
                 let Ok(event) = event else {
                     holdfast_observe::tracing::error!(
                         partition = reader.partition,
@@ -265,12 +278,10 @@ impl Core {
                     break;
                 }
                 reader.next = event.sequence_number + 1;
-                if out.len() >= turn_end {
-                    break;
-                }
             }
             if reader.next >= block.end_sequence_number() {
                 reader.blocks.pop_front();
+                reader.cursor = BlockCursor::default();
             }
         }
         let progress = reader.next > before;

@@ -88,6 +88,13 @@ impl FakeGateway {
         self.state.lock().prompt = false;
     }
 
+    /// Everything is durable, and what comes later at once.
+    pub(crate) fn make_durable_from_now_on(&self) {
+        self.state.lock().prompt = true;
+        let end = self.end();
+        self.make_durable(end);
+    }
+
     /// Everything appended before `end` is durable.
     pub(crate) fn make_durable(&self, end: u64) {
         let ready: Vec<Waker> = {
@@ -220,7 +227,7 @@ impl FakeGateway {
             return Err(IngestError::Busy(None));
         }
         let mut data = Vec::new();
-        origin.encode(&mut data);
+        origin.encode(holdfast_model::event::EndpointSet::EVENTS, &mut data);
         data.extend_from_slice(records.as_bytes());
         let block = EventBlock {
             partition: 0,
@@ -259,6 +266,7 @@ impl FakeGateway {
         let identity = Identity::new(access.device_id, access.module_id).map_err(|_| unauthorized())?;
         let auth = match access.credential {
             Credential::Sas("good") => AuthMethod::IdentityKey,
+            Credential::Granted(grant) if grant.allows_identity(&identity) => AuthMethod::IdentityKey,
             Credential::Certificates([leaf, ..]) if !leaf.is_empty() => AuthMethod::Thumbprint,
             _ => return Err(unauthorized()),
         };

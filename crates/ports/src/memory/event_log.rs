@@ -4,7 +4,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use holdfast_model::Timestamp;
-use holdfast_model::event::{EventBlock, Origin, Records};
+use holdfast_model::event::{EventBlock, Origin, Run};
 use parking_lot::Mutex;
 
 use crate::BoxFuture;
@@ -148,16 +148,13 @@ impl EventLog for MemoryLog {
         self.state.lock().partitions.len() as u16
     }
 
-    fn append(
+    fn append_runs(
         &self,
         partition: u16,
         origin: &Origin,
-        records: &Records,
+        runs: &[Run<'_>],
         now: Timestamp,
     ) -> Result<AppendTicket, LogError> {
-        let mut data = Vec::new();
-        origin.encode(&mut data);
-        data.extend_from_slice(records.as_bytes());
         let (end, waiting) = {
             let mut state = self.state.lock();
             let (held, busy) = (state.held, state.busy);
@@ -170,14 +167,19 @@ impl EventLog for MemoryLog {
             }
             let log = &mut state.partitions[usize::from(partition)];
             log.enqueued = log.enqueued.max(now);
-            log.blocks.push(EventBlock {
-                partition,
-                first_sequence_number: log.next,
-                count: records.count(),
-                enqueued_at: log.enqueued,
-                data: Bytes::from(data),
-            });
-            log.next += u64::from(records.count());
+            for run in runs {
+                let mut data = Vec::new();
+                origin.encode(run.endpoints, &mut data);
+                data.extend_from_slice(run.bytes);
+                log.blocks.push(EventBlock {
+                    partition,
+                    first_sequence_number: log.next,
+                    count: run.count,
+                    enqueued_at: log.enqueued,
+                    data: Bytes::from(data),
+                });
+                log.next += u64::from(run.count);
+            }
             let end = log.next;
             if held {
                 (end, Vec::new())
@@ -259,7 +261,7 @@ mod tests {
 
     use futures_util::FutureExt;
     use holdfast_model::Identity;
-    use holdfast_model::event::{AuthMethod, EventSource};
+    use holdfast_model::event::{AuthMethod, EventSource, Records};
 
     use super::*;
     use crate::event_log::durable;

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use holdfast_model::event::{AuthMethod, EventBlock, EventSource, Origin, Records};
+use holdfast_model::event::{AuthMethod, EndpointSet, EventBlock, EventSource, Origin, Records};
 use holdfast_model::message::SystemProperty;
 use holdfast_model::{Identity, Timestamp};
 
@@ -25,6 +25,7 @@ const ENOUGH: usize = 1 << 20;
 pub async fn all<L: EventLog>(make: impl AsyncFn() -> Arc<L>) {
     numbers_without_gaps(make().await.as_ref()).await;
     events_come_back_as_they_were(make().await.as_ref()).await;
+    runs_keep_their_endpoints(make().await.as_ref()).await;
     enqueued_times_never_go_back(make().await.as_ref()).await;
     reads_start_and_end_where_asked(make().await.as_ref()).await;
     events_are_found_by_time(make().await.as_ref()).await;
@@ -152,6 +153,28 @@ async fn events_come_back_as_they_were(log: &dyn EventLog) {
     assert_eq!(events[0].fields().count(), 3);
     assert_eq!(events[0].body, b"payload");
     assert_eq!((events[1].fields().count(), events[1].body), (0, &b""[..]));
+}
+
+async fn runs_keep_their_endpoints(log: &dyn EventLog) {
+    let (first, second) = (records(&[b"a", b"b"]), records(&[b"c"]));
+    let elsewhere = EndpointSet::of(3).union(EndpointSet::of(63));
+    let runs = [first.run(EndpointSet::EVENTS), second.run(elsewhere)];
+    let ticket = log.append_runs(0, &origin("d1"), &runs, at(1)).expect("append");
+    assert_eq!(ticket.end, 3);
+    within("an append", durable(log, ticket)).await.expect("durable");
+    let blocks = read_all(log, 0, 0).await;
+    let found: Vec<_> = blocks
+        .iter()
+        .flat_map(EventBlock::events)
+        .map(|event| event.expect("well formed"))
+        .map(|event| (event.sequence_number, event.body.to_vec(), event.endpoints))
+        .collect();
+    let events = EndpointSet::EVENTS;
+    let expected = [(0, "a", events), (1, "b", events), (2, "c", elsewhere)];
+    assert_eq!(
+        found,
+        expected.map(|(number, body, set)| (number, body.as_bytes().to_vec(), set))
+    );
 }
 
 async fn enqueued_times_never_go_back(log: &dyn EventLog) {

@@ -89,7 +89,7 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 
 use holdfast_model::Timestamp;
-use holdfast_model::event::{EventBlock, Origin, Records};
+use holdfast_model::event::{EventBlock, Origin, Run};
 use holdfast_ports::BoxFuture;
 use holdfast_ports::event_log::{AppendTicket, EventLog, LogError, PartitionInfo};
 use parking_lot::Mutex;
@@ -242,14 +242,14 @@ impl EventLog for EmbeddedLog {
         self.partitions.len() as u16
     }
 
-    fn append(
+    fn append_runs(
         &self,
         partition: u16,
         origin: &Origin,
-        records: &Records,
+        runs: &[Run<'_>],
         now: Timestamp,
     ) -> Result<AppendTicket, LogError> {
-        self.partition(partition)?.append(origin, records, now)
+        self.partition(partition)?.append_runs(origin, runs, now)
     }
 
     fn poll_durable(&self, ticket: AppendTicket, context: &mut Context<'_>) -> Poll<Result<(), LogError>> {

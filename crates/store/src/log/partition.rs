@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 
 use holdfast_model::Timestamp;
-use holdfast_model::event::{Origin, Records};
+use holdfast_model::event::{Origin, Run};
 use holdfast_observe::Event;
 use holdfast_ports::event_log::{AppendTicket, LogError, PartitionInfo};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -137,8 +137,60 @@ pub(super) enum WriterState {
 }
 
 thread_local! {
-    /// An encoded origin. Reused, so that an append allocates nothing.
-    static ORIGIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Reused, so that an append allocates nothing.
+    static ENCODED: RefCell<Encoded> = const { RefCell::new(Encoded::new()) };
+}
+
+/// What is made of the runs of an append before the lock is taken: encoded origins, and the long checksums. Only the
+/// short one of the frame header is left for inside.
+struct Encoded {
+    bytes: Vec<u8>,
+    /// End of each block's origin in `bytes`, and the checksum of its payload.
+    origins: Vec<(usize, u32)>,
+    payload_bytes: usize,
+}
+
+impl Encoded {
+    const fn new() -> Self {
+        Encoded {
+            bytes: Vec::new(),
+            origins: Vec::new(),
+            payload_bytes: 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.origins.clear();
+        self.payload_bytes = 0;
+    }
+
+    fn add(&mut self, origin: &Origin, run: &Run<'_>) -> Result<(), LogError> {
+        debug_assert!(run.count > 0, "a run has at least one record");
+        let start = self.bytes.len();
+        origin.encode(run.endpoints, &mut self.bytes);
+        let origin = &self.bytes[start..];
+        let payload_bytes = origin.len() + run.bytes.len();
+        if payload_bytes > FRAME_PAYLOAD_BYTES_MAX {
+            return Err(LogError::Failed(format!(
+                "a block of {payload_bytes} bytes is larger than {FRAME_PAYLOAD_BYTES_MAX}"
+            )));
+        }
+        let crc = crc32c::crc32c_append(crc32c::crc32c(origin), run.bytes);
+        self.origins.push((self.bytes.len(), crc));
+        self.payload_bytes += payload_bytes;
+        Ok(())
+    }
+
+    /// Encoded origin and checksum of each block.
+    fn blocks(&self) -> impl Iterator<Item = (&[u8], u32)> {
+        let mut start = 0;
+        self.origins.iter().map(move |(end, crc)| {
+            let origin = &self.bytes[start..*end];
+            start = *end;
+            (origin, *crc)
+        })
+    }
 }
 
 impl Partition {
@@ -170,34 +222,28 @@ impl Partition {
         }
     }
 
-    pub(super) fn append(
+    pub(super) fn append_runs(
         &self,
         origin: &Origin,
-        records: &Records,
+        runs: &[Run<'_>],
         now: Timestamp,
     ) -> Result<AppendTicket, LogError> {
-        ORIGIN.with_borrow_mut(|encoded| {
+        ENCODED.with_borrow_mut(|encoded| {
             encoded.clear();
-            origin.encode(encoded);
-            self.append_encoded(encoded, records, now)
+            encoded.origins.reserve(runs.len());
+            for run in runs {
+                encoded.add(origin, run)?;
+            }
+            self.append_encoded(encoded, runs, now)
         })
     }
 
     fn append_encoded(
         &self,
-        origin: &[u8],
-        records: &Records,
+        encoded: &Encoded,
+        runs: &[Run<'_>],
         now: Timestamp,
     ) -> Result<AppendTicket, LogError> {
-        debug_assert!(!records.is_empty(), "an append has at least one record");
-        let payload_bytes = origin.len() + records.as_bytes().len();
-        if payload_bytes > FRAME_PAYLOAD_BYTES_MAX {
-            return Err(LogError::Failed(format!(
-                "a block of {payload_bytes} bytes is larger than {FRAME_PAYLOAD_BYTES_MAX}"
-            )));
-        }
-        // The long checksum before the lock, the short one of the header inside.
-        let payload_crc = crc32c::crc32c_append(crc32c::crc32c(origin), records.as_bytes());
         let mut pending = self.pending.lock();
         if let Some(failure) = self.common.failure() {
             return Err(failure);
@@ -206,12 +252,13 @@ impl Partition {
             return Err(LogError::Failed("it is closed".to_owned()));
         }
         let waiting = pending.buffer.len() + self.in_flight.load(Ordering::Relaxed);
-        if waiting > 0 && waiting + payload_bytes > self.common.config.pending_bytes_max {
+        if waiting > 0 && waiting + encoded.payload_bytes > self.common.config.pending_bytes_max {
             self.common.metrics.appends_refused.inc();
             return Err(LogError::Busy);
         }
-        if !records.is_empty() {
-            pending.push(origin, records, now, payload_crc, self.common.salt);
+        let blocks = runs.iter().zip(encoded.blocks());
+        for (run, (origin, crc)) in blocks.filter(|(run, _)| run.count > 0) {
+            pending.push(origin, run, now, crc, self.common.salt);
         }
         let end = pending.next;
         let wake = match pending.writer {
@@ -290,11 +337,11 @@ impl Partition {
 }
 
 impl Pending {
-    fn push(&mut self, origin: &[u8], records: &Records, now: Timestamp, payload_crc: u32, salt: u32) {
+    fn push(&mut self, origin: &[u8], run: &Run<'_>, now: Timestamp, payload_crc: u32, salt: u32) {
         self.enqueued = self.enqueued.max(now.as_micros());
         let header = FrameHeader {
-            payload_bytes: (origin.len() + records.as_bytes().len()) as u32,
-            count: records.count(),
+            payload_bytes: (origin.len() + run.bytes.len()) as u32,
+            count: run.count,
             first: self.next,
             enqueued: self.enqueued,
             durable_before: self.durable_before,
@@ -303,7 +350,7 @@ impl Pending {
         note_mark(&mut self.marks, &header, self.buffer.len() as u64);
         self.buffer.extend_from_slice(&header.encode(salt));
         self.buffer.extend_from_slice(origin);
-        self.buffer.extend_from_slice(records.as_bytes());
+        self.buffer.extend_from_slice(run.bytes);
         self.blocks += 1;
         self.next = header.end();
     }

@@ -23,7 +23,7 @@ fn recorded(bag: &str) -> Fields {
         auth: AuthMethod::IdentityKey,
     };
     let mut data = Vec::new();
-    origin.encode(&mut data);
+    origin.encode(holdfast_model::event::EndpointSet::EVENTS, &mut data);
     data.extend_from_slice(records.as_bytes());
     let block = EventBlock {
         partition: 0,

@@ -15,7 +15,7 @@ fn block(records: &Records) -> EventBlock {
         auth: holdfast_model::event::AuthMethod::IdentityKey,
     };
     let mut data = Vec::new();
-    origin.encode(&mut data);
+    origin.encode(holdfast_model::event::EndpointSet::EVENTS, &mut data);
     data.extend_from_slice(records.as_bytes());
     EventBlock {
         partition: 0,
