@@ -10,6 +10,8 @@ use crate::limits;
 use crate::time::Timestamp;
 use crate::twin::{PropertyPath, Write};
 
+pub use crate::twin::ConfigurationStatus;
+
 /// The module whose desired properties are the deployment itself.
 pub const EDGE_AGENT: &str = "$edgeAgent";
 /// The module whose desired properties are the routes.

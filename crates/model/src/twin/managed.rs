@@ -21,7 +21,7 @@ pub enum ConfigurationStatus {
 impl ConfigurationStatus {
     /// As it stands in twins.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             ConfigurationStatus::Targeted => "Targeted",
             ConfigurationStatus::Applied => "Applied",

@@ -118,7 +118,7 @@ fn encode_configurations(all: &BTreeMap<String, ConfigurationStatus>) -> Result<
     }
     let shown: Map<String, Value> = all
         .iter()
-        .map(|(id, status)| (id.clone(), serde_json::json!({ "status": status.as_str() })))
+        .map(|(id, status)| (id.clone(), serde_json::json!({ "status": status.name() })))
         .collect();
     encode_json(&shown).map(Cow::Owned)
 }

@@ -100,7 +100,7 @@ impl<'a> TwinDto<'a> {
             configurations: twin
                 .configurations
                 .iter()
-                .map(|(id, status)| (id.clone(), serde_json::json!({ "status": status.as_str() })))
+                .map(|(id, status)| (id.clone(), serde_json::json!({ "status": status.name() })))
                 .collect(),
             capabilities: CapabilitiesDto {
                 iot_edge: record.iot_edge,

@@ -14,7 +14,6 @@ CREATE TABLE twin_configurations (
     PRIMARY KEY (id, configuration)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX twin_configurations_by_configuration ON twin_configurations (configuration, status, id);
-CREATE INDEX twins_managed ON twins (id) WHERE managed IS NOT NULL;
 CREATE TRIGGER twin_configured AFTER UPDATE OF configurations ON twins
     WHEN old.configurations <> new.configurations BEGIN
     DELETE FROM twin_configurations WHERE id = new.id;
