@@ -246,10 +246,48 @@ fn provisioning_operations(operations: Operations) -> Operations {
         .add("POST", "/registrations/{id}/query", status, registrations::list)
 }
 
-fn provisioning_settings(operations: Operations) -> Operations {
-    use provisioning::{linked_hubs, policies};
-    let (config, all) = (ProvisioningRights::SERVICE_CONFIG, ProvisioningRights::ALL);
+fn provisioning_authorities(operations: Operations) -> Operations {
+    use provisioning::certificates;
+    let config = ProvisioningRights::SERVICE_CONFIG;
+    let (all, one) = (
+        "/holdfast/v1/provisioning/certificates",
+        "/holdfast/v1/provisioning/certificates/{name}",
+    );
     operations
+        .add("GET", all, config, certificates::list)
+        .add("GET", one, config, certificates::get)
+        .add("PUT", one, config, certificates::put)
+        .add("DELETE", one, config, certificates::delete)
+        .add(
+            "POST",
+            "/holdfast/v1/provisioning/certificates/{name}/generateVerificationCode",
+            config,
+            certificates::generate_code,
+        )
+        .add(
+            "POST",
+            "/holdfast/v1/provisioning/certificates/{name}/verify",
+            config,
+            certificates::verify,
+        )
+}
+
+fn provisioning_settings(operations: Operations) -> Operations {
+    use provisioning::{access, linked_hubs, policies};
+    let (config, all) = (ProvisioningRights::SERVICE_CONFIG, ProvisioningRights::ALL);
+    provisioning_authorities(operations)
+        .add(
+            "GET",
+            "/holdfast/v1/enrollmentGroups/{id}/access",
+            ProvisioningRights::ENROLLMENT_READ,
+            access::get,
+        )
+        .add(
+            "PUT",
+            "/holdfast/v1/enrollmentGroups/{id}/access",
+            ProvisioningRights::ENROLLMENT_WRITE,
+            access::put,
+        )
         .add("GET", "/holdfast/v1/linkedHubs", config, linked_hubs::list)
         .add("GET", "/holdfast/v1/linkedHubs/{name}", config, linked_hubs::get)
         .add("PUT", "/holdfast/v1/linkedHubs/{name}", config, linked_hubs::put)

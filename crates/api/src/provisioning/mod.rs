@@ -4,6 +4,8 @@
 //! Errors here have the flat shape, whatever the operation; the middleware that every one of these routes is declared
 //! with sees to that.
 
+pub(crate) mod access;
+pub(crate) mod certificates;
 pub(crate) mod enrollments;
 pub(crate) mod groups;
 pub(crate) mod linked_hubs;

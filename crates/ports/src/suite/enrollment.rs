@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use holdfast_model::provisioning::{
-    AccessList, AllocationPolicy, Attestation, Enrollment, EnrollmentGroup, IndividualEnrollment, InitialTwin, LinkedHub,
-    Plan, ProvisioningPolicy, ProvisioningRights, Registration, RegistrationId, RegistrationStatus,
-    Substatus, TwinPlan,
+    AccessList, AllocationPolicy, Attestation, Enrollment, EnrollmentGroup, IndividualEnrollment,
+    InitialTwin, LinkedHub, Plan, ProvisioningPolicy, ProvisioningRights, Registration, RegistrationId,
+    RegistrationStatus, Substatus, TwinPlan,
 };
 use serde_json::json;
 

@@ -1,7 +1,7 @@
 //! Devices of a test: registered in bulk with keys of our own, so that tokens are signed here without asking anybody.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -9,7 +9,8 @@ use holdfast_model::Timestamp;
 use holdfast_model::credential::{SymmetricKey, sign_sas};
 use serde_json::{Value, json};
 
-use super::fleet::Account;
+use super::amqp_client::{self, WantedLink};
+use super::fleet::{Account, Endpoint};
 use crate::cli::client::{API_VERSION, Client};
 use crate::cli::failure::{Failure, Kind};
 
@@ -29,7 +30,25 @@ const KEEP_ALIVE_SECONDS: u16 = 1_170;
 #[derive(Clone, Debug)]
 pub(crate) struct Device {
     pub(crate) id: String,
-    pub(crate) key: SymmetricKey,
+    /// `None` for one that proves itself by the certificate of its [`Place`].
+    pub(crate) key: Option<SymmetricKey>,
+    /// Where it connects to, if not where the others do.
+    pub(crate) place: Option<Arc<Place>>,
+}
+
+/// Where a device connects to.
+pub(crate) struct Place {
+    /// Host name in user names and tokens.
+    pub(crate) host: String,
+    pub(crate) endpoint: Endpoint,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place")
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Whom connections log in as.
@@ -66,6 +85,36 @@ impl Accounts {
         }
     }
 
+    /// The id of the device that connection `index` logs in as; empty for nobody in particular.
+    pub(crate) fn device_id(&self, index: usize) -> &str {
+        match self {
+            Accounts::Anonymous => "",
+            Accounts::Devices { devices, .. } => &devices[index % devices.len()].id,
+        }
+    }
+
+    /// What connection `index` says over AMQP, to attach `links`.
+    pub(crate) fn amqp_account(&self, index: usize, links: Vec<WantedLink>) -> amqp_client::Account {
+        let (host, audience, token) = match self {
+            Accounts::Anonymous => Default::default(),
+            Accounts::Devices { host, devices } => {
+                let device = &devices[index % devices.len()];
+                (
+                    host.clone(),
+                    device.audience(host),
+                    device.token(host, TOKEN_LIFE).unwrap_or_default(),
+                )
+            }
+        };
+        amqp_client::Account {
+            host,
+            audience,
+            token_type: "servicebus.windows.net:sastoken",
+            token,
+            links,
+        }
+    }
+
     /// Where connection `index` publishes telemetry.
     pub(crate) fn telemetry_topic(&self, index: usize) -> String {
         match self {
@@ -89,18 +138,28 @@ impl Accounts {
 impl Device {
     /// What the device says in CONNECT, with a token that lives for `life`.
     pub(crate) fn account(&self, host: &str, life: Duration) -> Account {
-        let expiry = now_seconds().saturating_add(i64::try_from(life.as_secs()).unwrap_or(i64::MAX));
-        let resource = format!("{host}/devices/{}", self.id);
-        let token = sign_sas(&resource, &self.key, Timestamp::from_seconds(expiry), None);
         Account {
             client_id: self.id.clone(),
             username: Some(format!(
                 "{host}/{}/?api-version={API_VERSION}&DeviceClientType=holdfast",
                 self.id
             )),
-            password: Some(token),
+            password: self.token(host, life),
             ..Account::default()
         }
+    }
+
+    /// What the tokens of the device are for.
+    fn audience(&self, host: &str) -> String {
+        format!("{host}/devices/{}", self.id)
+    }
+
+    /// A token that lives for `life`; `None` for a device with a certificate.
+    fn token(&self, host: &str, life: Duration) -> Option<String> {
+        let expiry = now_seconds().saturating_add(i64::try_from(life.as_secs()).unwrap_or(i64::MAX));
+        let expiry = Timestamp::from_seconds(expiry);
+        let key = self.key.as_ref()?;
+        Some(sign_sas(&self.audience(host), key, expiry, None))
     }
 
     /// Telemetry without properties.
@@ -119,7 +178,8 @@ impl Device {
     }
 }
 
-fn now_seconds() -> i64 {
+/// Seconds since 1970.
+pub(crate) fn now_seconds() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
@@ -135,11 +195,12 @@ pub(crate) fn register(
     let devices: Vec<Device> = (0..count)
         .map(|number| Device {
             id: format!("{prefix}{number:0width$}"),
-            key: SymmetricKey::generate(),
+            key: Some(SymmetricKey::generate()),
+            place: None,
         })
         .collect();
     let entry = |device: &Device| {
-        let key = device.key.reveal();
+        let key = device.key.as_ref().map(SymmetricKey::reveal);
         json!({
             "id": device.id,
             "importMode": "createOrUpdate",
@@ -159,6 +220,19 @@ pub(crate) fn delete(
 ) -> anyhow::Result<()> {
     let entry = |device: &Device| json!({ "id": device.id, "importMode": "delete" });
     bulk(client, devices, &entry, &progress)
+}
+
+/// Deletes devices by id.
+pub(crate) fn delete_ids(client: &Client, ids: Vec<String>) -> anyhow::Result<()> {
+    let devices: Vec<Device> = ids
+        .into_iter()
+        .map(|id| Device {
+            id,
+            key: None,
+            place: None,
+        })
+        .collect();
+    delete(client, &devices, |_| {})
 }
 
 /// Sends an entry per device, in full requests, several at once.
@@ -222,7 +296,8 @@ mod tests {
     fn accounts() -> Accounts {
         let devices = ["a", "b"].map(|id| Device {
             id: id.to_owned(),
-            key: SymmetricKey::generate(),
+            key: Some(SymmetricKey::generate()),
+            place: None,
         });
         Accounts::Devices {
             host: "hub.test".to_owned(),
@@ -244,7 +319,7 @@ mod tests {
         let Accounts::Devices { devices, .. } = &accounts else {
             unreachable!()
         };
-        assert!(token.verify(&devices[1].key));
+        assert!(token.verify(devices[1].key.as_ref().unwrap()));
         assert_eq!(accounts.telemetry_topic(0), "devices/a/messages/events/");
         // More connections than devices go round.
         assert_eq!(accounts.account(2).client_id, "a");

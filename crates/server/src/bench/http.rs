@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::fleet::{Trust, client_config};
 use super::target::{host_and_port, resolve};
@@ -30,13 +30,18 @@ pub(crate) struct HttpsConnection {
 
 impl HttpsConnection {
     pub(crate) fn open(login: &Login) -> anyhow::Result<Self> {
+        let trust = login.ca.as_deref().map_or(Trust::System, Trust::Ca);
+        Self::open_with(login, client_config(trust, false)?)
+    }
+
+    /// As [`HttpsConnection::open`], with a TLS configuration of the caller's.
+    pub(crate) fn open_with(login: &Login, config: Arc<ClientConfig>) -> anyhow::Result<Self> {
         let address = resolve(&host_and_port(&login.host, login.https_port))?;
         let socket = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(TIMEOUT))?;
-        let trust = login.ca.as_deref().map_or(Trust::System, Trust::Ca);
         let name = ServerName::try_from(login.host.clone()).context("the hub's host name is unusable")?;
-        let tls = ClientConnection::new(Arc::clone(&client_config(trust, false)?), name)?;
+        let tls = ClientConnection::new(config, name)?;
         Ok(HttpsConnection {
             stream: StreamOwned::new(tls, socket),
             host: login.host.clone(),
@@ -47,12 +52,29 @@ impl HttpsConnection {
 
     /// POSTs JSON and returns status and body.
     pub(crate) fn post(&mut self, path: &str, token: &str, body: &[u8]) -> anyhow::Result<(u16, &[u8])> {
+        self.request("POST", path, token, body)
+    }
+
+    /// Sends JSON and returns status and body; without authorization when the token is empty.
+    pub(crate) fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: &[u8],
+    ) -> anyhow::Result<(u16, &[u8])> {
         self.request.clear();
         write!(
             self.request,
-            "POST {path} HTTP/1.1\r\nhost: {}\r\nauthorization: {token}\r\n\
-             content-type: application/json; charset=utf-8\r\ncontent-length: {}\r\n\r\n",
-            self.host,
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\n",
+            self.host
+        )?;
+        if !token.is_empty() {
+            write!(self.request, "authorization: {token}\r\n")?;
+        }
+        write!(
+            self.request,
+            "content-type: application/json; charset=utf-8\r\ncontent-length: {}\r\n\r\n",
             body.len()
         )?;
         self.request.extend_from_slice(body);

@@ -11,11 +11,17 @@
 //! |---|---|
 //! | `fleet` | connections of one thread: sockets, TLS, sessions |
 //! | [`mqtt_load`] | telemetry over a fleet, saturating or paced |
+//! | `amqp_client`, `amqp_fleet`, `amqp_load`, `amqp_idle`, `amqp_read` | the same over AMQP, and events out of the hub |
 //! | `target`, `spawn`, `devices` | the server under test: started or found, its devices registered |
 //! | `stages` | warm-up, measured time, samples of CPU time and memory |
 //! | `histogram`, `pacing`, `report` | numbers |
 //! | the others | one measurement each |
 
+pub(crate) mod amqp_client;
+mod amqp_fleet;
+mod amqp_idle;
+mod amqp_load;
+mod amqp_read;
 mod compare;
 mod connect;
 pub(crate) mod devices;
@@ -27,6 +33,7 @@ mod ingest;
 mod method;
 pub mod mqtt_load;
 pub(crate) mod pacing;
+pub(crate) mod provision;
 mod read;
 mod report;
 mod spawn;
@@ -57,6 +64,7 @@ enum Measurement {
     Connect(connect::ConnectArgs),
     Method(method::MethodArgs),
     Twin(twin::TwinArgs),
+    Provision(provision::ProvisionArgs),
     Read(read::ReadArgs),
     Start(start::StartArgs),
 }
@@ -75,6 +83,7 @@ impl BenchCommand {
             Measurement::Connect(args) => args.run(wanted, format),
             Measurement::Method(args) => args.run(wanted, format),
             Measurement::Twin(args) => args.run(wanted, format),
+            Measurement::Provision(args) => args.run(wanted, format),
             Measurement::Read(args) => args.run(wanted, format),
             Measurement::Start(args) => args.run(format),
         }

@@ -18,6 +18,26 @@ use crate::cli::profile::{Login, Wanted};
 /// Names of the devices of a test.
 const DEVICE_PREFIX: &str = "bench-";
 
+/// Which of the hub's protocols devices speak.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Protocol {
+    /// MQTT 3.1.1
+    #[default]
+    Mqtt,
+    /// AMQP 1.0
+    Amqp,
+}
+
+impl Protocol {
+    /// As people write it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Protocol::Mqtt => "MQTT",
+            Protocol::Amqp => "AMQP",
+        }
+    }
+}
+
 /// What to measure, as the command line says it.
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "What is measured")]
@@ -40,6 +60,9 @@ pub(crate) struct TargetOptions {
     /// Directory for the data of a fresh hub; the disk below it is part of the measurement [default: the temporary one]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
+    /// Set by measurements that know more than one.
+    #[arg(skip)]
+    pub(crate) protocol: Protocol,
 }
 
 /// A server under test.
@@ -49,6 +72,8 @@ pub(crate) struct Target {
     /// Its name and version, for reports.
     pub(crate) version: String,
     pub(crate) endpoint: Endpoint,
+    /// What is spoken there.
+    pub(crate) protocol: Protocol,
     /// The hub's REST API.
     pub(crate) client: Option<Client>,
     pid: Option<u32>,
@@ -74,6 +99,9 @@ impl TargetOptions {
     /// Starts or finds the server. `resume` lets TLS connections resume earlier sessions.
     pub(crate) fn target(&self, wanted: &Wanted, resume: bool) -> anyhow::Result<Target> {
         if let Some(broker) = &self.broker {
+            if self.protocol == Protocol::Amqp {
+                return Err(Failure::usage("AMQP is measured on a hub; a broker is one of MQTT").into());
+            }
             return self.broker(broker, wanted, resume);
         }
         if self.running || (!self.spawn && asks_for_running(wanted)) {
@@ -104,7 +132,8 @@ impl TargetOptions {
         Ok(Target {
             name: "holdfast".to_owned(),
             version: format!("holdfast {}", env!("CARGO_PKG_VERSION")),
-            endpoint: hub_endpoint(&login, self.tls, resume)?,
+            endpoint: hub_endpoint(&login, self.protocol, self.tls, resume)?,
+            protocol: self.protocol,
             client: Some(Client::new(login)?),
             pid: Some(hub.pid()),
             stays: false,
@@ -128,6 +157,7 @@ impl TargetOptions {
                     .then(|| tls_client(Trust::Anyone, name, true))
                     .transpose()?,
             },
+            protocol: Protocol::Mqtt,
             client: None,
             pid: Some(mosquitto.pid()),
             stays: false,
@@ -149,6 +179,7 @@ impl TargetOptions {
                 address,
                 tls: self.tls.then(|| tls_client(trust, name, resume)).transpose()?,
             },
+            protocol: Protocol::Mqtt,
             client: None,
             pid: self.server_pid,
             stays: true,
@@ -162,7 +193,8 @@ impl TargetOptions {
         Ok(Target {
             name: login.host.clone(),
             version: format!("hub {}", login.host),
-            endpoint: hub_endpoint(&login, self.tls, resume)?,
+            endpoint: hub_endpoint(&login, self.protocol, self.tls, resume)?,
+            protocol: self.protocol,
             client: Some(Client::new(login)?),
             pid: self.server_pid,
             stays: true,
@@ -187,11 +219,23 @@ fn asks_for_running(wanted: &Wanted) -> bool {
 }
 
 /// Where devices of a hub connect to.
-pub(crate) fn hub_endpoint(login: &Login, tls: bool, resume: bool) -> anyhow::Result<Endpoint> {
+pub(crate) fn hub_endpoint(
+    login: &Login,
+    protocol: Protocol,
+    tls: bool,
+    resume: bool,
+) -> anyhow::Result<Endpoint> {
+    let (plain, port, flag) = match protocol {
+        Protocol::Mqtt => (&login.mqtt_plain, login.mqtt_port, "--mqtt-plain 127.0.0.1:1883"),
+        Protocol::Amqp => (&login.amqp_plain, login.amqp_port, "--amqp-plain 127.0.0.1:5672"),
+    };
     if !tls {
-        let plain = login.mqtt_plain.as_deref().ok_or_else(|| {
-            Failure::usage("the hub has no MQTT listener without TLS that is known here")
-                .hint("add --tls, or start the hub with --mqtt-plain 127.0.0.1:1883")
+        let plain = plain.as_deref().ok_or_else(|| {
+            Failure::usage(format!(
+                "the hub has no {} listener without TLS that is known here",
+                protocol.name()
+            ))
+            .hint(format!("add --tls, or start the hub with {flag}"))
         })?;
         return Ok(Endpoint {
             address: resolve(plain)?,
@@ -202,7 +246,7 @@ pub(crate) fn hub_endpoint(login: &Login, tls: bool, resume: bool) -> anyhow::Re
         .map_err(|_| Failure::usage(format!("{:?} is no host name", login.host)))?;
     let trust = login.ca.as_deref().map_or(Trust::System, Trust::Ca);
     Ok(Endpoint {
-        address: resolve(&host_and_port(&login.host, login.mqtt_port))?,
+        address: resolve(&host_and_port(&login.host, port))?,
         tls: Some(tls_client(trust, name, resume)?),
     })
 }
@@ -262,9 +306,20 @@ impl Target {
         }
     }
 
+    /// Whether the server was there before, and stays.
+    pub(crate) const fn stays(&self) -> bool {
+        self.stays
+    }
+
     /// The hub's REST API.
     pub(crate) fn rest(&self) -> anyhow::Result<&Client> {
         self.client.as_ref().context("the target is not a hub")
+    }
+
+    /// The data directory of a hub that was started for the measurement.
+    pub(crate) fn data_dir(&self) -> Option<PathBuf> {
+        let dir = self._dir.as_ref().filter(|_| self.client.is_some());
+        dir.map(|dir| dir.path().join("data"))
     }
 
     /// What the server uses now, if it is a process known here.

@@ -41,7 +41,7 @@ use profile::{Login, Wanted};
     name = "holdfast",
     version,
     about = "A self-hosted hub for IoT devices that speaks the wire contracts of Azure IoT Hub",
-    after_help = "Examples:\n  holdfast serve                                   start a hub; no configuration needed\n  holdfast device create press-4                   register a device\n  holdfast connection-string press-4               what its program needs to connect\n  holdfast monitor                                 watch what devices send\n\nExit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 unauthorized, 5 conflict, 6 unavailable.",
+    after_help = "Examples:\n  holdfast serve                                   start a hub; no configuration needed\n  holdfast device create press-4                   register a device\n  holdfast connection-string press-4               what its program needs to connect\n  holdfast monitor                                 watch what devices send\n\nExit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 unauthorized, 5 conflict, 6 unavailable, 7 data directory.",
     arg_required_else_help = true,
     subcommand_required = true
 )]
@@ -173,7 +173,7 @@ enum Command {
     /// Consumer groups of the event stream: list, create, delete
     #[command(subcommand)]
     ConsumerGroup(consumer_group::Command),
-    /// Device provisioning: enrollment, group, registration, linked-hub, compute-device-key
+    /// Device provisioning: enrollment, group, certificate, registration, linked-hub, compute-device-key
     #[command(subcommand)]
     Dps(Box<dps::Command>),
     /// Count devices and connections

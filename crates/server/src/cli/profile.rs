@@ -162,6 +162,22 @@ impl Login {
     }
 }
 
+/// The id scope of the provisioning service: that of the data directory that the command line names, else
+/// `HOLDFAST_ID_SCOPE`, else the one of the nearest profile.
+///
+/// # Errors
+/// When a file that is there cannot be read.
+pub fn id_scope(wanted: &Wanted) -> anyhow::Result<Option<String>> {
+    let of_profile = || -> anyhow::Result<Option<String>> {
+        let profile = find_profile(wanted)?;
+        Ok(profile.and_then(|(values, _)| values.get(variables::ID_SCOPE).cloned()))
+    };
+    match env::var(variables::ID_SCOPE) {
+        Ok(text) if wanted.data_dir.is_none() => Ok(Some(text)),
+        _ => of_profile(),
+    }
+}
+
 fn no_login() -> Failure {
     Failure::usage("no hub to talk to: there is no --login, no connection.env and no profile").hint(
         "start one with `holdfast serve`, or give --login 'HostName=…;SharedAccessKeyName=…;SharedAccessKey=…' \

@@ -46,6 +46,9 @@ use crate::cli::profile::write_user_profile;
 /// Policy whose key goes into `connection.env`.
 const OWNER: &str = "iothubowner";
 
+/// How often the latencies of linked hubs are measured.
+const LATENCY_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Sockets that wait for their heads.
 struct Listeners {
     mqtt: Vec<TcpListener>,
@@ -239,9 +242,11 @@ async fn provision(
         host_names: settings.names.clone(),
         ..ProvisioningConfig::default()
     };
-    Provisioning::new(config, drivers, metrics)
+    let provisioning = Provisioning::new(config, drivers, metrics)
         .await
-        .context("cannot read the settings of device provisioning")
+        .context("cannot read the settings of device provisioning")?;
+    provisioning.watch_latencies(LATENCY_INTERVAL);
+    Ok(provisioning)
 }
 
 /// The system's authorities. A machine without any can still ask webhooks without TLS.
@@ -284,6 +289,46 @@ fn hub_config(settings: &Settings) -> HubConfig {
         c2d_ttl: c2d.default_ttl.0,
         c2d_lock: c2d.lock_timeout.0,
         ..HubConfig::default()
+    }
+}
+
+fn amqp_config(
+    config: &config::AmqpConfig,
+    hub: &config::HubSection,
+    drain_timeout: Duration,
+) -> AmqpConfig {
+    let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
+    let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+    let bytes_u32 = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
+    let default = AmqpConfig::default();
+    let machine = holdfast_amqp::Config {
+        max_frame_size: bytes_u32(config.frame_size_max.0),
+        channel_max: config.sessions_max.saturating_sub(1),
+        max_links: config.links_max,
+        idle_time_out_ms: millis(config.silence_max.0),
+        open_timeout_ms: millis(config.login_timeout.0),
+        max_reassembly: bytes_u32(config.unfinished_size.0),
+        ..default.machine.clone()
+    };
+    AmqpConfig {
+        machine,
+        handshake_timeout: config.handshake_timeout.0,
+        login_timeout: config.login_timeout.0,
+        clock_skew: hub.clock_skew.0,
+        token_grace: hub.token_grace.0,
+        producer_bytes_max: config.event_size_max.0,
+        link_window: config.link_window,
+        unacknowledged_bytes_max: bytes(config.unacknowledged_size.0),
+        requests_max: config.requests_max,
+        grants_max: config.tokens_max,
+        output_bytes_pause: default
+            .output_bytes_pause
+            .min(bytes(config.output_size_max.0 / 2)),
+        output_bytes_max: bytes(config.output_size_max.0),
+        logins_pending_max: config.logins_pending_max,
+        connections_max: config.connections_max,
+        drain_timeout,
+        ..default
     }
 }
 
@@ -358,10 +403,7 @@ fn serve_heads(
         let (head, stopped) = (mqtt.clone(), stopped.clone());
         heads.spawn(async move { head.serve(listener, None, stopped).await });
     }
-    let config = AmqpConfig {
-        drain_timeout,
-        ..AmqpConfig::default()
-    };
+    let config = amqp_config(&settings.config.amqp, &settings.config.hub, drain_timeout);
     let services: Arc<dyn ServiceGateway> = Arc::clone(&parts.hub) as Arc<_>;
     let amqp = AmqpHead::new(
         config,

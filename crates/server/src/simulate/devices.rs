@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::template::{Random, Template};
 use crate::bench::devices::Device;
-use crate::bench::fleet::{Account, Driver, Link, Lost};
+use crate::bench::fleet::{Account, Driver, Endpoint, Link, Lost};
 use crate::bench::histogram::Histogram;
 
 /// Messages that wait for a connection or for room in the window, per device; older ones are given up.
@@ -222,11 +222,18 @@ fn report(link: &mut Link<'_>, desired: Option<Value>) {
 }
 
 impl Driver for Devices<'_> {
+    fn endpoint(&mut self, index: usize) -> anyhow::Result<Option<Endpoint>> {
+        let place = self.states[index].device.place.as_ref();
+        Ok(place.map(|place| place.endpoint.clone()))
+    }
+
     fn account(&mut self, index: usize) -> Account {
+        let device = self.states[index].device;
+        let host = device.place.as_ref().map_or(self.host, |place| &place.host);
         Account {
             keep_alive: KEEP_ALIVE_SECONDS,
             clean_session: false,
-            ..self.states[index].device.account(self.host, TOKEN_LIFE)
+            ..device.account(host, TOKEN_LIFE)
         }
     }
 
@@ -282,7 +289,8 @@ mod tests {
     fn device() -> [Device; 1] {
         [Device {
             id: "d".to_owned(),
-            key: SymmetricKey::generate(),
+            key: Some(SymmetricKey::generate()),
+            place: None,
         }]
     }
 

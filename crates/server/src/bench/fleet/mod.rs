@@ -24,7 +24,7 @@ use rustix::event::epoll::{self, EventFlags};
 
 pub(crate) use pipe::{Pipe, with_rest};
 pub(crate) use socket::{Endpoint, TlsClient};
-pub(crate) use tls::{Trust, client_config};
+pub(crate) use tls::{Trust, client_config, client_config_with};
 
 /// Bytes taken by one read, for all connections of a fleet.
 const READ_BYTES: usize = 64 << 10;
@@ -72,6 +72,14 @@ pub(crate) enum Lost {
 
 /// What connections say.
 pub(crate) trait Driver {
+    /// Where a connection goes, if not where the others go: to another server, or as the holder of a certificate.
+    ///
+    /// # Errors
+    /// Ends the turn of the fleet.
+    fn endpoint(&mut self, _index: usize) -> anyhow::Result<Option<Endpoint>> {
+        Ok(None)
+    }
+
     /// The login of a connection.
     fn account(&mut self, index: usize) -> Account;
 
@@ -216,6 +224,11 @@ impl Fleet {
         self.opening
     }
 
+    /// Whether the server accepted this connection.
+    pub(crate) fn is_open(&self, index: usize) -> bool {
+        matches!(self.connections.get(index), Some(Some(connection)) if connection.phase == Phase::Open)
+    }
+
     /// Connections there can be.
     pub(crate) const fn size(&self) -> usize {
         self.connections.len()
@@ -233,7 +246,8 @@ impl Fleet {
     pub(crate) fn begin(&mut self, driver: &mut impl Driver, index: usize) -> anyhow::Result<()> {
         let number = self.begun;
         self.begun += 1;
-        let pipe = match Pipe::connect(&self.endpoint, number) {
+        let own = driver.endpoint(index)?;
+        let pipe = match Pipe::connect(own.as_ref().unwrap_or(&self.endpoint), number) {
             Ok(pipe) => pipe,
             Err(error) => return driver.lost(index, Lost::Connect(error)),
         };

@@ -11,6 +11,7 @@ use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tl
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, NamedGroup, RootCertStore, SignatureScheme};
 
 /// Tickets kept for later connections; more than any number of handshakes under way at once.
@@ -36,19 +37,29 @@ pub(crate) enum Trust<'a> {
 
 /// A client configuration; `resume` keeps session tickets for later connections, else every handshake is a full one.
 pub(crate) fn client_config(trust: Trust<'_>, resume: bool) -> anyhow::Result<Arc<ClientConfig>> {
+    client_config_with(trust, resume, None)
+}
+
+/// As [`client_config`], for a client that proves itself by a certificate.
+pub(crate) fn client_config_with(
+    trust: Trust<'_>,
+    resume: bool,
+    certificate: Option<Arc<CertifiedKey>>,
+) -> anyhow::Result<Arc<ClientConfig>> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .context("no usable TLS version")?;
-    let mut config = match trust {
-        Trust::Ca(path) => builder.with_root_certificates(roots(path)?).with_no_client_auth(),
-        Trust::System => builder
-            .with_root_certificates(system_roots()?)
-            .with_no_client_auth(),
+    let builder = match trust {
+        Trust::Ca(path) => builder.with_root_certificates(roots(path)?),
+        Trust::System => builder.with_root_certificates(system_roots()?),
         Trust::Anyone => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(TrustAnyone(provider)))
-            .with_no_client_auth(),
+            .with_custom_certificate_verifier(Arc::new(TrustAnyone(provider))),
+    };
+    let mut config = match certificate {
+        None => builder.with_no_client_auth(),
+        Some(certified) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified))),
     };
     config.resumption = if resume {
         Resumption::store(Arc::new(Tickets::default()))

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::bench::fleet::{Account, Trust, client_config_with};
 use crate::cli::client::{Client, segment};
 use crate::cli::failure::{Failure, Kind};
+use crate::cli::profile::{self, Login, Wanted};
 
 /// Life of tokens and certificates.
 const LIFE_SECONDS: i64 = 24 * 3_600;
@@ -67,6 +68,20 @@ pub(crate) enum Proof {
     Key(SymmetricKey),
     /// A certificate with its key.
     Certificate(Arc<CertifiedKey>),
+}
+
+impl Service {
+    /// The service that goes with the hub the command line names, and the login to it.
+    pub(crate) fn find(wanted: &Wanted) -> anyhow::Result<(Service, Login)> {
+        let login = Login::find_provisioning(wanted)?;
+        let id_scope = profile::id_scope(wanted)?.ok_or_else(|| {
+            Failure::usage("the id scope of the provisioning service is not known here").hint(
+                "name the data directory of the hub with --data-dir, or set HOLDFAST_ID_SCOPE, which `holdfast serve` prints into connection.env",
+            )
+        })?;
+        let client = Client::new(login.clone())?;
+        Ok((Service { client, id_scope }, login))
+    }
 }
 
 impl Group {

@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -148,7 +147,10 @@ impl<'a> Registering<'a> {
                 false => fleet.begin(self, index)?,
             }
         }
-        let next = self.due.peek().map(|Reverse((due, _))| Duration::from_nanos(due - now));
+        let next = self
+            .due
+            .peek()
+            .map(|Reverse((due, _))| Duration::from_nanos(due - now));
         fleet.turn(self, next.map_or(wait, |next| next.min(wait)))?;
         match self.fault.take() {
             None => Ok(()),
@@ -166,9 +168,8 @@ impl<'a> Registering<'a> {
             .as_ref()
             .and_then(|slot| slot.operation.as_deref());
         if let Some(operation) = operation {
-            let topic = format!(
-                "$dps/registrations/GET/iotdps-get-operationstatus/?$rid=2&operationId={operation}"
-            );
+            let topic =
+                format!("$dps/registrations/GET/iotdps-get-operationstatus/?$rid=2&operationId={operation}");
             say(link, &topic, b" ");
         }
     }
@@ -299,8 +300,7 @@ impl Driver for Registering<'_> {
     }
 }
 
-/// Registers `count` devices, of which `job` makes each, and hands every result to `done`. `begin` gives the next number,
-/// `None` when there are no more.
+/// Registers the devices that `next` gives, until it gives none, and hands every result to `done`.
 ///
 /// # Errors
 /// Those of [`Registering::turn`].
@@ -326,12 +326,6 @@ pub(crate) fn register_all(
     Ok(())
 }
 
-/// A shared counter's next number below `count`.
-pub(crate) fn next_number(next: &Arc<std::sync::atomic::AtomicUsize>, count: usize) -> Option<usize> {
-    let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    (number < count).then_some(number)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -347,7 +341,10 @@ mod tests {
             })
         );
         assert_eq!(read_answer("d", br#"{"status":"assigning"}"#).unwrap(), None);
-        let failed = read_answer("d", br#"{"status":"failed","registrationState":{"errorCode":400207}}"#);
+        let failed = read_answer(
+            "d",
+            br#"{"status":"failed","registrationState":{"errorCode":400207}}"#,
+        );
         assert!(failed.unwrap_err().to_string().contains("400207"));
         assert!(read_answer("d", b"nonsense").is_err());
     }

@@ -23,7 +23,7 @@ pub(in crate::cli) struct AttestationArgs {
     /// Second certificate, for rolling
     #[arg(long, value_name = "FILE", requires = "certificate")]
     secondary_certificate: Option<PathBuf>,
-    /// Name of a verified authority of the hub (see `holdfast ca`) that signs the certificates of devices
+    /// Name of a verified authority of the hub (see `holdfast dps certificate`) that signs the certificates of devices
     #[arg(long, value_name = "NAME", conflicts_with_all = ["primary_key", "secondary_key", "certificate"])]
     ca_name: Option<String>,
 }

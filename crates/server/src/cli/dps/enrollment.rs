@@ -67,7 +67,13 @@ impl Command {
                 let mut body = client.get(path.clone()).send()?;
                 let tag = body.get("etag").and_then(Value::as_str).map(str::to_owned);
                 change.apply(&mut body)?;
-                output.object(&client.put(path).if_match(tag.as_deref()).json(body).send()?)
+                client
+                    .put(path.clone())
+                    .if_match(tag.as_deref())
+                    .json(body)
+                    .send()?;
+                // Read again: the answer to a change has the keys in it.
+                output.object(&client.get(path).send()?)
             }
             Command::List => {
                 let list = query(&client, "/enrollments/query")?;

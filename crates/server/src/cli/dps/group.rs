@@ -30,6 +30,8 @@ pub(in crate::cli) enum Command {
         /// Group id
         id: String,
     },
+    /// Show or set which devices of a group are let in
+    Access(super::access::Access),
     /// Delete a group; devices that are on a hub stay there
     Delete {
         /// Group id
@@ -52,6 +54,7 @@ impl Command {
         let client = client(global)?;
         let output = global.output();
         match self {
+            Command::Access(access) => access.run(global),
             Command::Create(change) => {
                 let mut body = json!({ "attestation": { "type": "symmetricKey" } });
                 change.apply(&mut body)?;
@@ -64,7 +67,13 @@ impl Command {
                 let mut body = client.get(path.clone()).send()?;
                 let tag = body.get("etag").and_then(Value::as_str).map(str::to_owned);
                 change.apply(&mut body)?;
-                output.object(&client.put(path).if_match(tag.as_deref()).json(body).send()?)
+                client
+                    .put(path.clone())
+                    .if_match(tag.as_deref())
+                    .json(body)
+                    .send()?;
+                // Read again: the answer to a change has the keys in it.
+                output.object(&client.get(path).send()?)
             }
             Command::List => {
                 let list = query(&client, "/enrollmentGroups/query")?;

@@ -29,7 +29,7 @@ pub(in crate::cli) enum Command {
         /// Share of devices, 1 to 1000
         #[arg(long)]
         weight: Option<u32>,
-        /// Latency in milliseconds, for the allocation geo-latency
+        /// Latency in milliseconds, for the allocation geo-latency; measured once a minute if not given
         #[arg(long, value_name = "MS")]
         latency: Option<u32>,
         /// Whether enrollments that name no hubs may choose it
@@ -85,6 +85,7 @@ impl Command {
                         ("weight", "/allocationWeight"),
                         ("apply", "/applyAllocationPolicy"),
                         ("latency", "/latencyMs"),
+                        ("measured", "/measuredLatencyMs"),
                         ("policy", "/policy"),
                     ],
                 )

@@ -1,6 +1,8 @@
 //! `holdfast dps`: device provisioning.
 
+mod access;
 mod attestation;
+mod certificate;
 mod enrollment;
 mod group;
 mod linked_hub;
@@ -26,6 +28,9 @@ pub(super) enum Command {
     /// Enrollments of many devices: create, list, show, update, delete, keys
     #[command(subcommand)]
     Group(group::Command),
+    /// Authorities that enrollments name: upload, verify, list, show, delete
+    #[command(subcommand)]
+    Certificate(certificate::Command),
     /// Where devices stand: list, show, delete
     #[command(subcommand)]
     Registration(registration::Command),
@@ -57,6 +62,7 @@ impl Command {
         match self {
             Command::Enrollment(command) => command.run(global),
             Command::Group(command) => command.run(global),
+            Command::Certificate(command) => command.run(global),
             Command::Registration(command) => command.run(global),
             Command::LinkedHub(command) => command.run(global),
             Command::ComputeDeviceKey(args) => args.run(global),
