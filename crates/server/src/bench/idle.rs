@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use holdfast_mqtt::client::Event;
 
-use super::Stage;
 use super::devices::Accounts;
 use super::fleet::{Account, Driver, Fleet, Link, Lost};
 use super::mqtt_load::PATIENCE;
 use super::report::{Report, Subject, Unit};
-use super::target::{Target, TargetOptions};
+use super::target::{Protocol, Target, TargetOptions};
+use super::{Stage, amqp_idle};
 use crate::cli::output::{self, Format};
 use crate::cli::profile::Wanted;
 use crate::serve::units::Span;
@@ -19,12 +19,15 @@ use crate::serve::units::Span;
 /// Handshakes under way at once.
 const OPENING_AT_ONCE: usize = 64;
 
-/// Memory per idle connection: logged in, with the four subscriptions of an ordinary device.
+/// Memory per idle connection: logged in, with the four subscriptions of an ordinary device, or its links over AMQP.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Resident memory is read after the devices are registered and again when all connections are open and quiet.\nA process may hold as many connections as `ulimit -Hn` allows it files; source addresses change by themselves on loopback.\n\nExamples:\n  holdfast bench idle\n  holdfast bench idle --tls --connections 5000\n  holdfast bench idle --broker 127.0.0.1:1883 --server-pid $(pidof mosquitto)"
+    after_help = "Resident memory is read after the devices are registered and again when all connections are open and quiet.\nA process may hold as many connections as `ulimit -Hn` allows it files; source addresses change by themselves on loopback.\n\nWith AMQP each connection has eight links: $cbs both ways, telemetry, cloud-to-device messages, methods both ways and\ntwin both ways, as the Node.js SDK opens them, and has asked for changes of desired properties.\n\nExamples:\n  holdfast bench idle\n  holdfast bench idle --protocol amqp --tls\n  holdfast bench idle --tls --connections 5000\n  holdfast bench idle --broker 127.0.0.1:1883 --server-pid $(pidof mosquitto)"
 )]
 pub(crate) struct IdleArgs {
+    /// What devices speak
+    #[arg(long, value_enum, default_value_t)]
+    protocol: Protocol,
     #[command(flatten)]
     target: TargetOptions,
     /// Connections, each of a device of its own
@@ -36,7 +39,8 @@ pub(crate) struct IdleArgs {
 }
 
 impl IdleArgs {
-    pub(crate) fn run(self, wanted: &Wanted, format: Format) -> anyhow::Result<()> {
+    pub(crate) fn run(mut self, wanted: &Wanted, format: Format) -> anyhow::Result<()> {
+        self.target.protocol = self.protocol;
         let stage = Stage::new("idle");
         let count = self.connections as usize;
         let target = self.target.target(wanted, true)?;
@@ -47,10 +51,15 @@ impl IdleArgs {
         let accounts = target.accounts(count)?;
         let measured = self.measure(&target, &accounts, &stage);
         let cleaned = target.clean_up(&accounts);
-        let mut report = Report::new(
-            "idle",
-            serde_json::json!({ "connections": count, "tls": self.target.tls, "subscriptionsPerConnection": 4 }),
-        );
+        let mut parameters = serde_json::json!({ "connections": count, "tls": self.target.tls });
+        match self.protocol {
+            Protocol::Mqtt => parameters["subscriptionsPerConnection"] = 4.into(),
+            Protocol::Amqp => {
+                parameters["protocol"] = Protocol::Amqp.name().into();
+                parameters["linksPerConnection"] = amqp_idle::LINKS.into();
+            }
+        }
+        let mut report = Report::new("idle", parameters);
         report.subjects.push(measured?);
         cleaned?;
         drop((stage, target));
@@ -62,23 +71,29 @@ impl IdleArgs {
         stage.say("waiting for the server to settle");
         thread::sleep(self.settle.0);
         let before = target.usage()?.context("the server is gone")?;
-        let mut fleet = Fleet::new(&target.endpoint, count, 1, 0, Instant::now())?;
-        let mut idle = Idle { accounts };
-        let bar = output::progress(u64::from(self.connections), "connections");
         let begin = Instant::now();
-        let opened = fleet.open_all(&mut idle, OPENING_AT_ONCE, PATIENCE, |open| {
-            bar.set_position(open as u64)
-        });
+        let mut connections = match self.protocol {
+            Protocol::Mqtt => Connections::Mqtt(
+                Fleet::new(&target.endpoint, count, 1, 0, begin)?,
+                Idle { accounts },
+            ),
+            Protocol::Amqp => Connections::Amqp(amqp_idle::AmqpIdle::new(&target.endpoint, accounts, count)?),
+        };
+        let bar = output::progress(u64::from(self.connections), "connections");
+        let opened = connections.open_all(|open| bar.set_position(open as u64));
         bar.finish_and_clear();
         opened?;
         let opening_seconds = begin.elapsed().as_secs_f64();
         let open = target.usage()?.context("the server is gone")?;
         let quiet = Instant::now();
         while quiet.elapsed() < self.settle.0 {
-            fleet.turn(&mut idle, Duration::from_millis(100))?;
+            connections.turn()?;
         }
         let after = target.usage()?.context("the server is gone")?;
-        anyhow::ensure!(fleet.open_count() == count, "some connections ended meanwhile");
+        anyhow::ensure!(
+            connections.open_count() == count,
+            "some connections ended meanwhile"
+        );
         let mut subject = Subject::new(&target.name, &target.version);
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let grown = after.rss_bytes as f64 - before.rss_bytes as f64;
@@ -124,6 +139,36 @@ impl IdleArgs {
         let cpu = (after.cpu_seconds() - open.cpu_seconds()) / quiet.elapsed().as_secs_f64();
         subject.add("serverCoresIdle", "server cores when idle", Unit::Cores, cpu);
         Ok(subject)
+    }
+}
+
+/// Connections of either protocol.
+enum Connections<'a> {
+    Mqtt(Fleet, Idle<'a>),
+    Amqp(amqp_idle::AmqpIdle<'a>),
+}
+
+impl Connections<'_> {
+    fn open_all(&mut self, progress: impl FnMut(usize)) -> anyhow::Result<()> {
+        match self {
+            Connections::Mqtt(fleet, idle) => fleet.open_all(idle, OPENING_AT_ONCE, PATIENCE, progress),
+            Connections::Amqp(idle) => idle.open_all(OPENING_AT_ONCE, PATIENCE, progress),
+        }
+    }
+
+    fn turn(&mut self) -> anyhow::Result<()> {
+        let wait = Duration::from_millis(100);
+        match self {
+            Connections::Mqtt(fleet, idle) => fleet.turn(idle, wait),
+            Connections::Amqp(idle) => idle.turn(wait),
+        }
+    }
+
+    const fn open_count(&self) -> usize {
+        match self {
+            Connections::Mqtt(fleet, _) => fleet.open_count(),
+            Connections::Amqp(idle) => idle.open_count(),
+        }
     }
 }
 

@@ -1,13 +1,13 @@
-//! `bench read`: events out of the hub, as `holdfast monitor` and its like read them.
+//! `bench read`: events out of the hub, as `holdfast monitor` and its like read them, or as Event Hubs clients do.
 
 use std::io::Read as _;
 use std::time::Instant;
 
-use super::Stage;
 use super::ingest::load;
 use super::mqtt_load::LoadOptions;
 use super::report::{Report, Subject, Unit};
-use super::target::TargetOptions;
+use super::target::{Protocol, TargetOptions, hub_endpoint};
+use super::{Stage, amqp_read};
 use crate::cli::client::Client;
 use crate::cli::output::Format;
 use crate::cli::profile::Wanted;
@@ -16,12 +16,28 @@ use crate::serve::units::Span;
 /// Bytes taken by one read.
 const READ_BYTES: usize = 256 << 10;
 
-/// Events per second over the event stream of the REST API, from a log filled just before.
+/// How events are read.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Way {
+    /// The event stream of the REST API
+    #[default]
+    Rest,
+    /// The Event Hubs-compatible endpoint
+    Amqp,
+}
+
+/// Events per second over the event stream of the REST API or over AMQP, from a log filled just before.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "What is measured is the stream of server-sent events over HTTPS, JSON included; the log below it is measured by\n`cargo bench -p holdfast-store --bench log`.\n\nExamples:\n  holdfast bench read\n  holdfast bench read --events 1000000 --payload 100"
+    after_help = "What is measured is the stream of server-sent events over HTTPS, JSON included, or one AMQP connection that reads all\npartitions; the log below both is measured by `cargo bench -p holdfast-store --bench log`.\n\nExamples:\n  holdfast bench read\n  holdfast bench read --protocol amqp                     as azure-eventhub does: 300 events ahead in each partition\n  holdfast bench read --protocol amqp --tls --prefetch 5000\n  holdfast bench read --events 1000000 --payload 100"
 )]
 pub(crate) struct ReadArgs {
+    /// How events are read
+    #[arg(long, value_enum, default_value_t)]
+    protocol: Way,
+    /// With AMQP: events that may be under way in each partition
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    prefetch: u32,
     #[command(flatten)]
     target: TargetOptions,
     /// Events to read
@@ -35,7 +51,7 @@ pub(crate) struct ReadArgs {
 impl ReadArgs {
     pub(crate) fn run(self, wanted: &Wanted, format: Format) -> anyhow::Result<()> {
         let stage = Stage::new("read");
-        let target = self.target.hub(wanted)?;
+        let mut target = self.target.hub(wanted)?;
         let fill = LoadOptions {
             connections: 100,
             payload: self.payload,
@@ -49,9 +65,24 @@ impl ReadArgs {
         while written < self.events {
             written += load(&target, &fill, &stage)?.count;
         }
+        // The log is filled over MQTT; what comes now is another endpoint of the same hub.
+        let partitions = match self.protocol {
+            Way::Rest => None,
+            Way::Amqp => {
+                let login = target.rest()?.login();
+                target.endpoint = hub_endpoint(login, Protocol::Amqp, self.target.tls, true)?;
+                Some(amqp_read::partitions(&target)?)
+            }
+        };
         stage.say("reading");
         let (before, begin) = (target.usage()?, Instant::now());
-        let (events, bytes) = read(target.rest()?, self.events)?;
+        let (events, bytes) = match partitions {
+            None => read(target.rest()?, self.events)?,
+            Some(partitions) => {
+                let read = amqp_read::read(&target, partitions, self.prefetch, self.events)?;
+                (read.events, read.bytes)
+            }
+        };
         let seconds = begin.elapsed().as_secs_f64();
         let mut subject = Subject::new(&target.name, &target.version);
         subject.add(
@@ -80,7 +111,13 @@ impl ReadArgs {
             Unit::Mebibytes,
             mib / seconds,
         );
-        let parameters = serde_json::json!({ "events": events, "payload": self.payload });
+        let mut parameters = serde_json::json!({ "events": events, "payload": self.payload });
+        if let Some(partitions) = partitions {
+            parameters["protocol"] = Protocol::Amqp.name().into();
+            parameters["tls"] = self.target.tls.into();
+            parameters["partitions"] = partitions.into();
+            parameters["prefetch"] = self.prefetch.into();
+        }
         let mut report = Report::new("read", parameters);
         report.subjects.push(subject);
         drop((stage, target));
