@@ -1,7 +1,7 @@
 //! Devices of a test: registered in bulk with keys of our own, so that tokens are signed here without asking anybody.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -10,7 +10,7 @@ use holdfast_model::credential::{SymmetricKey, sign_sas};
 use serde_json::{Value, json};
 
 use super::amqp_client::{self, WantedLink};
-use super::fleet::Account;
+use super::fleet::{Account, Endpoint};
 use crate::cli::client::{API_VERSION, Client};
 use crate::cli::failure::{Failure, Kind};
 
@@ -30,7 +30,25 @@ const KEEP_ALIVE_SECONDS: u16 = 1_170;
 #[derive(Clone, Debug)]
 pub(crate) struct Device {
     pub(crate) id: String,
-    pub(crate) key: SymmetricKey,
+    /// `None` for one that proves itself by the certificate of its [`Place`].
+    pub(crate) key: Option<SymmetricKey>,
+    /// Where it connects to, if not where the others do.
+    pub(crate) place: Option<Arc<Place>>,
+}
+
+/// Where a device connects to.
+pub(crate) struct Place {
+    /// Host name in user names and tokens.
+    pub(crate) host: String,
+    pub(crate) endpoint: Endpoint,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place")
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Whom connections log in as.
@@ -84,7 +102,7 @@ impl Accounts {
                 (
                     host.clone(),
                     device.audience(host),
-                    device.token(host, TOKEN_LIFE),
+                    device.token(host, TOKEN_LIFE).unwrap_or_default(),
                 )
             }
         };
@@ -126,7 +144,7 @@ impl Device {
                 "{host}/{}/?api-version={API_VERSION}&DeviceClientType=holdfast",
                 self.id
             )),
-            password: Some(self.token(host, life)),
+            password: self.token(host, life),
             ..Account::default()
         }
     }
@@ -136,11 +154,12 @@ impl Device {
         format!("{host}/devices/{}", self.id)
     }
 
-    /// A token that lives for `life`.
-    fn token(&self, host: &str, life: Duration) -> String {
+    /// A token that lives for `life`; `None` for a device with a certificate.
+    fn token(&self, host: &str, life: Duration) -> Option<String> {
         let expiry = now_seconds().saturating_add(i64::try_from(life.as_secs()).unwrap_or(i64::MAX));
         let expiry = Timestamp::from_seconds(expiry);
-        sign_sas(&self.audience(host), &self.key, expiry, None)
+        let key = self.key.as_ref()?;
+        Some(sign_sas(&self.audience(host), key, expiry, None))
     }
 
     /// Telemetry without properties.
@@ -176,11 +195,12 @@ pub(crate) fn register(
     let devices: Vec<Device> = (0..count)
         .map(|number| Device {
             id: format!("{prefix}{number:0width$}"),
-            key: SymmetricKey::generate(),
+            key: Some(SymmetricKey::generate()),
+            place: None,
         })
         .collect();
     let entry = |device: &Device| {
-        let key = device.key.reveal();
+        let key = device.key.as_ref().map(SymmetricKey::reveal);
         json!({
             "id": device.id,
             "importMode": "createOrUpdate",
@@ -200,6 +220,19 @@ pub(crate) fn delete(
 ) -> anyhow::Result<()> {
     let entry = |device: &Device| json!({ "id": device.id, "importMode": "delete" });
     bulk(client, devices, &entry, &progress)
+}
+
+/// Deletes devices by id.
+pub(crate) fn delete_ids(client: &Client, ids: Vec<String>) -> anyhow::Result<()> {
+    let devices: Vec<Device> = ids
+        .into_iter()
+        .map(|id| Device {
+            id,
+            key: None,
+            place: None,
+        })
+        .collect();
+    delete(client, &devices, |_| {})
 }
 
 /// Sends an entry per device, in full requests, several at once.
@@ -263,7 +296,8 @@ mod tests {
     fn accounts() -> Accounts {
         let devices = ["a", "b"].map(|id| Device {
             id: id.to_owned(),
-            key: SymmetricKey::generate(),
+            key: Some(SymmetricKey::generate()),
+            place: None,
         });
         Accounts::Devices {
             host: "hub.test".to_owned(),
@@ -285,7 +319,7 @@ mod tests {
         let Accounts::Devices { devices, .. } = &accounts else {
             unreachable!()
         };
-        assert!(token.verify(&devices[1].key));
+        assert!(token.verify(devices[1].key.as_ref().unwrap()));
         assert_eq!(accounts.telemetry_topic(0), "devices/a/messages/events/");
         // More connections than devices go round.
         assert_eq!(accounts.account(2).client_id, "a");

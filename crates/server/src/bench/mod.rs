@@ -33,6 +33,7 @@ mod ingest;
 mod method;
 pub mod mqtt_load;
 pub(crate) mod pacing;
+pub(crate) mod provision;
 mod read;
 mod report;
 mod spawn;
@@ -63,6 +64,7 @@ enum Measurement {
     Connect(connect::ConnectArgs),
     Method(method::MethodArgs),
     Twin(twin::TwinArgs),
+    Provision(provision::ProvisionArgs),
     Read(read::ReadArgs),
     Start(start::StartArgs),
 }
@@ -81,6 +83,7 @@ impl BenchCommand {
             Measurement::Connect(args) => args.run(wanted, format),
             Measurement::Method(args) => args.run(wanted, format),
             Measurement::Twin(args) => args.run(wanted, format),
+            Measurement::Provision(args) => args.run(wanted, format),
             Measurement::Read(args) => args.run(wanted, format),
             Measurement::Start(args) => args.run(format),
         }

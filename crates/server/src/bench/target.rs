@@ -306,9 +306,20 @@ impl Target {
         }
     }
 
+    /// Whether the server was there before, and stays.
+    pub(crate) const fn stays(&self) -> bool {
+        self.stays
+    }
+
     /// The hub's REST API.
     pub(crate) fn rest(&self) -> anyhow::Result<&Client> {
         self.client.as_ref().context("the target is not a hub")
+    }
+
+    /// The data directory of a hub that was started for the measurement.
+    pub(crate) fn data_dir(&self) -> Option<PathBuf> {
+        let dir = self._dir.as_ref().filter(|_| self.client.is_some());
+        dir.map(|dir| dir.path().join("data"))
     }
 
     /// What the server uses now, if it is a process known here.

@@ -6,6 +6,7 @@
 //! a device without a connection keeps its messages for later, and sends again what was not acknowledged.
 
 mod devices;
+mod provision;
 mod template;
 
 use std::collections::VecDeque;
@@ -17,7 +18,7 @@ use anyhow::Context as _;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use crate::bench::devices::{delete, register};
+use crate::bench::devices::{Device, delete, register};
 use crate::bench::fleet::{Fleet, Link};
 use crate::bench::pacing::Pace;
 use crate::bench::raise_open_files;
@@ -28,6 +29,7 @@ use crate::cli::output::{self, Format};
 use crate::cli::profile::{Login, Wanted};
 use crate::serve::units::Span;
 use devices::{Devices, Totals};
+use provision::{ProvisionOptions, Provisioned};
 use template::Template;
 
 /// Handshakes under way at once.
@@ -45,7 +47,7 @@ const PING_SWEEP: Duration = Duration::from_secs(1);
 /// Arguments of `holdfast simulate`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Devices are called PREFIX0, PREFIX1 and so on. They are created, or given new keys if they exist. They answer every\ndirect method with status 200 and its own payload, and report desired properties as they are.\n\nPlaceholders of messages: {{device}}, {{sequence}}, {{time}}, {{uuid}}, {{random 1 6}} (whole numbers),\n{{random 18.00 26.00}} (as many decimals as written).\n\nExamples:\n  holdfast simulate                                            ten devices, a message per second each\n  holdfast simulate -n 5000 --total-rate 20000 --duration 1m --cleanup\n  holdfast simulate -n 3 --prefix press- --count 10 --message '{\"pressure\":{{random 1.0 9.9}}}'"
+    after_help = "Devices are called PREFIX0, PREFIX1 and so on. They are created, or given new keys if they exist; with\n--provision they register themselves. They answer every\ndirect method with status 200 and its own payload, and report desired properties as they are.\n\nPlaceholders of messages: {{device}}, {{sequence}}, {{time}}, {{uuid}}, {{random 1 6}} (whole numbers),\n{{random 18.00 26.00}} (as many decimals as written).\n\nExamples:\n  holdfast simulate                                            ten devices, a message per second each\n  holdfast simulate -n 5000 --total-rate 20000 --duration 1m --cleanup\n  holdfast simulate -n 5000 --provision                        the devices find their hub through provisioning\n  holdfast simulate -n 100 --provision --attestation x509\n  holdfast simulate -n 3 --prefix press- --count 10 --message '{\"pressure\":{{random 1.0 9.9}}}'"
 )]
 pub struct SimulateCommand {
     /// Number of devices
@@ -83,6 +85,8 @@ pub struct SimulateCommand {
     /// Delete the devices at the end
     #[arg(long)]
     cleanup: bool,
+    #[command(flatten)]
+    provisioning: ProvisionOptions,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -102,12 +106,9 @@ impl SimulateCommand {
         let login = Login::find(wanted)?;
         let client = Client::new(login.clone())?;
         let count = self.count_of_devices as usize;
-        let bar = output::progress(u64::from(self.count_of_devices), "creating devices");
-        let devices = register(&client, &self.prefix, count, |done| bar.inc(done as u64));
-        bar.finish_and_clear();
-        let devices = devices?;
         let stop = Arc::new(AtomicBool::new(false));
         watch_for_interrupt(Arc::clone(&stop))?;
+        let (devices, provisioned) = self.devices(wanted, &login, &client, &stop)?;
         let clock = Instant::now();
         let mut simulated = Devices::new(&login.host, &devices, &self.message, clock);
         let run = self.simulate(&login, &mut simulated, clock, &stop);
@@ -116,10 +117,13 @@ impl SimulateCommand {
             let deleted = delete(&client, &devices, |done| bar.inc(done as u64));
             bar.finish_and_clear();
             deleted?;
+            if let Some(provisioned) = &provisioned {
+                provisioned.clean_up()?;
+            }
         }
         let seconds = run?;
         let totals = simulated.totals;
-        print_summary(&totals, count, seconds, format)?;
+        print_summary(&totals, count, seconds, provisioned.as_ref(), format)?;
         if totals.connects == 0 {
             let why = totals
                 .last_fault
@@ -129,6 +133,28 @@ impl SimulateCommand {
                 .into());
         }
         Ok(())
+    }
+
+    /// Makes the devices on the hub, or lets provisioning do so.
+    fn devices(
+        &self,
+        wanted: &Wanted,
+        login: &Login,
+        client: &Client,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<(Vec<Device>, Option<Provisioned>)> {
+        let count = self.count_of_devices as usize;
+        if self.provisioning.provision {
+            let mut provisioned =
+                self.provisioning
+                    .bring_up(wanted, login, &self.prefix, count, self.plain, stop)?;
+            let devices = std::mem::take(&mut provisioned.devices);
+            return Ok((devices, Some(provisioned)));
+        }
+        let bar = output::progress(u64::from(self.count_of_devices), "creating devices");
+        let devices = register(client, &self.prefix, count, |done| bar.inc(done as u64));
+        bar.finish_and_clear();
+        Ok((devices?, None))
     }
 
     /// Returns for how many seconds messages were sent.
@@ -297,14 +323,27 @@ fn watch_for_interrupt(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_summary(totals: &Totals, devices: usize, seconds: f64, format: Format) -> anyhow::Result<()> {
-    let summary = summary(totals, devices, seconds);
+fn print_summary(
+    totals: &Totals,
+    devices: usize,
+    seconds: f64,
+    provisioned: Option<&Provisioned>,
+    format: Format,
+) -> anyhow::Result<()> {
     if format == Format::Json {
+        let mut summary = summary(totals, devices, seconds);
+        if let Some(provisioned) = provisioned {
+            summary["provisioning"] = provisioned.summary(devices);
+        }
         return output::json(&summary);
     }
     let ms = |percent: f64| format!("{:.1} ms", totals.latency.percentile(percent) as f64 / 1e6);
     let row = |name: &str, value: String| json!({ "what": name, "value": value });
-    let mut rows = vec![
+    let mut rows = Vec::new();
+    if let Some(provisioned) = provisioned {
+        rows.push(row("provisioned", provisioned.line(devices)));
+    }
+    rows.extend([
         row(
             "devices",
             format!("{devices}, connected {}", totals.connects - totals.reconnects),
@@ -317,7 +356,7 @@ fn print_summary(totals: &Totals, devices: usize, seconds: f64, format: Format) 
         row("methods answered", totals.methods.to_string()),
         row("desired changes", totals.desired.to_string()),
         row("cloud-to-device messages", totals.cloud_to_device.to_string()),
-    ];
+    ]);
     if let Some(fault) = &totals.last_fault {
         rows.push(row("last fault", fault.clone()));
     }
