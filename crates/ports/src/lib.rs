@@ -3,7 +3,7 @@
 //! *Driving* ports are called by protocol heads and implemented by engines ([`gateway`], [`service`],
 //! [`session`], [`provisioning`]). *Driven* ports
 //! are called by engines and implemented by stores ([`registry`], [`twin`], [`event_log`], [`queue`], [`settings`],
-//! [`enrollment`], [`clock`]). [`memory`] has an in-memory double of every driven port; [`suite`] is the behaviour suite that each
+//! [`enrollment`], [`configuration`], [`job`], [`clock`]). [`memory`] has an in-memory double of every driven port; [`suite`] is the behaviour suite that each
 //! implementation passes.
 //!
 //! Contract of every driven port: a method that returns `Ok` has made its change durable, unless its documentation
@@ -11,12 +11,16 @@
 //! assumes that all callers live in one process.
 
 pub mod clock;
+pub mod endpoint;
+pub mod configuration;
 pub mod enrollment;
 pub mod event_log;
 pub mod gateway;
+pub mod job;
 pub mod memory;
 
 pub mod provisioning;
+pub mod query;
 pub mod queue;
 pub mod registry;
 pub mod service;

@@ -4,9 +4,11 @@
 //! fast: the engine's tests run on it, and the property tests of the real stores compare themselves with it. Nothing
 //! is durable, and a call either happens as a whole or not at all because the mutex is held throughout.
 
+mod configuration;
 mod enrollment;
 pub mod event_log;
 mod feedback;
+mod job;
 mod queue;
 mod registry;
 mod settings;
@@ -16,6 +18,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use holdfast_model::Identity;
+use holdfast_model::configuration::ConfigurationStatus;
 use holdfast_model::policy::Policy;
 use holdfast_model::registry::IdentityRecord;
 use holdfast_model::subscription::Subscriptions;
@@ -38,6 +41,7 @@ struct Entry {
     session: Option<Subscriptions>,
     /// Waiting messages, oldest first.
     queue: Vec<queue::Queued>,
+    configurations: BTreeMap<String, ConfigurationStatus>,
 }
 
 struct State {
@@ -52,6 +56,8 @@ struct State {
     consumer_groups: BTreeSet<String>,
     checkpoints: BTreeMap<(String, u16), u64>,
     provisioning: enrollment::Provisioning,
+    configurations: configuration::Configurations,
+    jobs: job::Jobs,
     nonces: Nonces,
     unavailable: bool,
 }
@@ -85,6 +91,9 @@ impl MemoryStore {
                 consumer_groups: BTreeSet::from([DEFAULT_CONSUMER_GROUP.to_owned()]),
                 checkpoints: BTreeMap::new(),
                 provisioning: enrollment::Provisioning::default(),
+                device_jobs: query::DeviceJobs::new(),
+                configurations: configuration::Configurations::new(),
+                jobs: job::Jobs::default(),
                 nonces: Nonces {
                     random: RandomState::new(),
                     count: 0,
