@@ -16,6 +16,7 @@ pub mod method;
 pub mod policy;
 pub mod provisioning;
 pub mod registry;
+pub mod routing;
 pub mod subscription;
 pub mod time;
 pub mod twin;
