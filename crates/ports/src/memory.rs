@@ -9,6 +9,7 @@ mod enrollment;
 pub mod event_log;
 mod feedback;
 mod job;
+mod query;
 mod queue;
 mod registry;
 mod settings;
@@ -18,7 +19,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use holdfast_model::Identity;
-use holdfast_model::configuration::ConfigurationStatus;
 use holdfast_model::policy::Policy;
 use holdfast_model::registry::IdentityRecord;
 use holdfast_model::subscription::Subscriptions;
@@ -37,11 +37,11 @@ pub struct MemoryStore {
 /// What belongs to one identity and goes with it.
 struct Entry {
     record: IdentityRecord,
+    /// With the configurations that it shows (`twin.configurations`).
     twin: Twin,
     session: Option<Subscriptions>,
     /// Waiting messages, oldest first.
     queue: Vec<queue::Queued>,
-    configurations: BTreeMap<String, ConfigurationStatus>,
 }
 
 struct State {
@@ -57,6 +57,7 @@ struct State {
     checkpoints: BTreeMap<(String, u16), u64>,
     provisioning: enrollment::Provisioning,
     configurations: configuration::Configurations,
+    /// Jobs, and what came of them at each target (`devices.jobs`).
     jobs: job::Jobs,
     nonces: Nonces,
     unavailable: bool,
@@ -91,7 +92,6 @@ impl MemoryStore {
                 consumer_groups: BTreeSet::from([DEFAULT_CONSUMER_GROUP.to_owned()]),
                 checkpoints: BTreeMap::new(),
                 provisioning: enrollment::Provisioning::default(),
-                device_jobs: query::DeviceJobs::new(),
                 configurations: configuration::Configurations::new(),
                 jobs: job::Jobs::default(),
                 nonces: Nonces {

@@ -15,10 +15,10 @@ pub(super) struct Jobs {
     last_number: u64,
     jobs: BTreeMap<u64, Job>,
     /// By job number, device id, module id.
-    targets: BTreeMap<Key, DeviceJob>,
+    pub(super) targets: BTreeMap<Key, DeviceJob>,
 }
 
-type Key = (u64, String, String);
+pub(super) type Key = (u64, String, String);
 
 fn key(number: u64, identity: &Identity) -> Key {
     let module = identity.module_id().unwrap_or_default();
@@ -34,6 +34,11 @@ impl Jobs {
     fn job(&mut self, id: &str) -> StoreResult<&mut Job> {
         let number = self.number(id)?;
         self.jobs.get_mut(&number).ok_or(StoreError::Missing)
+    }
+
+    /// Every target of every job, by job number, device id and module id.
+    pub(super) fn device_jobs(&self) -> impl Iterator<Item = &DeviceJob> {
+        self.targets.values()
     }
 
     fn of(&mut self, number: u64) -> impl Iterator<Item = &mut DeviceJob> {
