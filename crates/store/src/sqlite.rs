@@ -5,17 +5,19 @@
 //! - `readers`: read-only connections, used inline on the calling thread.
 //! - `schema`: opening, versions, migrations (`migrations/`); the tables are described there.
 //! - one file per port: `registry`, `twin`, `c2d` with `feedback`, `settings`, `sessions`, `checkpoints`,
-//!   `enrollments`.
+//!   `enrollments`, `configurations`, `jobs`.
 //!
 //! The file belongs to one process at a time (a lock file beside it says so); anyone may read it with the `sqlite3`
 //! tool meanwhile. Why it is built like this, with measurements: `docs/adr/0011-embedded-store.md`.
 
 mod c2d;
 mod checkpoints;
+mod configurations;
 mod enrollments;
 pub mod events;
 mod fault;
 mod feedback;
+mod jobs;
 mod readers;
 mod registry;
 mod schema;
