@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use holdfast_model::c2d::{AckMode, FeedbackBatch, LockToken};
+use holdfast_model::credential::KeyFingerprint;
 use holdfast_model::message::Message;
 use holdfast_model::policy::Rights;
 use holdfast_model::{Error, Identity, Timestamp};
@@ -19,6 +20,8 @@ pub struct Grant {
     pub holder: Holder,
     /// When it ends.
     pub expires_at: Timestamp,
+    /// The policy's key that proved it; it ends with that key. `None` for identities, which their sessions judge.
+    pub key: Option<KeyFingerprint>,
 }
 
 /// The holder of a [`Grant`].
@@ -93,7 +96,8 @@ pub trait ServiceGateway: Send + Sync + 'static {
     /// `IotHubUnauthorizedAccess`.
     fn verify_policy_key(&self, policy: &str, key: &str) -> Result<Grant, Error>;
 
-    /// Whether the policy behind a grant still exists with the same rights; identities are judged by their sessions.
+    /// Whether the policy behind a grant still exists with the same rights and the key that proved it; identities are
+    /// judged by their sessions.
     fn is_current(&self, grant: &Grant) -> bool;
 
     /// Queues a cloud-to-device message, durably; returns its sequence number.
@@ -143,6 +147,7 @@ mod tests {
                 scope: scope.to_owned(),
             },
             expires_at: Timestamp::MAX,
+            key: None,
         };
         let d1 = Identity::device("D1").expect("an id");
         let d11 = Identity::device("D11").expect("an id");
@@ -155,6 +160,7 @@ mod tests {
         let own = Grant {
             holder: Holder::Identity(d1.clone()),
             expires_at: Timestamp::MAX,
+            key: None,
         };
         assert!(own.allows_identity(&d1) && !own.allows_identity(&d11));
         assert!(!own.allows_service(Rights::NONE, "messages"));

@@ -1,5 +1,8 @@
-//! Device provisioning over MQTT: user names and topics (MQTT contract, section 9); bodies of devices are in
-//! [`crate::dto::provisioning`].
+//! Device provisioning over MQTT and AMQP: user names, topics, addresses and properties (MQTT contract, section 9; AMQP
+//! contract, section 6); bodies of devices are in [`crate::dto::provisioning`].
+//!
+//! Over AMQP there is one address for a device's requests and their answers, `{idScope}/registrations/{registrationId}`,
+//! which is its user name, too; what a request asks for is in its application properties. Over MQTT there are topics:
 //!
 //! | Topic | Direction |
 //! |---|---|
@@ -7,7 +10,9 @@
 //! | `$dps/registrations/GET/iotdps-get-operationstatus/?$rid={r}&operationId={op}` | from the device |
 //! | `$dps/registrations/res/{status}/?$rid={r}[&retry-after={s}]` | to the device |
 
-use crate::{api_version, percent};
+use holdfast_model::{Error, ErrorCode};
+
+use crate::{api_version, links, percent};
 
 /// The one filter that devices subscribe to.
 pub const FILTER: &str = "$dps/registrations/res/#";
@@ -108,6 +113,78 @@ pub fn response_topic(status: u16, rid: &str, retry_after: Option<u64>) -> Strin
     topic
 }
 
+/// A registration as AMQP addresses and user names have it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Resource {
+    /// Id scope as sent.
+    pub id_scope: String,
+    /// Registration id as sent.
+    pub registration_id: String,
+}
+
+impl Resource {
+    /// Parses `{idScope}/registrations/{registrationId}`: a full URI, a path with a leading slash, or without; `None` for
+    /// every other text.
+    ///
+    /// ```
+    /// use holdfast_wire::provisioning::Resource;
+    /// let address = Resource::parse("amqps://dps.test/0ne1/registrations/d%3A1").expect("an address");
+    /// assert_eq!((&*address.id_scope, &*address.registration_id), ("0ne1", "d:1"));
+    /// ```
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut segments = links::path_of(text).trim_matches('/').split('/');
+        let (id_scope, literal, registration_id) = (segments.next()?, segments.next()?, segments.next()?);
+        let fits = !id_scope.is_empty()
+            && literal.eq_ignore_ascii_case("registrations")
+            && !registration_id.is_empty()
+            && segments.next().is_none();
+        fits.then(|| Resource {
+            id_scope: percent::decode(id_scope).into_owned(),
+            registration_id: percent::decode(registration_id).into_owned(),
+        })
+    }
+}
+
+/// What a device asks for over AMQP.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AmqpRequest {
+    /// `iotdps-operation-type` is `iotdps-register`; everything else is in the body.
+    Register,
+    /// `iotdps-operation-type` is `iotdps-get-operationstatus`.
+    Status {
+        /// `iotdps-operation-id`
+        operation_id: String,
+    },
+}
+
+/// Names of the property of an answer, and of the entry in an error's map, that say when to ask again: for Node.js, C
+/// and Java, and for C#.
+pub const RETRY_AFTER_NAMES: [&str; 2] = ["retry-after", "Retry-After"];
+
+/// Reads application properties, which `property` gives.
+///
+/// # Errors
+/// `InvalidOperation` for an unknown operation, `ArgumentInvalid` for a status request without an operation id.
+pub fn amqp_request<'a>(property: impl Fn(&str) -> Option<&'a str>) -> Result<AmqpRequest, Error> {
+    match property("iotdps-operation-type") {
+        Some("iotdps-register") => Ok(AmqpRequest::Register),
+        Some("iotdps-get-operationstatus") => match property("iotdps-operation-id") {
+            Some(id) if !id.is_empty() => Ok(AmqpRequest::Status {
+                operation_id: id.to_owned(),
+            }),
+            _ => Err(Error::new(
+                ErrorCode::ArgumentInvalid,
+                "a status request needs iotdps-operation-id",
+            )),
+        },
+        _ => Err(Error::new(
+            ErrorCode::InvalidOperation,
+            "iotdps-operation-type must be iotdps-register or iotdps-get-operationstatus",
+        )),
+    }
+}
+
 /// Makes the user name of a client.
 #[must_use]
 pub fn format_user_name(id_scope: &str, registration_id: &str, client: &str) -> String {
@@ -143,6 +220,42 @@ mod tests {
             "0ne1/registrations/d/api-version=new",
         ] {
             assert_eq!(parse_user_name(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_every_sdk() {
+        for text in [
+            "0ne1/registrations/d-1",
+            "/0ne1/registrations/d-1",
+            "amqps://dps.test/0ne1/registrations/d-1",
+            "amqps://dps.test:5671/0ne1/Registrations/d%2D1/",
+        ] {
+            let found = Resource::parse(text).expect("an address");
+            assert_eq!((&*found.id_scope, &*found.registration_id), ("0ne1", "d-1"), "{text}");
+        }
+        for text in ["", "0ne1/registrations", "0ne1/registrations/", "//registrations/d", "0ne1/x/d", "a/registrations/b/c"] {
+            assert_eq!(Resource::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn requests_over_amqp() {
+        let read = |pairs: &'static [(&str, &str)]| {
+            amqp_request(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| *value))
+        };
+        assert_eq!(read(&[("iotdps-operation-type", "iotdps-register")]), Ok(AmqpRequest::Register));
+        let operation_id = "4.0.x".to_owned();
+        assert_eq!(
+            read(&[("iotdps-operation-type", "iotdps-get-operationstatus"), ("iotdps-operation-id", "4.0.x")]),
+            Ok(AmqpRequest::Status { operation_id })
+        );
+        for (bad, code) in [
+            (&[][..], ErrorCode::InvalidOperation),
+            (&[("iotdps-operation-type", "iotdps-delete")], ErrorCode::InvalidOperation),
+            (&[("iotdps-operation-type", "iotdps-get-operationstatus")], ErrorCode::ArgumentInvalid),
+        ] {
+            assert_eq!(read(bad).expect_err("refused").code, code);
         }
     }
 

@@ -4,6 +4,7 @@ use holdfast_amqp::LinkId;
 use holdfast_amqp::performatives::{Attach, Role, Source, Target, condition};
 use holdfast_model::policy::Rights;
 use holdfast_wire::links::{Address, redirect_address};
+use holdfast_wire::provisioning::Resource;
 
 use super::core::Core;
 use super::failure::{End, Failure};
@@ -17,6 +18,10 @@ use holdfast_amqp::types::{MapBuf, Value};
 pub(super) enum Link {
     /// `$cbs`, from the client.
     CbsRequests,
+    /// `{idScope}/registrations/{registrationId}`, from the client.
+    RegistrationRequests,
+    /// The same, to the client.
+    RegistrationAnswers { settled: bool },
     /// `$cbs`, to the client.
     CbsAnswers { settled: bool, target: Option<Box<str>> },
     /// Telemetry of a device or module.
@@ -96,6 +101,10 @@ impl Core {
             return self.refuse(link, &failure, out);
         };
         let Ok(address) = Address::parse(text) else {
+            let registration = self.shared.provisioning.as_ref().and(Resource::parse(text));
+            if let Some(registration) = registration {
+                return self.attach_registration(link, registration, attach, out);
+            }
             let failure = Failure::new(condition::NOT_FOUND, format!("there is no {text} on this hub"));
             return self.refuse(link, &failure, out);
         };
@@ -271,6 +280,7 @@ impl Core {
     pub(super) fn link_gone(&mut self, link: LinkId, out: &mut Vec<u8>) -> Result<(), End> {
         self.outbox.forget(link);
         self.services.paths.remove(&link);
+        self.judged_link_gone(link);
         let Some(kind) = self.links.remove(&link) else {
             return self.pending_gone(link, out);
         };

@@ -13,8 +13,17 @@ pub struct AmqpConfig {
     pub machine: MachineConfig,
     /// For a TLS handshake. Default 20 s.
     pub handshake_timeout: Duration,
-    /// From the open of a connection to its first link or token; one that says nothing is closed. Default 60 s.
-    pub idle_login_timeout: Duration,
+    /// From the begin of a connection to its first token or link; one that proves nothing is closed. Default 60 s.
+    pub login_timeout: Duration,
+    /// How long after its expiry a token still allows new links: the hub's tolerance of clocks. Default 5 minutes.
+    pub clock_skew: Duration,
+    /// How long after their token's expiry links of services are detached; those of identities are ended by the hub.
+    /// Default 10 minutes.
+    pub token_grace: Duration,
+    /// How often tokens are looked at for their end. Default 5 s.
+    pub token_interval: Duration,
+    /// How long a connection that is over waits for its client to take the last words and to hang up. Default 2 s.
+    pub farewell_timeout: Duration,
     /// Largest message of a device, in bytes; announced on telemetry links. Default 256 KiB.
     pub telemetry_bytes_max: u64,
     /// Largest message of a producer at the event endpoint; clients make their batches of it. Default 1 MiB.
@@ -47,9 +56,11 @@ pub struct AmqpConfig {
     pub output_bytes_pause: usize,
     /// The same, with messages that wait for credit, above which it is closed. Default 4 MiB.
     pub output_bytes_max: usize,
-    /// Connections that may be between accept and the end of their TLS handshake. Default 4,096.
+    /// Connections that may be between accept and their first proven token or link, and as many WebSockets; above, a new
+    /// one takes the place of the one that has waited longest without having said anything, then of the one that has
+    /// proven nothing. Default 4,096.
     pub logins_pending_max: usize,
-    /// Live connections; above, new ones wait in the kernel's queue. Default 20,000.
+    /// Connections that have proven something; one more is closed as it does. Default 100,000.
     pub connections_max: usize,
     /// TLS handshakes worked on at once. Default 2.
     pub handshakes_concurrent: usize,
@@ -64,7 +75,11 @@ impl Default for AmqpConfig {
         AmqpConfig {
             machine: MachineConfig::default(),
             handshake_timeout: Duration::from_secs(20),
-            idle_login_timeout: Duration::from_secs(60),
+            login_timeout: Duration::from_secs(60),
+            clock_skew: Duration::from_secs(limits::CLOCK_SKEW_SECONDS),
+            token_grace: Duration::from_secs(600),
+            token_interval: Duration::from_secs(5),
+            farewell_timeout: Duration::from_secs(2),
             telemetry_bytes_max: limits::D2C_BYTES_MAX as u64,
             producer_bytes_max: 1024 * 1024,
             request_bytes_max: 256 * 1024,
@@ -81,7 +96,7 @@ impl Default for AmqpConfig {
             output_bytes_pause: 256 * 1024,
             output_bytes_max: 4 * 1024 * 1024,
             logins_pending_max: 4_096,
-            connections_max: 20_000,
+            connections_max: 100_000,
             handshakes_concurrent: 2,
             drain_timeout: Duration::from_secs(5),
             sweep_interval: Duration::from_secs(1),

@@ -9,13 +9,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use holdfast_ports::gateway::Protocol;
 use tokio::io::ReadBuf;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::core::Core;
+use super::entrance::{Entrance, evicted};
 use super::failure::End;
 use super::scratch::{INPUT_BYTES, Scratch, with_scratch};
 use super::timers::Timer;
 use super::{DRAINING, ENDING, Shared};
+use crate::lobby::Guest;
 use crate::transport::Transport;
 
 /// Reads of one connection before others have their turn.
@@ -38,10 +39,22 @@ pub(super) struct Connection {
     sent: usize,
     /// The transport holds bytes it has taken and not sent.
     unflushed: bool,
-    /// The end has been said; only output is left.
-    closing: Option<End>,
+    /// The sessions are over; the last words are being exchanged.
+    farewell: Option<Farewell>,
     ended: bool,
-    _place: OwnedSemaphorePermit,
+    /// The client has sent something.
+    heard: bool,
+    entrance: Entrance,
+}
+
+/// The end of a connection that could still be spoken to: what is written leaves, the client may answer our close and
+/// hang up first, so that nothing it has not read is lost to a reset. All within a time.
+struct Farewell {
+    until: u64,
+    /// Our side of the socket is closed.
+    shut: bool,
+    /// So is the client's.
+    hung_up: bool,
 }
 
 impl Connection {
@@ -51,7 +64,7 @@ impl Connection {
         certificates: Arc<[Bytes]>,
         protocol: Protocol,
         peer: SocketAddr,
-        place: OwnedSemaphorePermit,
+        guest: Guest,
     ) -> Self {
         Connection {
             transport,
@@ -62,9 +75,10 @@ impl Connection {
             waiting: Vec::new(),
             sent: 0,
             unflushed: false,
-            closing: None,
+            farewell: None,
             ended: false,
-            _place: place,
+            heard: false,
+            entrance: Entrance::new(guest),
         }
     }
 
@@ -163,6 +177,7 @@ impl Connection {
         if received == 0 {
             return Err(End::lost("the client closed the connection"));
         }
+        self.heard = true;
         self.core.shared.metrics.amqp_bytes_received.add(received as u64);
         let data = &input[..front + received];
         let used = self.take_frames(data, scratch)?;
@@ -252,51 +267,140 @@ impl Connection {
         !self.unflushed && self.waiting.is_empty()
     }
 
-    fn run(&mut self, scratch: &mut Scratch, context: &mut Context<'_>) -> Result<(), End> {
-        if let Some(end) = self.closing.take() {
-            self.write(scratch, context)?;
-            let late = self.core.tick_closing();
-            if self.is_flushed() || late {
-                return Err(end);
+    /// Runs until the connection is over and the client knows it.
+    fn run(&mut self, scratch: &mut Scratch, context: &mut Context<'_>) -> Poll<()> {
+        if self.farewell.is_none() {
+            let Err(end) = self.live(scratch, context) else {
+                return Poll::Pending;
+            };
+            self.finish(&end);
+            if !end.can_be_told() {
+                return Poll::Ready(());
             }
-            self.closing = Some(end);
-            return Ok(());
+            self.begin_farewell(&end, scratch);
         }
+        self.poll_farewell(scratch, context)
+    }
+
+    fn live(&mut self, scratch: &mut Scratch, context: &mut Context<'_>) -> Result<(), End> {
         let was_crowded = self.is_crowded(scratch);
-        let outcome = self.turn(scratch, context);
+        let outcome = if self.entrance.poll_evicted(context) {
+            Err(evicted(&mut self.core, &mut scratch.output))
+        } else {
+            self.turn(scratch, context)
+        };
+        let outcome = outcome.and_then(|()| {
+            self.entrance
+                .update(&mut self.core, self.heard, &mut scratch.output)
+        });
         let crowded = self.is_crowded(scratch);
         // Also at the end: acknowledgements that are due, and the reason.
         let written = self.write(scratch, context);
-        match (outcome, written) {
-            (Err(end), Ok(())) if !self.is_flushed() => {
-                self.core.begin_closing();
-                self.closing = Some(end);
-                Ok(())
+        outcome.and(written)?;
+        if (crowded || was_crowded) && !self.is_crowded(scratch) {
+            // What was held back for want of room may go on; nothing else would wake us for it.
+            context.waker().wake_by_ref();
+        }
+        if self.core.draining && !self.core.waits_for_hub() {
+            return Err(self.core.stop(&mut scratch.output));
+        }
+        Ok(())
+    }
+
+    fn begin_farewell(&mut self, end: &End, scratch: &mut Scratch) {
+        let time = self.core.shared.config.farewell_timeout.as_millis() as u64;
+        self.farewell = Some(Farewell {
+            until: self.core.now + time,
+            shut: false,
+            hung_up: false,
+        });
+        self.entrance.step_back();
+        // The machine has said it already in most cases.
+        self.core.say_farewell(&end.detail, &mut scratch.output);
+        // What came before the end was judged before it.
+        let rest = std::mem::take(&mut self.rest);
+        self.look_for_close(&rest, scratch);
+    }
+
+    /// Takes the client's answer to our close from `data`; nothing else matters any more.
+    fn look_for_close(&mut self, data: &[u8], scratch: &mut Scratch) {
+        let rest = self.core.take_farewell(data, &mut scratch.output);
+        self.keep(rest);
+    }
+
+    fn poll_farewell(&mut self, scratch: &mut Scratch, context: &mut Context<'_>) -> Poll<()> {
+        self.core.now = self.core.shared.clock.monotonic_millis();
+        let Some(farewell) = &self.farewell else {
+            return Poll::Ready(());
+        };
+        let late = self.core.now >= farewell.until || self.core.shared.state() == ENDING;
+        if self.write(scratch, context).is_err() || late || self.entrance.poll_evicted(context) {
+            return Poll::Ready(());
+        }
+        let mut input = std::mem::take(&mut scratch.input);
+        let hung_up = self.hear_out(&mut input, scratch, context);
+        scratch.input = input;
+        let written = self.write(scratch, context);
+        let flushed = self.is_flushed();
+        let Some(farewell) = &mut self.farewell else {
+            return Poll::Ready(());
+        };
+        farewell.hung_up |= hung_up;
+        // Nobody answers any more.
+        let said = self.core.is_farewell_said() || farewell.hung_up;
+        if written.is_err() || (flushed && farewell.hung_up && farewell.shut) {
+            return Poll::Ready(());
+        }
+        if flushed && said && !farewell.shut {
+            match self.transport.poll_shutdown(context) {
+                Poll::Ready(Ok(())) if !farewell.hung_up => farewell.shut = true,
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {}
             }
-            (Err(end), _) | (Ok(()), Err(end)) => Err(end),
-            (Ok(()), Ok(())) => {
-                if (crowded || was_crowded) && !self.is_crowded(scratch) {
-                    // What was held back for want of room may go on; nothing else would wake us for it.
-                    context.waker().wake_by_ref();
-                }
-                if self.core.draining && !self.core.waits_for_hub() {
-                    let end = self.core.stop(&mut scratch.output);
-                    self.write(scratch, context)?;
-                    return Err(end);
-                }
-                Ok(())
+        }
+        Poll::Pending
+    }
+
+    /// Reads what still comes. True when the client has hung up.
+    fn hear_out(&mut self, input: &mut [u8], scratch: &mut Scratch, context: &mut Context<'_>) -> bool {
+        if self.farewell.as_ref().is_some_and(|farewell| farewell.hung_up) {
+            return true;
+        }
+        for _ in 0..READS_PER_TURN {
+            let front = self.rest.len().min(INPUT_BYTES / 2);
+            input[..front].copy_from_slice(&self.rest[..front]);
+            let mut buffer = ReadBuf::new(&mut input[front..]);
+            match self.transport.poll_read(context, &mut buffer) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => return true,
             }
+            let received = buffer.filled().len();
+            self.look_for_close(&input[..front + received], scratch);
+        }
+        context.waker().wake_by_ref();
+        false
+    }
+
+    /// Ends the sessions.
+    fn finish(&mut self, end: &End) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.core.finish(end);
         }
     }
 
-    fn finish(&mut self, end: &End) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
+    fn leave(&mut self) {
+        self.entrance.leave();
         if let Some(timer) = self.timer.take() {
             self.core.shared.timers.leave(&timer);
         }
-        self.core.finish(end);
+    }
+
+    fn next_tick(&self) -> Option<u64> {
+        match &self.farewell {
+            Some(farewell) => Some(farewell.until),
+            None => self.core.next_tick(),
+        }
     }
 }
 
@@ -308,19 +412,16 @@ impl Future for Connection {
         if this.timer.is_none() {
             this.timer = Some(this.core.shared.timers.enter(context.waker()));
         }
-        with_scratch(|scratch| match this.run(scratch, context) {
-            Ok(()) => {
-                if let Some(timer) = &this.timer {
-                    timer.set(this.core.next_tick());
-                }
-                Poll::Pending
-            }
-            Err(end) => {
-                this.finish(&end);
-                // Whether the client hears the goodbye of TLS or WebSocket does not matter.
+        with_scratch(|scratch| {
+            let outcome = this.run(scratch, context);
+            if outcome.is_ready() {
+                // Whether the client hears the goodbye of TLS or WebSocket does not matter any more.
                 let _ = this.transport.poll_shutdown(context);
-                Poll::Ready(())
+                this.leave();
+            } else if let Some(timer) = &this.timer {
+                timer.set(this.next_tick());
             }
+            outcome
         })
     }
 }
@@ -328,8 +429,7 @@ impl Future for Connection {
 impl Drop for Connection {
     /// A task that is dropped with its runtime ends its sessions too.
     fn drop(&mut self) {
-        if !self.ended {
-            self.finish(&End::stopping());
-        }
+        self.finish(&End::stopping());
+        self.leave();
     }
 }

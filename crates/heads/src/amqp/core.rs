@@ -22,12 +22,10 @@ use super::failure::{End, Failure};
 use super::login::Login;
 use super::members::{Member, MemberId};
 use super::outbox::Outbox;
+use super::registration::Registering;
 use super::scratch::Scratch;
 use super::service::Services;
 use super::telemetry::Uplink;
-
-/// How long a connection that is over may take to send its last words.
-const FAREWELL_MS: u64 = 2_000;
 
 /// What a future came to: what to do now, with the connection at hand.
 pub(super) type Done = Box<dyn FnOnce(&mut Core, &mut Vec<u8>) -> Result<(), End> + Send>;
@@ -41,6 +39,8 @@ pub(super) struct Core {
     /// Host that the client thinks it talks to.
     pub(super) host: Option<Box<str>>,
     pub(super) login: Login,
+    /// What a device that wants to be provisioned has proven.
+    pub(super) registering: Option<Box<Registering>>,
     pub(super) links: HashMap<LinkId, Link>,
     pub(super) members: HashMap<MemberId, Box<Member>>,
     pub(super) by_identity: HashMap<Identity, MemberId>,
@@ -60,10 +60,9 @@ pub(super) struct Core {
     /// Millisecond of the monotonic clock, read once a turn.
     pub(super) now: u64,
     began: u64,
-    closing_at: Option<u64>,
     /// A frame waits for an answer of ours.
     held: bool,
-    /// Something was proven or attached.
+    /// Something was proven: a token, or an identity by its certificate.
     pub(super) used: bool,
     pub(super) draining: bool,
 }
@@ -82,7 +81,8 @@ impl Core {
             peer,
             protocol,
             host: None,
-            login: Login::new(certificates),
+            login: Login::new(certificates, shared.config.clock_skew),
+            registering: None,
             links: HashMap::new(),
             members: HashMap::new(),
             by_identity: HashMap::new(),
@@ -97,7 +97,6 @@ impl Core {
             readers: VecDeque::new(),
             now,
             began: now,
-            closing_at: None,
             held: false,
             used: false,
             draining: false,
@@ -187,6 +186,13 @@ impl Core {
 
     #[inline]
     fn take_event(&mut self, event: Event<'_>, scratch: &mut Scratch) -> Result<(), End> {
+        if matches!(
+            event,
+            Event::Detach { .. } | Event::LinkFailed { .. } | Event::End { .. }
+        ) {
+            // What came before the end of its link counts.
+            self.flush_run(scratch)?;
+        }
         let out = &mut scratch.output;
         match event {
             Event::Transfer { link, delivery } => self.take_transfer(link, &delivery, scratch),
@@ -211,7 +217,10 @@ impl Core {
                 self.held = true;
                 self.take_sasl(&init, out)
             }
-            Event::SaslResponse(_) => Err(End::protocol("a SASL response without a challenge")),
+            Event::SaslResponse(response) => {
+                self.held = true;
+                self.take_tpm_response(response, out)
+            }
             Event::Close { .. } => Err(End::goodbye()),
             // Sessions need no state of ours; we open no links and ask for no drains.
             _ => Ok(()),
@@ -247,6 +256,7 @@ impl Core {
             Link::Telemetry { member } => self.take_telemetry(link, member, delivery, scratch),
             Link::Producer(_) => self.take_produced(link, delivery, scratch),
             Link::CbsRequests => self.take_token(link, delivery, &mut scratch.output),
+            Link::RegistrationRequests => self.take_registration_request(link, delivery, &mut scratch.output),
             Link::MethodAnswers { member } => {
                 self.take_method_answer(link, member, delivery, &mut scratch.output)
             }
@@ -357,10 +367,10 @@ impl Core {
                 .tick(self.now, out)
                 .map_err(|error| End::silent(error.to_string()))?;
         }
-        if !self.used && self.now >= self.idle_login_at() {
+        if !self.used && self.now >= self.login_due_at() {
             return Err(self.close(
-                &Failure::new(condition::CONNECTION_FORCED, "nothing was asked for in time"),
-                End::silent("no link and no token"),
+                &Failure::new(condition::CONNECTION_FORCED, "nothing was proven in time"),
+                End::silent("no token and no identity"),
                 out,
             ));
         }
@@ -369,18 +379,15 @@ impl Core {
         Ok(())
     }
 
-    fn idle_login_at(&self) -> u64 {
-        self.began + self.shared.config.idle_login_timeout.as_millis() as u64
+    fn login_due_at(&self) -> u64 {
+        self.began + self.shared.config.login_timeout.as_millis() as u64
     }
 
     /// When the connection wants to be woken.
     pub(super) fn next_tick(&self) -> Option<u64> {
-        if let Some(at) = self.closing_at {
-            return Some(at);
-        }
         [
             self.machine.next_tick(),
-            (!self.used).then(|| self.idle_login_at()),
+            (!self.used).then(|| self.login_due_at()),
             self.next_login_tick(),
             self.next_service_tick(),
         ]
@@ -404,14 +411,31 @@ impl Core {
         )
     }
 
-    pub(super) fn begin_closing(&mut self) {
-        self.closing_at = Some(self.now + FAREWELL_MS);
+    /// Closes the connection, if that was not done yet.
+    pub(super) fn say_farewell(&mut self, detail: &str, out: &mut Vec<u8>) {
+        let error = AmqpError::new(condition::CONNECTION_FORCED, detail);
+        self.machine.close(Some(&error), out);
     }
 
-    /// Whether the last words took too long.
-    pub(super) fn tick_closing(&mut self) -> bool {
-        self.now = self.shared.clock.monotonic_millis();
-        self.closing_at.is_some_and(|at| at <= self.now)
+    /// Looks for the client's answer to our close; returns what is no whole frame yet.
+    pub(super) fn take_farewell<'d>(&mut self, data: &'d [u8], out: &mut Vec<u8>) -> &'d [u8] {
+        let mut rest = data;
+        // An error ends it as an answer would.
+        while let Ok(Some(_)) = self.machine.next_event(&mut rest, self.now, out) {}
+        match self.machine.is_closed() {
+            true => &[],
+            false => rest,
+        }
+    }
+
+    /// Whether both ends have closed the connection, or nothing can be said any more.
+    pub(super) fn is_farewell_said(&self) -> bool {
+        self.machine.is_closed()
+    }
+
+    /// Whether the hub looks at something that the client wants to prove.
+    pub(super) fn is_judging(&self) -> bool {
+        self.held || !self.waits.is_empty()
     }
 
     /// The connection is over: sessions end, once what must not be dropped has ended.

@@ -116,6 +116,11 @@ impl End {
         }
     }
 
+    /// Whether the client may still be there to hear of it, and is to be waited for.
+    pub(super) fn can_be_told(&self) -> bool {
+        !matches!(self.reason, EndReason::ConnectionLost | EndReason::SlowReader)
+    }
+
     pub(super) fn goodbye() -> Self {
         End::new(EndReason::Goodbye, Disconnect::Clean, "close")
     }
@@ -137,6 +142,14 @@ impl End {
             EndReason::SlowReader,
             Disconnect::Lost,
             "the client does not read",
+        )
+    }
+
+    pub(super) fn crowded() -> Self {
+        End::new(
+            EndReason::ConnectionLost,
+            Disconnect::Closed,
+            "there is no place for the connection",
         )
     }
 

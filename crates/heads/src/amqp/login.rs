@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_amqp::connection::Delivery;
@@ -9,7 +10,6 @@ use holdfast_amqp::message::{MessageIdBuf, Properties, Writer};
 use holdfast_amqp::performatives::{SaslCode, SaslInit};
 use holdfast_amqp::types::Value;
 use holdfast_amqp::{LinkId, Message};
-use holdfast_model::limits::CLOCK_SKEW_SECONDS;
 use holdfast_model::policy::Rights;
 use holdfast_model::{Error, ErrorCode, Identity, Timestamp};
 use holdfast_ports::service::{Grant, Holder, ServiceGateway};
@@ -20,9 +20,8 @@ use super::Shared;
 use super::attach::Link;
 use super::core::{Core, Done};
 use super::failure::{End, Failure};
-
-/// How often tokens are looked at.
-const LOOK_MS: u64 = 5_000;
+use super::members::{Member, MemberId};
+use crate::events::EndReason;
 
 /// A token to be judged.
 struct Request {
@@ -38,16 +37,19 @@ pub(super) struct Login {
     /// The client's TLS certificates, leaf first; empty without.
     pub(super) certificates: Arc<[Bytes]>,
     grants: Vec<Grant>,
+    /// How long after its end a token still counts for new links.
+    skew: Duration,
     waiting: VecDeque<Request>,
     running: bool,
     look_at: u64,
 }
 
 impl Login {
-    pub(super) fn new(certificates: Arc<[Bytes]>) -> Self {
+    pub(super) fn new(certificates: Arc<[Bytes]>, skew: Duration) -> Self {
         Login {
             certificates,
             grants: Vec::new(),
+            skew,
             waiting: VecDeque::new(),
             running: false,
             look_at: 0,
@@ -56,7 +58,7 @@ impl Login {
 
     /// A token for acting as `identity`; a token of its own before one of a policy.
     pub(super) fn identity_grant(&self, identity: &Identity, now: Timestamp) -> Option<&Grant> {
-        let fits = |grant: &&Grant| !is_over(grant, now) && grant.allows_identity(identity);
+        let fits = |grant: &&Grant| !is_over(grant, self.skew, now) && grant.allows_identity(identity);
         let own = |grant: &&Grant| matches!(grant.holder, Holder::Identity(_));
         let mut fitting = self.grants.iter().filter(fits);
         let first = fitting.next()?;
@@ -68,8 +70,24 @@ impl Login {
 
     /// A token for what needs `rights` on `path`.
     pub(super) fn service_grant(&self, rights: Rights, path: &str, now: Timestamp) -> Option<&Grant> {
+        self.service_grant_within(self.skew, rights, path, now)
+    }
+
+    /// As [`Login::service_grant`], with another patience.
+    fn service_grant_within(
+        &self,
+        tolerance: Duration,
+        rights: Rights,
+        path: &str,
+        now: Timestamp,
+    ) -> Option<&Grant> {
         let mut grants = self.grants.iter();
-        grants.find(|grant| !is_over(grant, now) && grant.allows_service(rights, path))
+        grants.find(|grant| !is_over(grant, tolerance, now) && grant.allows_service(rights, path))
+    }
+
+    /// Whether what rests on `holder` has lost it: its policy has changed. Identities are judged by their sessions.
+    fn has_lost(&self, holder: &Holder) -> bool {
+        matches!(holder, Holder::Policy { .. }) && !self.grants.iter().any(|grant| grant.holder == *holder)
     }
 
     /// Keeps a token, in place of an earlier one of its holder.
@@ -89,11 +107,8 @@ impl Login {
     }
 }
 
-fn is_over(grant: &Grant, now: Timestamp) -> bool {
-    grant
-        .expires_at
-        .plus(std::time::Duration::from_secs(CLOCK_SKEW_SECONDS))
-        < now
+fn is_over(grant: &Grant, tolerance: Duration, now: Timestamp) -> bool {
+    grant.expires_at.plus(tolerance) < now
 }
 
 impl Core {
@@ -106,16 +121,23 @@ impl Core {
                 Ok(())
             }
             "PLAIN" => self.take_plain(init.initial_response.unwrap_or_default(), out),
+            "TPM" if self.shared.provisioning.is_some() => {
+                self.take_tpm_init(init.initial_response.unwrap_or_default(), out)
+            }
             _ => Err(self.refuse_sasl("the SASL mechanism is not one of those offered", out)),
         }
     }
 
-    fn end_sasl(&mut self, code: SaslCode, out: &mut Vec<u8>) {
+    pub(super) fn end_sasl(&mut self, code: SaslCode, out: &mut Vec<u8>) {
         self.machine.sasl_outcome(code, out);
         self.release_hold();
     }
 
-    fn refuse_sasl(&mut self, why: impl Into<std::borrow::Cow<'static, str>>, out: &mut Vec<u8>) -> End {
+    pub(super) fn refuse_sasl(
+        &mut self,
+        why: impl Into<std::borrow::Cow<'static, str>>,
+        out: &mut Vec<u8>,
+    ) -> End {
         self.end_sasl(SaslCode::Auth, out);
         End::refused(why)
     }
@@ -128,6 +150,9 @@ impl Core {
         let (Some(user), Some(password)) = (user, password) else {
             return Err(self.refuse_sasl("a malformed PLAIN response", out));
         };
+        if self.take_plain_registration(&user, &password) {
+            return Ok(());
+        }
         let Ok(user) = PlainUser::parse(&user) else {
             return Err(self.refuse_sasl("an unknown form of user name", out));
         };
@@ -295,42 +320,55 @@ impl Core {
         found.map(|(_, link, settled)| (link, settled))
     }
 
-    /// Ends links of services whose token is over. Sessions of identities are ended by the engine.
+    /// Ends what rests on a token that is over, or on a policy that has changed. Sessions of identities whose own token or
+    /// state is over are ended by the engine.
     pub(super) fn tick_login(&mut self, out: &mut Vec<u8>) -> Result<(), End> {
         if self.login.grants.is_empty() || self.now < self.login.look_at {
             return Ok(());
         }
-        self.login.look_at = self.now + LOOK_MS;
-        let now = self.shared.clock.now();
-        let services = Arc::clone(&self.shared.services);
-        let before = self.login.grants.len();
+        let shared = Arc::clone(&self.shared);
+        let config = &shared.config;
+        self.login.look_at = self.now + config.token_interval.as_millis() as u64;
+        let now = shared.clock.now();
+        let longest = config.token_grace.max(config.clock_skew);
+        let services = &shared.services;
         self.login
             .grants
-            .retain(|grant| !is_over(grant, now) && services.is_current(grant));
-        if self.login.grants.len() == before {
-            return Ok(());
-        }
-        let lost: Vec<LinkId> = self
-            .links
-            .iter()
-            .filter(|(link, kind)| {
-                kind.is_service()
-                    && self.services.path(**link).is_some_and(|path| {
-                        self.login
-                            .service_grant(Rights::SERVICE_CONNECT, path, now)
-                            .is_none()
-                    })
-            })
-            .map(|(link, _)| *link)
-            .collect();
+            .retain(|grant| !is_over(grant, longest, now) && services.is_current(grant));
         let failure = Failure::unauthorized("the token has expired, or its policy has changed");
-        for link in lost {
+        for link in self.service_links_lost(config.token_grace, now) {
             self.detach(link, &failure, out)?;
+        }
+        let login = &self.login;
+        let lost = |member: &Member| {
+            member
+                .authority
+                .as_ref()
+                .is_some_and(|holder| login.has_lost(holder))
+        };
+        let members = self.members.iter().filter(|(_, member)| lost(member));
+        let members: Vec<MemberId> = members.map(|(id, _)| *id).collect();
+        for id in members {
+            self.end_member(id, &failure, EndReason::TokenExpired, out)?;
         }
         if self.login.grants.is_empty() && self.members.is_empty() && self.login.certificates.is_empty() {
             return Err(self.close(&failure, End::refused("no token is left"), out));
         }
         Ok(())
+    }
+
+    /// Links of services that no token is for any more.
+    fn service_links_lost(&self, grace: Duration, now: Timestamp) -> Vec<LinkId> {
+        let services = self.links.iter().filter(|(_, kind)| kind.is_service());
+        let lost = services.filter(|(link, _)| {
+            self.services.path(**link).is_some_and(|path| {
+                let rights = Rights::SERVICE_CONNECT;
+                self.login
+                    .service_grant_within(grace, rights, path, now)
+                    .is_none()
+            })
+        });
+        lost.map(|(link, _)| *link).collect()
     }
 
     pub(super) fn next_login_tick(&self) -> Option<u64> {

@@ -143,7 +143,7 @@ impl Core {
             let failure = Failure::unauthorized(format!("no token on this connection is for {identity}"));
             return self.refuse(link, &failure, out);
         }
-        self.used = true;
+        self.used |= grant.is_some();
         let mut bytes = Vec::new();
         attach.encode(&mut bytes);
         let id = match self.by_identity.get(&identity) {
@@ -223,6 +223,7 @@ impl Core {
                 }
                 .emit(&self.shared.metrics);
                 member.session = Some(connected.session);
+                self.used = true;
                 self.wait_downlink(id);
                 self.run_lane(id, out)
             }

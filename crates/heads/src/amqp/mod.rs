@@ -10,6 +10,7 @@
 //! | `$cbs`, SASL | `login` |
 //! | devices and modules | `members`, `telemetry`, `c2d`, `requests` (methods and twin) |
 //! | services | `service` |
+//! | provisioning devices | `registration` |
 //! | event endpoint | `management`, `reader` (with `readers`: owner levels), `telemetry` (producers) |
 
 mod acks;
@@ -18,6 +19,7 @@ mod c2d;
 mod config;
 mod connection;
 mod core;
+mod entrance;
 mod failure;
 mod login;
 mod management;
@@ -26,6 +28,7 @@ mod messages;
 mod outbox;
 mod reader;
 mod readers;
+mod registration;
 mod requests;
 mod scratch;
 mod service;
@@ -43,6 +46,7 @@ use holdfast_model::Timestamp;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::event_log::EventLog;
 use holdfast_ports::gateway::{DeviceGateway, Protocol};
+use holdfast_ports::provisioning::ProvisioningGateway;
 use holdfast_ports::service::ServiceGateway;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -50,6 +54,7 @@ use tokio::sync::Semaphore;
 use crate::Shutdown;
 use crate::events::Metrics;
 use crate::listener::accept_loop;
+use crate::lobby::{Guest, Lobby};
 use crate::tls::TlsSettings;
 use crate::transport::{Socket, Transport};
 use crate::websocket::FrameStream;
@@ -63,6 +68,9 @@ const DRAINING: u8 = 1;
 /// Connections end now.
 const ENDING: u8 = 2;
 
+/// What is offered when devices can be provisioned.
+const MECHANISMS_WITH_TPM: &[&str] = &["MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL", "TPM"];
+
 /// How often a drain looks whether the connections are gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How long connections that did not drain have to end.
@@ -75,13 +83,18 @@ struct Shared {
     gateway: Arc<dyn DeviceGateway>,
     services: Arc<dyn ServiceGateway>,
     log: Arc<dyn EventLog>,
+    provisioning: Option<Arc<dyn ProvisioningGateway>>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     readers: readers::Readers,
     timers: timers::Timers,
     state: AtomicU8,
     sweeping: AtomicBool,
-    /// Connections that may still begin.
+    /// Connections that have proven nothing yet.
+    logins: Arc<Lobby>,
+    /// The same of WebSockets, which come by another port: neither can take the other's places.
+    websocket_logins: Arc<Lobby>,
+    /// Connections that may still prove something.
     places: Arc<Semaphore>,
     handshakes: Semaphore,
     /// Where the next event of a producer without key goes.
@@ -114,11 +127,14 @@ impl AmqpHead {
         AmqpHead {
             shared: Arc::new(Shared {
                 machine: Arc::new(config.machine.clone()),
+                logins: Lobby::new(config.logins_pending_max),
+                websocket_logins: Lobby::new(config.logins_pending_max),
                 places: Arc::new(Semaphore::new(config.connections_max)),
                 handshakes: Semaphore::new(config.handshakes_concurrent.max(1)),
                 config,
                 gateway,
                 log: services.event_log(),
+                provisioning: None,
                 services,
                 started_at: clock.now(),
                 clock,
@@ -132,6 +148,20 @@ impl AmqpHead {
         }
     }
 
+    /// Also lets provisioning devices in, and offers them the SASL mechanism `TPM`. Call it before the head is cloned or
+    /// serves.
+    #[must_use]
+    pub fn with_provisioning(mut self, gateway: Arc<dyn ProvisioningGateway>) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.provisioning = Some(gateway);
+            shared.machine = Arc::new(holdfast_amqp::Config {
+                mechanisms: MECHANISMS_WITH_TPM,
+                ..shared.config.machine.clone()
+            });
+        }
+        self
+    }
+
     /// Serves one listener until the shutdown, then drains all connections of the head. Call it once per listener; with
     /// `tls` the first byte is TLS.
     pub async fn serve(&self, listener: TcpListener, tls: Option<Arc<TlsSettings>>, shutdown: Shutdown) {
@@ -141,28 +171,29 @@ impl AmqpHead {
             listener,
             shutdown,
             &shared.metrics,
-            &shared.places,
-            |tcp, peer, place| {
+            &shared.logins,
+            |tcp, peer, guest| {
                 shared.metrics.connections_accepted.inc();
                 let config = tls.as_ref().map(|tls| tls.config());
-                tokio::spawn(start::run(Arc::clone(shared), tcp, config, peer, place));
+                tokio::spawn(start::run(Arc::clone(shared), tcp, config, peer, guest));
             },
         )
         .await;
         self.drain().await;
     }
 
+    /// A place for a WebSocket that has proven nothing yet, to be taken before its upgrade is answered; `None` when
+    /// connections that are being judged have all of them.
+    pub(crate) fn reserve_websocket(&self) -> Option<Guest> {
+        self.shared.websocket_logins.try_enter()
+    }
+
     /// Serves the byte stream of a WebSocket whose upgrade has been answered. `early` is what the HTTP layer had read
     /// beyond its request.
-    pub(crate) fn accept_websocket(&self, socket: Socket, early: &[u8], peer: SocketAddr) {
+    pub(crate) fn accept_websocket(&self, socket: Socket, early: &[u8], peer: SocketAddr, guest: Guest) {
         self.start_sweeping();
         let shared = &self.shared;
         shared.metrics.connections_accepted.inc();
-        let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() else {
-            // Does not wait: what was upgraded is no longer in the kernel's queue. The client tries again.
-            holdfast_observe::tracing::debug!(%peer, "no place for another AMQP connection");
-            return;
-        };
         let certificates: Arc<[Bytes]> = socket.peer_certificates().into();
         let transport = Transport::WebSocket(Box::new(FrameStream::new(socket, early)));
         start::spawn(
@@ -171,7 +202,7 @@ impl AmqpHead {
             certificates,
             Protocol::AmqpWebSocket,
             peer,
-            place,
+            guest,
         );
     }
 

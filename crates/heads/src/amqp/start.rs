@@ -8,11 +8,12 @@ use holdfast_observe::Event as _;
 use holdfast_ports::gateway::Protocol;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
 use super::connection::Connection;
+use super::entrance::refused_for_others;
 use crate::events::{LoginRefused, RefusalReason};
+use crate::lobby::{Guest, Stage};
 use crate::tls::TlsStream;
 use crate::transport::Transport;
 
@@ -22,22 +23,32 @@ pub(super) async fn run(
     tcp: TcpStream,
     tls: Option<Arc<ServerConfig>>,
     peer: SocketAddr,
-    place: OwnedSemaphorePermit,
+    guest: Guest,
 ) {
     let Some(config) = tls else {
         let none: Arc<[Bytes]> = Arc::from([]);
-        spawn(&shared, Transport::Tcp(tcp), none, Protocol::Amqp, peer, place);
+        spawn(&shared, Transport::Tcp(tcp), none, Protocol::Amqp, peer, guest);
         return;
     };
-    let accept = TlsStream::accept(tcp, config, &shared.handshakes);
-    let (reason, detail) = match tokio::time::timeout(shared.config.handshake_timeout, accept).await {
+    let accept = async {
+        // Not `readable`, which may be wrong.
+        tcp.peek(&mut [0; 1]).await?;
+        guest.wait_as(Stage::Speaking);
+        TlsStream::accept(tcp, config, &shared.handshakes).await
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = guest.evicted() => return refused_for_others(&shared.metrics, peer),
+        outcome = tokio::time::timeout(shared.config.handshake_timeout, accept) => outcome,
+    };
+    let (reason, detail) = match outcome {
         Ok(Ok(stream)) => {
             if stream.resumed() {
                 shared.metrics.tls_resumed.inc();
             }
             let certificates: Arc<[Bytes]> = stream.peer_certificates().into();
             let transport = Transport::Tls(stream);
-            spawn(&shared, transport, certificates, Protocol::Amqp, peer, place);
+            spawn(&shared, transport, certificates, Protocol::Amqp, peer, guest);
             return;
         }
         Ok(Err(error)) => (RefusalReason::Tls, error.to_string()),
@@ -59,7 +70,7 @@ pub(super) fn spawn(
     certificates: Arc<[Bytes]>,
     protocol: Protocol,
     peer: SocketAddr,
-    place: OwnedSemaphorePermit,
+    guest: Guest,
 ) {
     tokio::spawn(Connection::new(
         shared,
@@ -67,6 +78,6 @@ pub(super) fn spawn(
         certificates,
         protocol,
         peer,
-        place,
+        guest,
     ));
 }

@@ -9,8 +9,10 @@ use holdfast_model::provisioning::{REQUEST_BYTES_MAX, Registration, Registration
 use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::clock::Clock;
 use holdfast_ports::gateway::{Credential, PeerCertificates, Protocol};
-use holdfast_ports::provisioning::{ProvisioningGateway, Registrant, RegistrationAccess};
-use holdfast_wire::dto::provisioning::{operation_json, state_json};
+use holdfast_ports::provisioning::{ProvisioningGateway, Registrant, RegistrationAccess, TpmAccess};
+use holdfast_wire::dto::provisioning::{
+    challenge_json, operation_json, parse_device_registration, state_json,
+};
 use holdfast_wire::{api_version, error, headers};
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
@@ -128,6 +130,10 @@ impl ProvisioningHttps {
             let text = "the query must have an api-version such as 2019-03-31";
             return Err(Error::new(ErrorCode::InvalidProtocolVersion, text));
         }
+        if operation.action == Action::Register && !has_credential(head) {
+            let body = read_body(body, body_timeout).await?;
+            return self.challenge(operation, &body).await;
+        }
         let registrant = self.admit(operation, head).await?;
         match &operation.action {
             Action::Register => {
@@ -148,6 +154,27 @@ impl ProvisioningHttps {
                 Ok(answer(200, None, state_json(&registration)))
             }
         }
+    }
+
+    /// A device without any credential is asked for one: a TPM by a challenge.
+    async fn challenge(&self, operation: &Operation, body: &[u8]) -> Result<Response<Body>, Error> {
+        let request = parse_device_registration(body)?;
+        let Some(tpm) = request.tpm else {
+            let text = "a token, a client certificate or the keys of a TPM are needed";
+            return Err(Error::new(ErrorCode::IotHubUnauthorizedAccess, text));
+        };
+        let names_itself = |id: &String| id.eq_ignore_ascii_case(&operation.registration_id);
+        if !request.registration_id.as_ref().is_none_or(names_itself) {
+            let text = "the registration id of the body is not the one of the path";
+            return Err(Error::new(ErrorCode::InvalidRegistrationId, text));
+        }
+        let access = TpmAccess {
+            id_scope: &operation.id_scope,
+            registration_id: &operation.registration_id,
+            keys: &super::tpm_keys(&tpm)?,
+        };
+        let blob = self.gateway.challenge(access).await?;
+        Ok(answer(401, None, challenge_json(&blob)))
     }
 
     async fn admit(&self, operation: &Operation, head: &Parts) -> Result<Registrant, Error> {
@@ -220,6 +247,11 @@ fn answer(status: u16, retry_after: Option<u64>, body: String) -> Response<Body>
         fields.insert(headers::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+fn has_credential(head: &Parts) -> bool {
+    let certificates = head.extensions.get::<PeerCertificates>();
+    head.headers.contains_key(AUTHORIZATION) || certificates.is_some_and(|chain| !chain.0.is_empty())
 }
 
 fn has_version(query: Option<&str>) -> bool {

@@ -108,11 +108,11 @@ pub(crate) fn answer(request: &mut Request<Incoming>, wanted: Wanted, peer: Sock
     };
     let Wanted { protocol, carrier } = wanted;
     let place = match &carrier {
-        Carrier::Mqtt(head) => match head.reserve_websocket() {
-            None => return unavailable(),
-            place => place,
-        },
-        Carrier::Amqp(_) => None,
+        Carrier::Mqtt(head) => head.reserve_websocket(),
+        Carrier::Amqp(head) => head.reserve_websocket(),
+    };
+    let Some(place) = place else {
+        return unavailable();
     };
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
@@ -131,18 +131,14 @@ pub(crate) fn answer(request: &mut Request<Incoming>, wanted: Wanted, peer: Sock
     response
 }
 
-fn hand_over(upgraded: Upgraded, carrier: &Carrier, peer: SocketAddr, place: Option<Guest>) {
+fn hand_over(upgraded: Upgraded, carrier: &Carrier, peer: SocketAddr, place: Guest) {
     // Out of its wrappers, so that neither they nor hyper's buffers stay for the life of the session.
     match upgraded.downcast::<TokioIo<Socket>>() {
         Ok(parts) => {
             let socket = parts.io.into_inner();
             match carrier {
-                Carrier::Mqtt(head) => {
-                    if let Some(place) = place {
-                        head.accept_websocket(socket, &parts.read_buf, peer, place);
-                    }
-                }
-                Carrier::Amqp(head) => head.accept_websocket(socket, &parts.read_buf, peer),
+                Carrier::Mqtt(head) => head.accept_websocket(socket, &parts.read_buf, peer, place),
+                Carrier::Amqp(head) => head.accept_websocket(socket, &parts.read_buf, peer, place),
             }
         }
         Err(_) => holdfast_observe::tracing::error!("an upgraded connection is not one of this listener"),

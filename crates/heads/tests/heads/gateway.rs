@@ -147,6 +147,11 @@ impl FakeGateway {
         self.state.lock().live.get(&identity).cloned()
     }
 
+    /// Live sessions.
+    pub(crate) fn live(&self) -> usize {
+        self.state.lock().live.len()
+    }
+
     pub(crate) fn connects(&self) -> Vec<(String, Option<String>, Option<String>)> {
         self.state.lock().connects.clone()
     }

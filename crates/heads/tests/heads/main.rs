@@ -1,5 +1,13 @@
 //! The heads over real loopback sockets, against a small in-memory gateway.
 
+mod amqp_client;
+mod amqp_crowd;
+mod amqp_devices;
+mod amqp_noise;
+mod amqp_protocol;
+mod amqp_rights;
+mod amqp_services;
+mod amqp_telemetry;
 mod client;
 mod crowd;
 mod gateway;

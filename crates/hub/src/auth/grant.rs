@@ -27,13 +27,17 @@ impl Hub {
             return Err(Refusal::WrongResource.into());
         };
         if token.policy().is_some() {
-            let policy = self.signing_policy(&token)?;
+            let (policy, key) = self.signing_policy(&token)?;
             let holder = Holder::Policy {
                 name: policy.name,
                 rights: policy.rights,
                 scope: path.to_lowercase(),
             };
-            return Ok(Grant { holder, expires_at });
+            return Ok(Grant {
+                holder,
+                expires_at,
+                key: Some(key.fingerprint()),
+            });
         }
         let identity = sas::identity_of(path).ok_or(Refusal::WrongResource)?;
         let record = self.record_of(&identity).await?;
@@ -42,6 +46,7 @@ impl Hub {
         Ok(Grant {
             holder: Holder::Identity(record.identity),
             expires_at,
+            key: None,
         })
     }
 
@@ -61,6 +66,7 @@ impl Hub {
                     scope: String::new(),
                 },
                 expires_at: Timestamp::MAX,
+                key: Some(key.fingerprint()),
             })
         };
         grant().map_err(|refusal| self.denied(Denied::Refused(refusal), name, None, Protocol::Amqp))
@@ -70,11 +76,10 @@ impl Hub {
     pub(crate) fn grant_is_current(&self, grant: &Grant) -> bool {
         match &grant.holder {
             Holder::Identity(_) => true,
-            Holder::Policy { name, rights, .. } => self
-                .policies
-                .load()
-                .get(name)
-                .is_some_and(|policy| policy.rights == *rights),
+            Holder::Policy { name, rights, .. } => self.policies.load().get(name).is_some_and(|policy| {
+                let keys = [&policy.primary_key, &policy.secondary_key];
+                policy.rights == *rights && keys.iter().any(|key| Some(key.fingerprint()) == grant.key)
+            }),
         }
     }
 

@@ -94,21 +94,20 @@ impl Hub {
         if !token.covers(&self.host_names, path) {
             return Err(Refusal::WrongResource);
         }
-        let policy = self.signing_policy(token)?;
+        let (policy, _) = self.signing_policy(token)?;
         Ok((policy.name, policy.rights))
     }
 
-    /// The policy whose key signed the token, whatever the token is for.
-    pub(crate) fn signing_policy(&self, token: &SasToken<'_>) -> Result<Policy, Refusal> {
+    /// The policy whose key signed the token, whatever the token is for, and that key.
+    pub(crate) fn signing_policy(&self, token: &SasToken<'_>) -> Result<(Policy, SymmetricKey), Refusal> {
         let name = token.policy().ok_or(Refusal::UnknownPolicy)?;
         let policies = self.policies.load();
         let policy = policies.get(name).ok_or(Refusal::UnknownPolicy)?;
         let keys = [&policy.primary_key, &policy.secondary_key];
-        let signed = |key: &&SymmetricKey| token.verify(key) || token.verify_as_text(key);
-        if keys.iter().any(signed) {
-            Ok(policy.clone())
-        } else {
-            Err(Refusal::WrongKey)
+        let signed = |key: &&&SymmetricKey| token.verify(key) || token.verify_as_text(key);
+        match keys.iter().find(signed) {
+            Some(key) => Ok((policy.clone(), (*key).clone())),
+            None => Err(Refusal::WrongKey),
         }
     }
 }

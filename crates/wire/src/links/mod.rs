@@ -172,7 +172,7 @@ pub fn redirect_address(host: &str, rest: &str) -> String {
 }
 
 /// Without scheme and authority.
-fn path_of(text: &str) -> &str {
+pub(crate) fn path_of(text: &str) -> &str {
     let text = text.trim();
     match text.split_once("://") {
         Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {

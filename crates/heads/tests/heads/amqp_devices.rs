@@ -1,0 +1,304 @@
+//! Messages towards devices: locks, settlement, credit.
+
+use std::time::Duration;
+
+use holdfast_amqp::LinkId;
+use holdfast_amqp::message::Writer;
+use holdfast_amqp::performatives::{Attach, DeliveryState, ReceiverSettleMode, SenderSettleMode};
+use holdfast_amqp::types::Value;
+use holdfast_heads::amqp::AmqpConfig;
+use holdfast_model::c2d::Settlement;
+use holdfast_model::message::Message;
+use holdfast_model::subscription::Channel;
+use holdfast_ports::session::Downlink;
+use tokio::net::TcpStream;
+
+use crate::amqp_client::{Got, Hub, Peer, body, quick};
+use crate::client::until;
+
+const C2D: &str = "/devices/d1/messages/deviceBound";
+
+fn text(body: &str) -> Message {
+    Message {
+        body: body.to_owned().into(),
+        ..Message::default()
+    }
+}
+
+async fn c2d(peer: &mut Peer<TcpStream>, window: u32, second: bool) -> LinkId {
+    let session = peer.session().await;
+    let attach = Attach {
+        snd_settle_mode: SenderSettleMode::Unsettled,
+        rcv_settle_mode: match second {
+            true => ReceiverSettleMode::Second,
+            false => ReceiverSettleMode::First,
+        },
+        ..Attach::receiver("c2d", C2D)
+    };
+    peer.attach(session, &attach, window).await.expect("attached")
+}
+
+#[tokio::test]
+async fn every_outcome_settles_its_message() {
+    let hub = Hub::start();
+    let mut peer = hub.log_in(&["device:d1"]).await;
+    let link = c2d(&mut peer, 10, false).await;
+    let modified = DeliveryState::Modified {
+        delivery_failed: true,
+        undeliverable_here: false,
+        message_annotations: None,
+    };
+    for (state, settlement) in [
+        (DeliveryState::Accepted, Settlement::Complete),
+        (DeliveryState::Released, Settlement::Abandon),
+        (DeliveryState::Rejected(None), Settlement::Reject),
+        (modified, Settlement::Abandon),
+    ] {
+        let number = hub.gateway.enqueue("d1", text("x"), false);
+        let (id, settled, _) = peer.received(link).await;
+        assert!(!settled);
+        peer.settle(link, id, &state, true).await;
+        until("settled", || {
+            hub.gateway.settled().contains(&(number, settlement))
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn who_settles_second_is_told_accepted_or_that_the_lock_is_lost() {
+    let hub = Hub::start();
+    let mut peer = hub.log_in(&["device:d1"]).await;
+    let link = c2d(&mut peer, 10, true).await;
+    for state in [
+        DeliveryState::Accepted,
+        DeliveryState::Released,
+        DeliveryState::Rejected(None),
+    ] {
+        hub.gateway.enqueue("d1", text("x"), false);
+        let (id, _, _) = peer.received(link).await;
+        peer.settle(link, id, &state, false).await;
+        let told = peer
+            .wait("the echo", |got| matches!(got, Got::Settled(of, _) if *of == id))
+            .await;
+        assert_eq!(told, Got::Settled(id, "accepted".to_owned()), "{state:?}");
+    }
+    let number = hub.gateway.enqueue("d1", text("x"), false);
+    let (id, _, _) = peer.received(link).await;
+    hub.gateway.complete_elsewhere(number);
+    peer.settle(link, id, &DeliveryState::Accepted, false).await;
+    let told = peer
+        .wait("the echo", |got| matches!(got, Got::Settled(of, _) if *of == id))
+        .await;
+    let Got::Settled(_, told) = told else {
+        panic!("{told:?}")
+    };
+    assert!(told.starts_with("rejected "), "{told}");
+    assert!(told.contains("lock-lost") || told.contains("not-found"), "{told}");
+}
+
+#[tokio::test]
+async fn delivery_tags_are_the_lock_of_sixteen_bytes() {
+    let hub = Hub::start();
+    let mut peer = hub.log_in(&["device:d1"]).await;
+    let link = c2d(&mut peer, 10, false).await;
+    hub.gateway.enqueue("d1", text("x"), false);
+    let got = peer
+        .wait(
+            "a message",
+            |got| matches!(got, Got::Transfer { link: of, .. } if *of == link),
+        )
+        .await;
+    let Got::Transfer { tag, .. } = got else {
+        panic!("{got:?}")
+    };
+    assert_eq!(tag.len(), 16);
+}
+
+#[tokio::test]
+async fn a_receiver_that_never_settles_holds_few_messages_and_they_come_again() {
+    let config = AmqpConfig {
+        c2d_in_flight_max: 4,
+        ..quick()
+    };
+    let hub = Hub::start_with(config);
+    hub.gateway.set_lock_time(Duration::from_millis(50));
+    let mut never = hub.log_in(&["device:d1"]).await;
+    let link = c2d(&mut never, 1_000, false).await;
+    for number in 0..20 {
+        hub.gateway.enqueue("d1", text(&number.to_string()), false);
+    }
+    for number in 0..4 {
+        let (_, _, message) = never.received(link).await;
+        assert_eq!(body(&message), number.to_string().as_bytes());
+    }
+    // Credit or not: no more than four.
+    never.is_alive().await;
+    let more = never.queue.iter().any(|got| matches!(got, Got::Transfer { .. }));
+    assert!(!more, "{:?}", never.queue);
+    // Whoever asks after the locks have ended gets them again, first.
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let mut other = hub.log_in(&["device:d1"]).await;
+    let link = c2d(&mut other, 1_000, false).await;
+    let mut seen = Vec::new();
+    while seen.len() < 20 {
+        let (id, _, message) = other.received(link).await;
+        let text = String::from_utf8(body(&message)).expect("text");
+        other.settle(link, id, &DeliveryState::Accepted, true).await;
+        seen.push(text.parse::<u32>().expect("a number"));
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (0..20).collect::<Vec<_>>());
+    drop(never);
+}
+
+#[tokio::test]
+async fn a_lost_link_gives_its_messages_back() {
+    let hub = Hub::start();
+    for way in 0..3 {
+        let mut peer = hub.log_in(&["device:d1"]).await;
+        let link = c2d(&mut peer, 10, false).await;
+        let number = hub.gateway.enqueue("d1", text("x"), false);
+        peer.received(link).await;
+        match way {
+            0 => peer.machine.detach(link, None, &mut peer.out),
+            1 => peer.machine.end(link.session(), None, &mut peer.out),
+            _ => drop(std::mem::take(&mut peer.out)),
+        }
+        peer.flush().await;
+        if way == 2 {
+            // Settled messages are not touched by the end; this one is locked until its time is over.
+            drop(peer);
+            until("the end", || hub.head.connections() <= 2).await;
+            break;
+        }
+        let released = (number, Settlement::Release);
+        until("given back", || hub.gateway.settled().contains(&released)).await;
+    }
+}
+
+#[tokio::test]
+async fn credit_is_kept_to_and_a_drain_uses_or_returns_it() {
+    let hub = Hub::start();
+    let mut peer = hub.log_in(&["device:d1", "policy:service"]).await;
+    let link = c2d(&mut peer, 0, false).await;
+    for number in 0..5 {
+        hub.gateway.enqueue("d1", text(&number.to_string()), false);
+    }
+    peer.is_alive().await;
+    assert!(!peer.queue.iter().any(|got| matches!(got, Got::Transfer { .. })));
+    peer.machine.set_credit(link, 2, &mut peer.out);
+    peer.flush().await;
+    for _ in 0..2 {
+        let (id, _, _) = peer.received(link).await;
+        peer.settle(link, id, &DeliveryState::Accepted, true).await;
+    }
+    peer.is_alive().await;
+    assert!(!peer.queue.iter().any(|got| matches!(got, Got::Transfer { .. })));
+    // The events of an empty partition: the credit comes back.
+    let events = peer
+        .receiver("events/ConsumerGroups/$Default/Partitions/0", 0)
+        .await
+        .expect("attached");
+    peer.machine.drain(events, 7, &mut peer.out);
+    peer.flush().await;
+    peer.wait("the credit back", |got| *got == Got::Drained(events))
+        .await;
+    assert_eq!(peer.machine.credit(events), 0);
+    // Messages that are there come first.
+    let sends = peer.sender("events/Partitions/0").await.expect("attached");
+    for number in 0..3u8 {
+        let event = crate::amqp_client::message(&[number]);
+        assert_eq!(peer.send(sends, &event).await, "accepted");
+    }
+    peer.machine.drain(events, 7, &mut peer.out);
+    peer.flush().await;
+    for number in 0..3u8 {
+        let (_, _, event) = peer.received(events).await;
+        assert_eq!(body(&event), [number]);
+    }
+    peer.wait("the credit back", |got| *got == Got::Drained(events))
+        .await;
+}
+
+#[tokio::test]
+async fn pushes_wait_for_credit_within_the_mailbox() {
+    let hub = Hub::start();
+    let mut peer = hub.log_in(&["device:d1"]).await;
+    let session = peer.session().await;
+    let requests = peer.sender("/devices/d1/twin").await.expect("attached");
+    let answers = peer
+        .attach(session, &Attach::receiver("twin", "/devices/d1/twin"), 0)
+        .await
+        .expect("attached");
+    let mut observe = Vec::new();
+    Writer::new(&mut observe)
+        .message_annotations(|map| {
+            map.symbol("operation", &Value::String("PUT"));
+            map.symbol(
+                "resource",
+                &Value::String("/notifications/twin/properties/desired"),
+            );
+        })
+        .data(b"");
+    assert_eq!(peer.send(requests, &observe).await, "accepted");
+    let handle = hub.gateway.session("d1").expect("a session");
+    let patch = |version: u64| Downlink::Desired {
+        version,
+        patch: format!("{{\"$version\":{version}}}").into(),
+    };
+    let mut pushed = 0;
+    // Without credit the mailbox fills up, and says so.
+    until("the answer is there", || {
+        handle.subscribed(Channel::DesiredProperties)
+    })
+    .await;
+    while handle.push(patch(pushed)).is_ok() {
+        pushed += 1;
+        tokio::task::yield_now().await;
+        assert!(pushed < 10_000, "no bound");
+    }
+    peer.machine.set_credit(answers, 100_000, &mut peer.out);
+    peer.flush().await;
+    // The answer to the request, and then all that was taken, in order.
+    peer.received(answers).await;
+    for version in 0..pushed {
+        let (_, _, message) = peer.received(answers).await;
+        assert_eq!(body(&message), format!("{{\"$version\":{version}}}").into_bytes());
+    }
+}
+
+#[tokio::test]
+async fn services_send_to_devices_and_hear_why_not() {
+    let hub = Hub::start();
+    let mut peer = hub.log_in(&["policy:service"]).await;
+    let link = peer.sender("/messages/deviceBound").await.expect("attached");
+    let to = |device: &str| {
+        let mut message = Vec::new();
+        let to = format!("/devices/{device}/messages/deviceBound");
+        Writer::new(&mut message)
+            .properties(&holdfast_amqp::message::Properties {
+                to: Some(&to),
+                ..Default::default()
+            })
+            .data(b"hello");
+        message
+    };
+    assert_eq!(peer.send(link, &to("d1")).await, "accepted");
+    assert_eq!(peer.send(link, &to("nobody")).await, "rejected amqp:not-found");
+    assert_eq!(
+        peer.send(link, &to("full")).await,
+        "rejected amqp:resource-limit-exceeded"
+    );
+    let nowhere = crate::amqp_client::message(b"x");
+    assert!(peer.send(link, &nowhere).await.starts_with("rejected "));
+    // More at once than run at once: all are answered, and those of one device keep their order.
+    let tokens: Vec<u64> = (0..200)
+        .map(|n| peer.post(link, &to(&format!("d{}", n % 7)), false))
+        .collect();
+    peer.flush().await;
+    for token in tokens {
+        assert_eq!(peer.outcome(token).await, "accepted");
+    }
+    assert_eq!(hub.services.sent().len(), 201);
+}
