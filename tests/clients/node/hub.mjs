@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import { createHmac } from 'node:crypto';
-import { existsSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import https from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -32,34 +32,61 @@ function readEnv(path) {
 }
 
 export class Hub {
-  /** Starts a hub on the ports that the SDKs fix. The caller (cargo xtask test) holds the lock on those ports. */
-  static async start() {
-    const binary = process.env.HOLDFAST_BIN;
-    if (!binary) throw new Error('set HOLDFAST_BIN to the holdfast program (cargo xtask test does)');
+  /**
+   * Starts a hub on the ports that the SDKs fix. The caller (cargo xtask test) holds the lock on those ports.
+   * `flags` are further arguments of `serve`, such as those of a hub on free ports.
+   */
+  static async start(...flags) {
     const hub = new Hub();
     hub.directory = mkdtempSync(join(tmpdir(), 'holdfast-node-'));
-    const data = join(hub.directory, 'data');
-    const log = openSync(join(hub.directory, 'log'), 'a');
-    hub.process = spawn(binary, ['serve', '--data-dir', data, '--no-profile'], { stdio: ['ignore', log, log] });
-    hub.exited = new Promise((resolve) => hub.process.on('exit', resolve));
-    const envFile = join(data, 'connection.env');
+    hub.data = join(hub.directory, 'data');
+    hub.flags = flags;
+    await hub.#launch();
+    return hub;
+  }
+
+  async #launch() {
+    const binary = process.env.HOLDFAST_BIN;
+    if (!binary) throw new Error('set HOLDFAST_BIN to the holdfast program (cargo xtask test does)');
+    const log = openSync(join(this.directory, 'log'), 'a');
+    const args = ['serve', '--data-dir', this.data, '--no-profile', ...this.flags];
+    const envFile = join(this.data, 'connection.env');
+    rmSync(envFile, { force: true });
+    const child = spawn(binary, args, { stdio: ['ignore', log, log] });
+    closeSync(log);
+    this.process = child;
+    this.exited = new Promise((resolve) => child.on('exit', resolve));
     await waitUntil(async () => {
-      if (hub.process.exitCode !== null) throw new Error(readFileSync(join(hub.directory, 'log'), 'utf8'));
+      if (child.exitCode !== null) throw new Error(readFileSync(join(this.directory, 'log'), 'utf8'));
       if (!existsSync(envFile)) return false;
       const values = readEnv(envFile);
-      hub.owner = values.HOLDFAST_OWNER_CS;
-      hub.caFile = values.HOLDFAST_CA;
-      hub.provisioner = values.HOLDFAST_DPS_CS;
-      hub.idScope = values.HOLDFAST_ID_SCOPE;
-      hub.ca = readFileSync(hub.caFile, 'utf8');
-      Object.assign(hub, { parts: parse(hub.owner) });
+      this.owner = values.HOLDFAST_OWNER_CS;
+      this.caFile = values.HOLDFAST_CA;
+      this.provisioner = values.HOLDFAST_DPS_CS;
+      this.idScope = values.HOLDFAST_ID_SCOPE;
+      this.httpsPort = Number(values.HOLDFAST_HTTPS_PORT ?? 443);
+      this.amqpPlain = values.HOLDFAST_AMQP_PLAIN;
+      this.ca = readFileSync(this.caFile, 'utf8');
+      this.parts = parse(this.owner);
       try {
-        return (await hub.request('GET', '/readyz')).status === 200;
+        return (await this.request('GET', '/readyz')).status === 200;
       } catch {
         return false;
       }
     }, 'holdfast serve to be ready', 30);
-    return hub;
+  }
+
+  /** Ends the hub with a signal and starts it again on the same data. */
+  async restart(signal) {
+    const { HOLDFAST_TEST_CONTROL: control } = process.env;
+    if (!this.process) {
+      const answer = await fetch(`${control}/${signal}`, { method: 'POST' });
+      if (!answer.ok) throw new Error(await answer.text());
+      return;
+    }
+    this.process.kill(signal);
+    await this.exited;
+    await this.#launch();
   }
 
   /** The hub that run.mjs started, or any other that the environment names. */
@@ -90,6 +117,7 @@ export class Hub {
     const payload = json === undefined ? undefined : JSON.stringify(json);
     const options = {
       host: this.host,
+      port: this.httpsPort,
       path: `${path}${separator}api-version=2021-04-12`,
       method,
       ca: this.ca,
@@ -137,6 +165,8 @@ export class Hub {
     request.on('error', () => {});
     request.end();
     const response = await new Promise((resolve) => request.on('response', resolve));
+    // What a failed test leaves open must not keep the process alive.
+    response.socket.unref();
     let rest = '';
     response.setEncoding('utf8').on('data', (chunk) => {
       const lines = (rest + chunk).split('\n');
