@@ -232,9 +232,20 @@ mod tests {
             "amqps://dps.test:5671/0ne1/Registrations/d%2D1/",
         ] {
             let found = Resource::parse(text).expect("an address");
-            assert_eq!((&*found.id_scope, &*found.registration_id), ("0ne1", "d-1"), "{text}");
+            assert_eq!(
+                (&*found.id_scope, &*found.registration_id),
+                ("0ne1", "d-1"),
+                "{text}"
+            );
         }
-        for text in ["", "0ne1/registrations", "0ne1/registrations/", "//registrations/d", "0ne1/x/d", "a/registrations/b/c"] {
+        for text in [
+            "",
+            "0ne1/registrations",
+            "0ne1/registrations/",
+            "//registrations/d",
+            "0ne1/x/d",
+            "a/registrations/b/c",
+        ] {
             assert_eq!(Resource::parse(text), None, "{text}");
         }
     }
@@ -242,18 +253,35 @@ mod tests {
     #[test]
     fn requests_over_amqp() {
         let read = |pairs: &'static [(&str, &str)]| {
-            amqp_request(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| *value))
+            amqp_request(|name| {
+                pairs
+                    .iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| *value)
+            })
         };
-        assert_eq!(read(&[("iotdps-operation-type", "iotdps-register")]), Ok(AmqpRequest::Register));
+        assert_eq!(
+            read(&[("iotdps-operation-type", "iotdps-register")]),
+            Ok(AmqpRequest::Register)
+        );
         let operation_id = "4.0.x".to_owned();
         assert_eq!(
-            read(&[("iotdps-operation-type", "iotdps-get-operationstatus"), ("iotdps-operation-id", "4.0.x")]),
+            read(&[
+                ("iotdps-operation-type", "iotdps-get-operationstatus"),
+                ("iotdps-operation-id", "4.0.x")
+            ]),
             Ok(AmqpRequest::Status { operation_id })
         );
         for (bad, code) in [
             (&[][..], ErrorCode::InvalidOperation),
-            (&[("iotdps-operation-type", "iotdps-delete")], ErrorCode::InvalidOperation),
-            (&[("iotdps-operation-type", "iotdps-get-operationstatus")], ErrorCode::ArgumentInvalid),
+            (
+                &[("iotdps-operation-type", "iotdps-delete")],
+                ErrorCode::InvalidOperation,
+            ),
+            (
+                &[("iotdps-operation-type", "iotdps-get-operationstatus")],
+                ErrorCode::ArgumentInvalid,
+            ),
         ] {
             assert_eq!(read(bad).expect_err("refused").code, code);
         }

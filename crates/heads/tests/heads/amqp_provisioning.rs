@@ -96,7 +96,10 @@ impl ProvisioningGateway for FakeProvisioning {
     fn challenge<'a>(&'a self, access: TpmAccess<'a>) -> BoxFuture<'a, Result<Bytes, Error>> {
         Box::pin(async move {
             self.check()?;
-            let known = (&access.keys.endorsement_key[..], &access.keys.storage_root_key[..]);
+            let known = (
+                &access.keys.endorsement_key[..],
+                &access.keys.storage_root_key[..],
+            );
             match (access.id_scope, access.registration_id, known) {
                 (SCOPE, "d-1", (b"\0ek\0", b"\0srk")) => Ok(Bytes::from_static(&BLOB)),
                 _ => Err(Error::new(ErrorCode::IotHubUnauthorizedAccess, "Unauthorized")),
@@ -285,7 +288,12 @@ async fn a_device_registers_and_follows_its_registration() {
     let service = Service::start();
     let mut device = service.device().await;
     *service.fake.status.lock() = Some(RegistrationStatus::Assigning);
-    assert_eq!(device.send(&register(br#"{"registrationId":"D-1","payload":[1]}"#)).await, "accepted");
+    assert_eq!(
+        device
+            .send(&register(br#"{"registrationId":"D-1","payload":[1]}"#))
+            .await,
+        "accepted"
+    );
     let (_, _, answer) = device.peer.received(device.answers).await;
     let message = Message::decode(&answer).expect("a message");
     assert_eq!(message.properties.correlation_id, Some(MessageId::String("c-1")));
@@ -294,9 +302,17 @@ async fn a_device_registers_and_follows_its_registration() {
         assert_eq!(properties.get(name), Some(Value::Int(2)), "{name}");
     }
     let told: serde_json::Value = serde_json::from_slice(&body(&answer)).expect("JSON");
-    assert_eq!((&told["operationId"], &told["status"]), (&"4.0.x".into(), &"assigning".into()));
+    assert_eq!(
+        (&told["operationId"], &told["status"]),
+        (&"4.0.x".into(), &"assigning".into())
+    );
     *service.fake.status.lock() = None;
-    assert_eq!(device.send(&request(&[STATUS, ("iotdps-operation-id", "4.0.x")], b"")).await, "accepted");
+    assert_eq!(
+        device
+            .send(&request(&[STATUS, ("iotdps-operation-id", "4.0.x")], b""))
+            .await,
+        "accepted"
+    );
     let (_, _, answer) = device.peer.received(device.answers).await;
     let told: serde_json::Value = serde_json::from_slice(&body(&answer)).expect("JSON");
     assert_eq!(told["registrationState"]["assignedHub"], "hub.test");
@@ -310,7 +326,10 @@ async fn a_device_registers_and_follows_its_registration() {
 #[tokio::test]
 async fn addresses_and_user_names_of_every_sdk() {
     let service = Service::start();
-    for address in ["/0neTEST/registrations/d-1", "amqps://dps.test/0neTEST/registrations/D-1"] {
+    for address in [
+        "/0neTEST/registrations/d-1",
+        "amqps://dps.test/0neTEST/registrations/D-1",
+    ] {
         let (mut peer, code) = service.plain(ADDRESS, "good").await;
         assert_eq!(code, SaslCode::Ok);
         peer.open().await;
@@ -335,14 +354,23 @@ async fn only_the_registration_that_was_proven() {
     let service = Service::start();
     let mut stranger = Peer::new(service.socket().await, Config::default(), false);
     stranger.open().await;
-    assert_eq!(stranger.sender(ADDRESS).await, Err("amqp:unauthorized-access".to_owned()));
+    assert_eq!(
+        stranger.sender(ADDRESS).await,
+        Err("amqp:unauthorized-access".to_owned())
+    );
     let mut device = service.device().await;
     for other in ["0neTEST/registrations/d-2", "0neOTHER/registrations/d-1"] {
         let refused = device.peer.receiver(other, 1).await;
         assert_eq!(refused, Err("amqp:unauthorized-access".to_owned()), "{other}");
     }
     assert!(device.peer.sender("/devices/d-1/messages/events").await.is_err());
-    assert!(device.peer.receiver("events/ConsumerGroups/$Default/Partitions/0", 1).await.is_err());
+    assert!(
+        device
+            .peer
+            .receiver("events/ConsumerGroups/$Default/Partitions/0", 1)
+            .await
+            .is_err()
+    );
     // A head that has nothing to do with provisioning.
     let hub = Hub::start();
     let mut peer = hub.dial().await;
@@ -355,10 +383,30 @@ async fn refusals_say_what_the_sdks_look_for() {
     let mut device = service.device().await;
     let both = [("retry-after".to_owned(), 2), ("Retry-After".to_owned(), 2)];
     for (code, condition, number, again) in [
-        (ErrorCode::ServiceUnavailable, "amqp:internal-error", 503_001, true),
-        (ErrorCode::ThrottlingException, "com.microsoft:device-container-throttled", 429_001, true),
-        (ErrorCode::IotHubUnauthorizedAccess, "amqp:unauthorized-access", 401_002, false),
-        (ErrorCode::AsyncOperationNotFound, "amqp:not-found", 404_000, false),
+        (
+            ErrorCode::ServiceUnavailable,
+            "amqp:internal-error",
+            503_001,
+            true,
+        ),
+        (
+            ErrorCode::ThrottlingException,
+            "com.microsoft:device-container-throttled",
+            429_001,
+            true,
+        ),
+        (
+            ErrorCode::IotHubUnauthorizedAccess,
+            "amqp:unauthorized-access",
+            401_002,
+            false,
+        ),
+        (
+            ErrorCode::AsyncOperationNotFound,
+            "amqp:not-found",
+            404_000,
+            false,
+        ),
     ] {
         *service.fake.failure.lock() = Some(code);
         let refusal = device.refused(&register(b"")).await;
@@ -383,14 +431,26 @@ async fn requests_that_no_device_would_send() {
     let argument = "com.microsoft:argument-error";
     for (what, message, condition) in [
         ("no operation", request(&[], b""), "amqp:not-allowed"),
-        ("another operation", request(&[("iotdps-operation-type", "iotdps-delete")], b""), "amqp:not-allowed"),
+        (
+            "another operation",
+            request(&[("iotdps-operation-type", "iotdps-delete")], b""),
+            "amqp:not-allowed",
+        ),
         ("no operation id", request(&[STATUS], b""), argument),
-        ("an empty operation id", request(&[STATUS, ("iotdps-operation-id", "")], b""), argument),
+        (
+            "an empty operation id",
+            request(&[STATUS, ("iotdps-operation-id", "")], b""),
+            argument,
+        ),
         ("not JSON", register(b"{"), argument),
         ("not an object", register(b"[1]"), argument),
         ("another id", register(br#"{"registrationId":"d-2"}"#), argument),
         ("not a message", b"\x00\x53".to_vec(), "amqp:decode-error"),
-        ("too large", register(&vec![b' '; 97 * 1024]), "amqp:link:message-size-exceeded"),
+        (
+            "too large",
+            register(&vec![b' '; 97 * 1024]),
+            "amqp:link:message-size-exceeded",
+        ),
     ] {
         let outcome = device.send(&message).await;
         assert_eq!(outcome, format!("rejected {condition}"), "{what}");
@@ -398,7 +458,13 @@ async fn requests_that_no_device_would_send() {
     assert!(service.fake.asked.lock().is_empty());
     // Larger than the link allows: the link ends, nothing else.
     let huge = register(&vec![b' '; 128 * 1024]);
-    assert!(device.peer.machine.send(device.requests, &Default::default(), &huge, &mut Vec::new()).is_err());
+    assert!(
+        device
+            .peer
+            .machine
+            .send(device.requests, &Default::default(), &huge, &mut Vec::new())
+            .is_err()
+    );
     // Without a link for answers a request is carried out all the same.
     let (mut peer, _) = service.plain(ADDRESS, "good").await;
     peer.open().await;
@@ -459,7 +525,10 @@ impl TpmClient {
                 return step;
             }
             let mut chunk = [0; 4_096];
-            match tokio::time::timeout(PATIENCE, self.stream.read(&mut chunk)).await.expect("in time") {
+            match tokio::time::timeout(PATIENCE, self.stream.read(&mut chunk))
+                .await
+                .expect("in time")
+            {
                 Ok(0) | Err(_) => return Step::HungUp,
                 Ok(length) => self.input.extend_from_slice(&chunk[..length]),
             }
