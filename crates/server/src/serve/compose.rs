@@ -292,11 +292,7 @@ fn hub_config(settings: &Settings) -> HubConfig {
     }
 }
 
-fn amqp_config(
-    config: &config::AmqpConfig,
-    hub: &config::HubSection,
-    drain_timeout: Duration,
-) -> AmqpConfig {
+fn amqp_config(config: &config::AmqpConfig, hub: &config::HubSection, drain_timeout: Duration) -> AmqpConfig {
     let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
     let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
     let bytes_u32 = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
@@ -411,7 +407,8 @@ fn serve_heads(
         services,
         Arc::clone(clock),
         metrics.clone(),
-    );
+    )
+    .with_provisioning(Arc::clone(&dps));
     for listener in listeners.amqp {
         let (head, tls, stopped) = (amqp.clone(), Arc::clone(&parts.tls), stopped.clone());
         heads.spawn(async move { head.serve(listener, Some(tls), stopped).await });

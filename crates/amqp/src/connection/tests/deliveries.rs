@@ -358,7 +358,11 @@ fn received_deliveries_are_bounded_by_the_window() {
         bench
             .connection
             .settle(session, ids, accepted, true, &mut bench.out);
-        bench.told_0().iter().filter(|told| told.starts_with("flow")).count()
+        bench
+            .told_0()
+            .iter()
+            .filter(|told| told.starts_with("flow"))
+            .count()
     };
     assert_eq!(settle(&mut bench, 0..1), 0);
     assert_eq!(settle(&mut bench, 1..2), 1);
@@ -373,7 +377,12 @@ fn received_deliveries_are_bounded_by_the_window() {
         closed: true,
         error: None,
     }));
-    assert!(bench.told_0().last().is_some_and(|told| told.starts_with("flow None")));
+    assert!(
+        bench
+            .told_0()
+            .last()
+            .is_some_and(|told| told.starts_with("flow None"))
+    );
     let left = 4 - u32::try_from(bench.connection.unsettled(session)).expect("few");
     for id in 6..6 + left {
         bench.send(Performative::Transfer(transfer(1, id)));
