@@ -13,16 +13,20 @@
 //! that those leave the fresh store alone.
 
 pub mod checkpoints;
+pub mod configuration;
 pub mod enrollment;
 pub mod event_log;
 pub mod feedback;
 pub mod fixtures;
+pub mod job;
 pub mod queue;
 pub mod registry;
 pub mod settings;
 pub mod twin;
 
+use crate::configuration::ConfigurationStore;
 use crate::enrollment::EnrollmentStore;
+use crate::job::JobStore;
 use crate::queue::C2dQueue;
 use crate::registry::RegistryStore;
 use crate::settings::{CheckpointStore, SessionStore, SettingsStore};
@@ -30,7 +34,15 @@ use crate::twin::TwinStore;
 
 /// All ports of state in one store.
 pub trait StateStore:
-    RegistryStore + TwinStore + C2dQueue + SettingsStore + SessionStore + CheckpointStore + EnrollmentStore
+    RegistryStore
+    + TwinStore
+    + C2dQueue
+    + SettingsStore
+    + SessionStore
+    + CheckpointStore
+    + EnrollmentStore
+    + ConfigurationStore
+    + JobStore
 {
 }
 
@@ -42,6 +54,8 @@ impl<S> StateStore for S where
         + SessionStore
         + CheckpointStore
         + EnrollmentStore
+        + ConfigurationStore
+        + JobStore
 {
 }
 
@@ -126,6 +140,22 @@ macro_rules! store_suite {
             enrollments_are_listed_in_pages
             registrations_belong_to_their_entry
             linked_hubs_and_policies_are_replaced_by_name
+        }
+        $crate::store_suite! { @suite $fresh, configuration:
+            configurations_are_kept_whole
+            writes_of_configurations_are_conditional
+            twins_are_found_by_what_they_show
+            paging_skips_nobody_while_twins_change
+        }
+        $crate::store_suite! { @suite $fresh, job:
+            jobs_are_kept_whole
+            jobs_are_listed_newest_first
+            a_final_status_stays
+            targets_are_added_once_and_worked_off_in_order
+            results_are_recorded_once
+            device_jobs_are_listed_in_pages
+            what_is_left_is_finished_in_steps
+            history_goes_oldest_first
         }
     };
     (@suite $fresh:expr, $suite:ident: $($name:ident)*) => {
