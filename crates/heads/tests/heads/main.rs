@@ -5,6 +5,7 @@ mod amqp_crowd;
 mod amqp_devices;
 mod amqp_noise;
 mod amqp_protocol;
+mod amqp_provisioning;
 mod amqp_rights;
 mod amqp_services;
 mod amqp_telemetry;
