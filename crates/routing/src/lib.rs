@@ -8,3 +8,8 @@
 //!
 //! The decision is made once, when an event is appended; a dispatcher only takes the blocks that are marked for its
 //! endpoint, so a slow endpoint delays itself only.
+
+mod message;
+pub mod table;
+
+pub use table::{Decision, RouteFault, RouteTable};

@@ -37,7 +37,10 @@ const TABLE: &[Row] = &[
     row("wire", These(&["model"])),
     row("ports", These(&["model", "query", "observe"])),
     row("provisioning", These(&["ports", "query", "model", "observe"])),
-    row("routing", These(&["ports", "query", "model", "observe", "amqp"])),
+    row(
+        "routing",
+        These(&["ports", "query", "wire", "model", "observe", "amqp", "mqtt"]),
+    ),
     row("hub", These(&["ports", "query", "model", "observe", "routing"])),
     row(
         "fleet",
