@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub(crate) mod dps;
+
 /// Longest wait for anything. Far above what is normal, because test machines are slow at times.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
