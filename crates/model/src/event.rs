@@ -485,6 +485,12 @@ impl<'a> Events<'a> {
 }
 
 impl<'a> EventView<'a> {
+    /// The properties in their stored form: two events with the same bytes here differ in their bodies only.
+    #[must_use]
+    pub fn encoded_fields(&self) -> &'a [u8] {
+        self.fields
+    }
+
     /// The properties, in the order they were set.
     pub fn fields(&self) -> impl Iterator<Item = EventField<'a>> + 'a {
         let mut cursor = Cursor {

@@ -12,4 +12,4 @@
 mod message;
 pub mod table;
 
-pub use table::{Decision, RouteFault, RouteTable};
+pub use table::{Decider, Decision, RouteFault, RouteTable};

@@ -197,6 +197,41 @@ impl RouteTable {
     }
 }
 
+/// Decides about the events of one append: one sender, one time. Telemetry of a device mostly has the same properties
+/// again and again, so the last decision is kept and holds for the next event unless a condition looks into bodies.
+#[derive(Debug)]
+pub struct Decider<'t, 'e> {
+    table: &'t RouteTable,
+    twin: Option<&'t Json>,
+    last: Option<(&'e [u8], Decision)>,
+}
+
+impl<'t, 'e> Decider<'t, 'e> {
+    /// A decider for one append. `twin` as in [`RouteTable::decide`].
+    #[must_use]
+    pub fn new(table: &'t RouteTable, twin: Option<&'t Json>) -> Self {
+        Decider {
+            table,
+            twin,
+            last: None,
+        }
+    }
+
+    /// Where the next event goes.
+    pub fn decide(&mut self, event: &EventView<'e>) -> Decision {
+        if let Some((fields, decision)) = self.last
+            && fields == event.encoded_fields()
+        {
+            return decision;
+        }
+        let decision = self.table.decide(event, self.twin);
+        if self.table.symbols.body_paths().is_empty() && event.source == EventSource::Telemetry {
+            self.last = Some((event.encoded_fields(), decision));
+        }
+        decision
+    }
+}
+
 fn condition(
     route: &str,
     text: &str,

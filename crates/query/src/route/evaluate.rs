@@ -41,15 +41,12 @@ pub(super) fn evaluate<'a>(expression: &'a Expression, message: &'a dyn Lookup) 
         Expression::System(slot) => text(message.system(*slot)),
         Expression::Body(slot) => message.body(*slot),
         Expression::Twin(slot) => message.twin(*slot),
-        Expression::Not(operand) => match evaluate(operand, message) {
-            Value::Bool(value) => Value::Bool(!value),
-            Value::Null => Value::Bool(true),
-            _ => Value::Undefined,
-        },
+        Expression::Not(_) => truth(expression, message).into(),
         Expression::Negate(operand) => match evaluate(operand, message) {
             Value::Number(value) => Value::Number(-value),
             _ => Value::Undefined,
         },
+        Expression::Binary(operator, ..) if operator.gives_truth() => truth(expression, message).into(),
         Expression::Binary(operator, left, right) => binary(*operator, left, right, message),
         Expression::Call(function, arguments) => call(*function, arguments, message),
         Expression::ChangeIncludes(path) => Value::Bool(message.change_includes(path)),
@@ -69,6 +66,99 @@ fn number<'a>(value: f64) -> Value<'a> {
     }
 }
 
+/// What an expression says as a condition. Apart from [`evaluate`], because most conditions are comparisons of a
+/// property with a text, and these need no value to be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Truth {
+    True,
+    False,
+    Null,
+    Undefined,
+    /// A value that is none, which only a body or a twin can bring here.
+    Other,
+}
+
+impl From<Truth> for Value<'_> {
+    fn from(truth: Truth) -> Self {
+        match truth {
+            Truth::True => Value::Bool(true),
+            Truth::False => Value::Bool(false),
+            Truth::Null => Value::Null,
+            Truth::Undefined | Truth::Other => Value::Undefined,
+        }
+    }
+}
+
+impl From<bool> for Truth {
+    fn from(value: bool) -> Self {
+        if value { Truth::True } else { Truth::False }
+    }
+}
+
+pub(super) fn truth(expression: &Expression, message: &dyn Lookup) -> Truth {
+    match expression {
+        Expression::Binary(Operator::And, left, right) => match truth(left, message) {
+            left @ (Truth::False | Truth::Null) => left,
+            left => and(left, truth(right, message)),
+        },
+        Expression::Binary(Operator::Or, left, right) => match truth(left, message) {
+            Truth::True => Truth::True,
+            left => or(left, truth(right, message)),
+        },
+        Expression::Binary(operator, left, right) if operator.gives_truth() => {
+            match compare_sides(left, right, message) {
+                Some(order) => operator.holds(order).into(),
+                None => Truth::Undefined,
+            }
+        }
+        Expression::Not(operand) => match truth(operand, message) {
+            Truth::True => Truth::False,
+            Truth::False | Truth::Null => Truth::True,
+            Truth::Undefined | Truth::Other => Truth::Undefined,
+        },
+        _ => match evaluate(expression, message) {
+            Value::Bool(value) => value.into(),
+            Value::Null => Truth::Null,
+            Value::Undefined => Truth::Undefined,
+            _ => Truth::Other,
+        },
+    }
+}
+
+fn and(left: Truth, right: Truth) -> Truth {
+    match (left, right) {
+        (Truth::Other, _) | (_, Truth::Other) => Truth::Undefined,
+        (_, Truth::False) => Truth::False,
+        (Truth::Undefined, _) | (_, Truth::Undefined) => Truth::Undefined,
+        (_, Truth::Null) => Truth::Null,
+        _ => Truth::True,
+    }
+}
+
+fn or(left: Truth, right: Truth) -> Truth {
+    match (left, right) {
+        (Truth::Other, _) | (_, Truth::Other) => Truth::Undefined,
+        (_, Truth::True) => Truth::True,
+        (Truth::Undefined, _) | (_, Truth::Undefined) => Truth::Undefined,
+        (Truth::Null, _) | (_, Truth::Null) => Truth::Null,
+        _ => Truth::False,
+    }
+}
+
+fn compare_sides(left: &Expression, right: &Expression, message: &dyn Lookup) -> Option<Ordering> {
+    if let (Some(left), Expression::String(right)) = (property(left), right) {
+        return message.property(left).map(|value| value.cmp(right));
+    }
+    compare(&evaluate(left, message), &evaluate(right, message))
+}
+
+fn property(expression: &Expression) -> Option<Slot> {
+    match expression {
+        Expression::Property(slot) => Some(*slot),
+        _ => None,
+    }
+}
+
 fn binary<'a>(
     operator: Operator,
     left: &'a Expression,
@@ -77,41 +167,17 @@ fn binary<'a>(
 ) -> Value<'a> {
     let left = evaluate(left, message);
     match operator {
-        Operator::And if matches!(left, Value::Bool(false) | Value::Null) => return left,
-        Operator::Or if left == Value::Bool(true) => return left,
         Operator::Coalesce if left != Value::Undefined => return left,
         Operator::Coalesce => return evaluate(right, message),
         _ => {}
     }
-    let right = evaluate(right, message);
-    match operator {
-        Operator::And => and(&left, &right),
-        Operator::Or => or(&left, &right),
-        Operator::Equal
-        | Operator::NotEqual
-        | Operator::Less
-        | Operator::LessOrEqual
-        | Operator::Greater
-        | Operator::GreaterOrEqual => compare(&left, &right).map_or(Value::Undefined, |order| {
-            Value::Bool(match operator {
-                Operator::Equal => order == Ordering::Equal,
-                Operator::NotEqual => order != Ordering::Equal,
-                Operator::Less => order == Ordering::Less,
-                Operator::LessOrEqual => order != Ordering::Greater,
-                Operator::Greater => order == Ordering::Greater,
-                _ => order != Ordering::Less,
-            })
-        }),
-        Operator::Concatenate => match (left, right) {
-            (Value::String(left), Value::String(right)) => {
-                Value::String(Cow::Owned(format!("{left}{right}")))
-            }
-            _ => Value::Undefined,
-        },
-        _ => match (left, right) {
-            (Value::Number(left), Value::Number(right)) => arithmetic(operator, left, right),
-            _ => Value::Undefined,
-        },
+    match (operator, left, evaluate(right, message)) {
+        (Operator::Concatenate, Value::String(left), Value::String(right)) => {
+            Value::String(Cow::Owned(format!("{left}{right}")))
+        }
+        (Operator::Concatenate, ..) => Value::Undefined,
+        (_, Value::Number(left), Value::Number(right)) => arithmetic(operator, left, right),
+        _ => Value::Undefined,
     }
 }
 
@@ -123,31 +189,6 @@ fn arithmetic<'a>(operator: Operator, left: f64, right: f64) -> Value<'a> {
         Operator::Divide => left / right,
         _ => left % right,
     })
-}
-
-/// Whether an operand is a truth value or stands for one that is missing.
-fn is_truth(value: &Value<'_>) -> bool {
-    matches!(value, Value::Bool(_) | Value::Null | Value::Undefined)
-}
-
-fn and<'a>(left: &Value<'_>, right: &Value<'_>) -> Value<'a> {
-    match (left, right) {
-        _ if !is_truth(left) || !is_truth(right) => Value::Undefined,
-        (_, Value::Bool(false)) => Value::Bool(false),
-        (Value::Undefined, _) | (_, Value::Undefined) => Value::Undefined,
-        (_, Value::Null) => Value::Null,
-        _ => Value::Bool(true),
-    }
-}
-
-fn or<'a>(left: &Value<'_>, right: &Value<'_>) -> Value<'a> {
-    match (left, right) {
-        _ if !is_truth(left) || !is_truth(right) => Value::Undefined,
-        (_, Value::Bool(true)) => Value::Bool(true),
-        (Value::Undefined, _) | (_, Value::Undefined) => Value::Undefined,
-        (Value::Null, _) | (_, Value::Null) => Value::Null,
-        _ => Value::Bool(false),
-    }
 }
 
 /// Order of two primitives; those of different types are ordered by type (Boolean, number, string, null), never

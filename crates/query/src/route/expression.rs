@@ -1,5 +1,6 @@
 //! Checked conditions and their functions (languages.md 2.5).
 
+use std::cmp::Ordering;
 use std::ops::RangeInclusive;
 
 use super::check::Argument;
@@ -68,6 +69,36 @@ impl Operator {
             "??" => Operator::Coalesce,
             _ => return None,
         })
+    }
+
+    /// Whether it gives true, false or neither, whatever its sides are.
+    pub(super) fn gives_truth(self) -> bool {
+        matches!(self, Operator::And | Operator::Or) || self.is_comparison()
+    }
+
+    fn is_comparison(self) -> bool {
+        matches!(
+            self,
+            Operator::Equal
+                | Operator::NotEqual
+                | Operator::Less
+                | Operator::LessOrEqual
+                | Operator::Greater
+                | Operator::GreaterOrEqual
+        )
+    }
+
+    /// Whether a comparison holds for sides in this order; false for other operators.
+    pub(super) fn holds(self, order: Ordering) -> bool {
+        match self {
+            Operator::Equal => order == Ordering::Equal,
+            Operator::NotEqual => order != Ordering::Equal,
+            Operator::Less => order == Ordering::Less,
+            Operator::LessOrEqual => order != Ordering::Greater,
+            Operator::Greater => order == Ordering::Greater,
+            Operator::GreaterOrEqual => order != Ordering::Less,
+            _ => false,
+        }
     }
 }
 

@@ -25,7 +25,7 @@ pub use sample::Sample;
 pub use symbols::{Slot, Symbols, SystemName};
 
 use crate::error::QueryError;
-use crate::value::Value;
+use evaluate::Truth;
 use expression::Expression;
 
 /// Longest condition, bytes.
@@ -79,10 +79,10 @@ impl Condition {
     /// What it says about a message.
     #[must_use]
     pub fn decide(&self, message: &dyn Lookup) -> Outcome {
-        match evaluate::evaluate(&self.expression, message) {
-            Value::Bool(true) => Outcome::True,
-            Value::Bool(false) | Value::Null => Outcome::False,
-            _ => Outcome::Undefined,
+        match evaluate::truth(&self.expression, message) {
+            Truth::True => Outcome::True,
+            Truth::False | Truth::Null => Outcome::False,
+            Truth::Undefined | Truth::Other => Outcome::Undefined,
         }
     }
 }

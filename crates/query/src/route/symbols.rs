@@ -82,6 +82,8 @@ impl SystemName {
 #[derive(Clone, Default, Debug)]
 pub struct Symbols {
     properties: Interned<String>,
+    /// Slots of properties by the length of their names.
+    by_length: Vec<Vec<Slot>>,
     systems: Interned<SystemName>,
     body: Interned<JsonPath>,
     twin: Interned<JsonPath>,
@@ -124,7 +126,15 @@ impl Symbols {
     }
 
     pub(super) fn property(&mut self, name: &str) -> Option<Slot> {
-        self.properties.intern(name.to_ascii_lowercase())
+        let slot = self.properties.intern(name.to_ascii_lowercase())?;
+        if self.by_length.len() <= name.len() {
+            self.by_length.resize(name.len() + 1, Vec::new());
+        }
+        let same_length = &mut self.by_length[name.len()];
+        if !same_length.contains(&slot) {
+            same_length.push(slot);
+        }
+        Some(slot)
     }
 
     pub(super) fn system(&mut self, name: SystemName) -> Option<Slot> {

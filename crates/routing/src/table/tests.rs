@@ -204,3 +204,41 @@ fn wrong_routes_are_named() {
         "a route that is off is checked too"
     );
 }
+
+#[test]
+fn a_decision_is_kept_for_equal_properties_unless_bodies_count() {
+    let mut records = Records::new();
+    for (level, body) in [
+        ("high", "{\"t\":1}"),
+        ("high", "{\"t\":9}"),
+        ("low", "{\"t\":9}"),
+        ("high", "{}"),
+    ] {
+        let mut record = records.record();
+        record.system(SystemProperty::ContentType, "application/json");
+        record.system(SystemProperty::ContentEncoding, "utf-8");
+        record.property("level", Some(level));
+        let _ = record.finish(body.as_bytes());
+    }
+    let origin = Origin {
+        source: EventSource::Telemetry,
+        identity: Identity::parse("d1").expect("an identity"),
+        generation_id: 7,
+        auth: AuthMethod::IdentityKey,
+    };
+    let source = RouteSource::DeviceMessages;
+    for (condition, expected) in [
+        ("level = 'high'", [true, true, false, true]),
+        ("level = 'high' AND $body.t > 5", [false, true, false, false]),
+    ] {
+        let table = table(&[("one", source, condition)], None);
+        let mut decider = Decider::new(&table, None);
+        let mut taken = Vec::new();
+        records.split(&origin, Timestamp::from_seconds(1), &mut Vec::new(), |event| {
+            let endpoints = decider.decide(event).endpoints;
+            taken.push(endpoints.contains(1));
+            endpoints
+        });
+        assert_eq!(taken, expected, "{condition}");
+    }
+}
