@@ -18,6 +18,7 @@ use holdfast_ports::twin::TwinStore;
 use parking_lot::Mutex;
 
 use crate::auth::AuthoritySet;
+use crate::changes::Changes;
 use crate::config::HubConfig;
 use crate::directory::Directory;
 use crate::events::{LineBudget, LogFailed, Metrics};
@@ -58,6 +59,7 @@ pub struct Hub {
     pub(crate) sessions: Arc<Directory>,
     pub(crate) calls: PendingCalls,
     pub(crate) desired_order: Arc<DesiredOrder>,
+    pub(crate) changes: Changes,
     pub(crate) policies: ArcSwap<PolicySet>,
     pub(crate) authorities: ArcSwap<AuthoritySet>,
     /// Serialises changes of policies and authorities, so that the caches follow the store. The one lock here that is
@@ -101,6 +103,7 @@ impl Hub {
             desired_order: Arc::new(DesiredOrder::new(Arc::clone(&sessions), metrics.clone())),
             sessions,
             calls: PendingCalls::new(),
+            changes: Changes::default(),
             policies: ArcSwap::from_pointee(policies),
             authorities: ArcSwap::from_pointee(authorities),
             settings_changes: tokio::sync::Mutex::new(()),

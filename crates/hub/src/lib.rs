@@ -26,6 +26,7 @@
 mod auth;
 mod authorities;
 mod c2d;
+mod changes;
 mod config;
 mod directory;
 pub mod events;
@@ -43,6 +44,7 @@ mod twins;
 
 pub use auth::ServiceCaller;
 pub use c2d::C2dSend;
+pub use changes::{CHANGED_IDENTITIES_MAX, Changed};
 pub use config::HubConfig;
 pub use hub::{Hub, Stores};
 pub use if_match::IfMatch;
@@ -51,3 +53,4 @@ pub use policies::PolicyKeys;
 pub use registry::bulk::{BulkEntry, BulkFailure, ImportMode};
 pub use registry::import::{ImportEntry, Restored};
 pub use registry::spec::{AuthenticationSpec, IdentitySpec, KeyChoice};
+pub use twins::managed::StillWanted;

@@ -65,10 +65,17 @@ impl Hub {
         while let Some((at, outcome)) = changes.next().await {
             outcomes[at] = Some(outcome);
         }
-        outcomes
+        let outcomes: Vec<_> = outcomes
             .into_iter()
             .map(|outcome| outcome.unwrap_or(Ok(())))
-            .collect()
+            .collect();
+        for (import, _) in entries.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok()) {
+            let entry = &import.entry;
+            if let Ok(identity) = Identity::new(&entry.device_id, entry.module_id.as_deref()) {
+                self.changes.note(&identity);
+            }
+        }
+        outcomes
     }
 
     /// Devices and modules with their twins, as [`holdfast_ports::registry::RegistryStore::list_with_twins`]. Without

@@ -248,6 +248,7 @@ impl Hub {
             .create(entries)
             .await
             .map_err(|error| self.create_error(identity, error))?;
+        self.changes.note(identity);
         Ok(record)
     }
 
@@ -321,6 +322,7 @@ impl Hub {
             StoreError::Missing => not_found(identity),
             other => self.store_error("change identity", other),
         })?;
+        self.changes.note(identity);
         let before = before.lock().take();
         if let Some((status, authentication)) = before {
             let disabled = status == Status::Enabled && record.status == Status::Disabled;

@@ -1,5 +1,6 @@
 //! Twins: reading, changing, telling devices (rest.md section 6, mqtt.md 6.2).
 
+pub(crate) mod managed;
 pub(crate) mod order;
 
 use std::sync::Arc;
@@ -74,6 +75,7 @@ impl Hub {
             .await
             .map_err(|error| self.twin_error(identity, error))?;
         self.metrics.twin_changes.of(TwinWriter::Service).inc();
+        self.changes.note(identity);
         if let (Some(order), Some(desired)) = (order, &change.desired) {
             let (version_before, before) = std::mem::take(&mut *before.lock());
             if twin.desired.version != version_before {
@@ -115,6 +117,7 @@ impl Hub {
             .await
             .map_err(|error| self.twin_error(identity, error))?;
         self.metrics.twin_changes.of(TwinWriter::Device).inc();
+        self.changes.note(identity);
         Ok(twin.reported.version)
     }
 
@@ -143,12 +146,16 @@ impl Hub {
             Ok(())
         });
         match self.stores.twins.mutate_twin(identity, mutation).await {
-            Ok(_) | Err(StoreError::Missing) => Ok(()),
+            Ok(_) => {
+                self.changes.note(identity);
+                Ok(())
+            }
+            Err(StoreError::Missing) => Ok(()),
             Err(error) => Err(self.store_error("save model id", error)),
         }
     }
 
-    fn twin_error(&self, identity: &Identity, error: StoreError) -> Error {
+    pub(crate) fn twin_error(&self, identity: &Identity, error: StoreError) -> Error {
         match error {
             StoreError::Missing => not_found(identity),
             other => self.store_error("change twin", other),
