@@ -134,7 +134,7 @@ impl End {
                     .get_mut(&link)
                     .expect("a receiving link")
                     .push(number);
-                assert_eq!(delivery.tag.as_bytes(), number.to_be_bytes());
+                assert_eq!(delivery.tag[..], number.to_be_bytes());
                 if !delivery.settled {
                     self.unanswered.push((link, delivery.id));
                 }

@@ -41,25 +41,26 @@ impl SessionId {
     }
 }
 
-/// A delivery tag (AMQP 2.8.7): at most 32 bytes, kept inline.
+/// Longest delivery tag (AMQP 2.8.7).
+pub(crate) const TAG_MAX: usize = 32;
+
+/// A delivery tag kept while its message is put together: inline, since that is rare and short.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Tag {
-    bytes: [u8; 32],
+pub(crate) struct Tag {
+    bytes: [u8; TAG_MAX],
     len: u8,
 }
 
 impl Tag {
     #[inline]
     pub(crate) fn new(tag: &[u8]) -> Option<Self> {
-        let mut bytes = [0; 32];
+        let mut bytes = [0; TAG_MAX];
         bytes.get_mut(..tag.len())?.copy_from_slice(tag);
         let len = u8::try_from(tag.len()).ok()?;
         Some(Self { bytes, len })
     }
 
-    /// Its bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 }
@@ -79,8 +80,8 @@ pub struct Delivery<'a> {
     pub settled: bool,
     /// [`FORMAT`](crate::message::FORMAT) or [`BATCH_FORMAT`](crate::message::BATCH_FORMAT).
     pub message_format: u32,
-    /// The sender's name for it.
-    pub tag: Tag,
+    /// The sender's name for it: borrowed from the input if the message came in one frame.
+    pub tag: Cow<'a, [u8]>,
     /// The encoded message: borrowed from the input if it came in one frame.
     pub payload: Cow<'a, [u8]>,
 }
@@ -107,7 +108,7 @@ pub enum Event<'a> {
         /// The session.
         session: SessionId,
         /// What the peer sent.
-        begin: Begin<'a>,
+        begin: Box<Begin<'a>>,
     },
     /// The peer wants a link. Answer with [`accept_link`](super::Connection::accept_link) or
     /// [`refuse_link`](super::Connection::refuse_link), at once or later.

@@ -65,7 +65,7 @@ mod verbs;
 use std::sync::Arc;
 
 pub use config::Config;
-pub use event::{Delivery, Event, LinkId, SessionId, Tag};
+pub use event::{Delivery, Event, LinkId, SessionId};
 pub use send::Outgoing;
 
 use crate::error::ConnectionError;

@@ -126,6 +126,7 @@ impl Connection {
             let reply = session.begin(&config);
             self.put(out, local, |out| reply.encode(out));
         }
+        let begin = Box::new(begin);
         Ok(Some(Event::Begin { session: id, begin }))
     }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::event::{Delivery, Tag};
+use super::event::{Delivery, TAG_MAX, Tag};
 use super::session::{Link, LinkState, Partial, SessionState};
 use super::{Connection, Event, LinkId};
 use crate::error::{ConnectionError, LinkError};
@@ -125,9 +125,9 @@ impl Link {
         };
         // Numbers rise within the session (AMQP 2.7.5); the list of unsettled deliveries relies on it.
         let rises = last_id.is_none_or(|last| id != last && id.wrapping_sub(last) <= i32::MAX as u32);
-        let Some(tag) = Tag::new(tag).filter(|_| rises) else {
+        if tag.len() > TAG_MAX || !rises {
             return Err(ConnectionError::DeliveryId);
-        };
+        }
         if !self.use_credit() {
             return Ok(Arrival::Failed(LinkError::TransferLimit));
         }
@@ -141,23 +141,25 @@ impl Link {
         let settled = transfer.settled.unwrap_or(false);
         let message_format = transfer.message_format.unwrap_or(0);
         if transfer.more {
-            if payload.len() > room {
-                return Ok(Arrival::Failed(LinkError::Reassembly));
-            }
-            self.partial = Some(Box::new(Partial {
-                payload: payload.to_vec(),
-                id,
-                message_format,
-                tag,
-                settled,
-            }));
-            return Ok(Arrival::Nothing);
+            return Ok(match Tag::new(tag) {
+                Some(tag) if payload.len() <= room => {
+                    self.partial = Some(Box::new(Partial {
+                        payload: payload.to_vec(),
+                        id,
+                        message_format,
+                        tag,
+                        settled,
+                    }));
+                    Arrival::Nothing
+                }
+                _ => Arrival::Failed(LinkError::Reassembly),
+            });
         }
         Ok(Arrival::Whole(Delivery {
             id,
             settled,
             message_format,
-            tag,
+            tag: Cow::Borrowed(tag),
             payload: Cow::Borrowed(payload),
         }))
     }
@@ -193,7 +195,7 @@ impl Link {
             id: partial.id,
             settled: partial.settled,
             message_format: partial.message_format,
-            tag: partial.tag,
+            tag: Cow::Owned(partial.tag.as_bytes().to_vec()),
             payload: Cow::Owned(partial.payload),
         }))
     }

@@ -183,7 +183,18 @@ impl<'a> Message<'a> {
     /// # Errors
     /// [`DecodeError`].
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut message = Self::default();
+        // Filled in the place of the result: a message is large, and moving it shows.
+        let mut result = Ok(Self::default());
+        if let Ok(message) = &mut result
+            && let Err(error) = message.read(bytes)
+        {
+            return Err(error);
+        }
+        result
+    }
+
+    #[inline]
+    fn read(&mut self, bytes: &'a [u8]) -> Result<(), DecodeError> {
         let mut seen = Seen::default();
         let mut reader = Reader::new(bytes);
         while !reader.is_empty() {
@@ -191,16 +202,16 @@ impl<'a> Message<'a> {
             let kind = section_code(&mut reader)?;
             match kind {
                 section::DATA | section::SEQUENCE | section::VALUE => {
-                    message.body_section(kind, start, &mut reader)?;
+                    self.body_section(kind, start, &mut reader)?;
                 }
                 section::HEADER..=section::APPLICATION_PROPERTIES | section::FOOTER => {
                     seen.once(kind)?;
-                    message.section(kind, start, &mut reader)?;
+                    self.section(kind, start, &mut reader)?;
                 }
                 other => return Err(DecodeError::Descriptor(other.into())),
             }
         }
-        Ok(message)
+        Ok(())
     }
 
     fn section(&mut self, kind: u8, start: Reader<'a>, reader: &mut Reader<'a>) -> Result<(), DecodeError> {

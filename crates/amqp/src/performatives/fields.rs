@@ -238,6 +238,18 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Steps over the next field if it is null or absent.
+    #[inline]
+    pub(crate) fn skip_null(&mut self) -> bool {
+        let null = self.left == 0 || self.reader.rest().first() == Some(&code::NULL);
+        if null && self.left > 0 {
+            self.left -= 1;
+            self.reader = self.reader.after_first();
+        }
+        self.next = self.next.wrapping_add(u8::from(null));
+        null
+    }
+
     /// A composite value.
     #[inline]
     pub(crate) fn composite(&mut self) -> Result<Option<(u8, Fields<'a>)>, DecodeError> {

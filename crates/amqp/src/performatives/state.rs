@@ -183,6 +183,14 @@ impl<'a> DeliveryState<'a> {
 
     #[inline]
     pub(crate) fn field(fields: &mut Fields<'a>) -> Result<Option<Self>, DecodeError> {
+        // Every transfer has this field, and next to none a state in it.
+        if fields.skip_null() {
+            return Ok(None);
+        }
+        Self::some_field(fields)
+    }
+
+    fn some_field(fields: &mut Fields<'a>) -> Result<Option<Self>, DecodeError> {
         match fields.composite()? {
             None => Ok(None),
             Some((code, fields)) => Self::read(code, fields).map(Some),

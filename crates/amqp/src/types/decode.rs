@@ -45,6 +45,15 @@ impl<'a> Reader<'a> {
         self.bytes.is_empty()
     }
 
+    /// Behind the first byte that is left.
+    #[inline]
+    pub(crate) fn after_first(self) -> Self {
+        Self {
+            bytes: self.bytes.get(1..).unwrap_or_default(),
+            ..self
+        }
+    }
+
     #[inline]
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         let (head, rest) = self.bytes.split_at_checked(len).ok_or(DecodeError::Truncated)?;

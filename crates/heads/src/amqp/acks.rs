@@ -35,9 +35,14 @@ impl Acks {
 
     /// Takes the oldest if it is durable, now that everything before `ticket` is.
     pub(super) fn take_durable(&mut self, ticket: AppendTicket) -> Option<(Step, usize)> {
-        self.steps.pop_front_if(|(step, _)| {
+        let step = self.steps.pop_front_if(|(step, _)| {
             step.ticket.partition == ticket.partition && step.ticket.end <= ticket.end
-        })
+        });
+        if self.steps.is_empty() {
+            // A sender that has become quiet keeps no room.
+            self.steps = VecDeque::new();
+        }
+        step
     }
 
     /// Bytes of all; they are forgotten with it.

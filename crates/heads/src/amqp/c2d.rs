@@ -5,8 +5,8 @@ use std::sync::Arc;
 use holdfast_amqp::LinkId;
 use holdfast_amqp::connection::Outgoing;
 use holdfast_amqp::performatives::DeliveryState;
-use holdfast_model::Error;
 use holdfast_model::c2d::{C2dDelivery, LockToken, Settlement};
+use holdfast_model::{Error, Timestamp};
 
 use super::core::{Core, Done};
 use super::failure::Failure;
@@ -21,9 +21,22 @@ pub(super) struct C2d {
     /// Messages may wait in the queue.
     pub(super) hint: bool,
     receiving: bool,
-    /// Sent and not settled: number of the delivery, and its lock.
-    in_flight: Vec<(u32, LockToken)>,
+    /// Sent and not settled, oldest first.
+    in_flight: Vec<Held>,
 }
+
+/// A message that the client has not settled.
+struct Held {
+    /// Number of the delivery.
+    number: u32,
+    lock: LockToken,
+    locked_until: Timestamp,
+    /// The lock has ended: the message may come again. A late answer is still heard, and answered.
+    overdue: bool,
+}
+
+/// Shortest wait for the end of a lock, so that a wall clock that was set cannot make the timer spin.
+const LOCK_WAIT_MIN_MS: u64 = 100;
 
 impl C2d {
     pub(super) fn new(link: LinkId, settled: bool) -> Self {
@@ -34,6 +47,11 @@ impl C2d {
             receiving: false,
             in_flight: Vec::new(),
         }
+    }
+
+    /// Messages whose locks are held for this client.
+    fn held(&self) -> usize {
+        self.in_flight.iter().filter(|held| !held.overdue).count()
     }
 }
 
@@ -64,7 +82,7 @@ impl Core {
             return;
         };
         let credit = self.machine.can_send(c2d.link) as usize;
-        let room = credit.min(in_flight_max.saturating_sub(c2d.in_flight.len()));
+        let room = credit.min(in_flight_max.saturating_sub(c2d.held()));
         if !c2d.hint || c2d.receiving || room == 0 || draining {
             return;
         }
@@ -127,8 +145,14 @@ impl Core {
                 Ok(_) if settled => complete.push(lock),
                 Ok(number) => {
                     if let Some(c2d) = self.members.get_mut(&id).and_then(|member| member.c2d.as_mut()) {
-                        c2d.in_flight.push((number, lock));
+                        c2d.in_flight.push(Held {
+                            number,
+                            lock,
+                            locked_until: delivery.locked_until,
+                            overdue: false,
+                        });
                     }
+                    self.watch_lock(delivery.locked_until);
                 }
                 Err(_) => unsent.push(lock),
             }
@@ -140,6 +164,67 @@ impl Core {
             self.settle_lock(id, lock, Settlement::Complete, None);
         }
         self.receive_c2d(id);
+    }
+
+    /// Looks at the locks when this one ends, at the latest.
+    fn watch_lock(&mut self, locked_until: Timestamp) {
+        let left = locked_until.as_micros() - self.shared.clock.now().as_micros();
+        let wait = u64::try_from(left / 1_000).unwrap_or(0) + 1;
+        let due = self.now + wait.max(LOCK_WAIT_MIN_MS);
+        self.locks_due = Some(self.locks_due.map_or(due, |earlier| earlier.min(due)));
+    }
+
+    /// Looks for locks that have ended; their messages may be in the queue again.
+    pub(super) fn tick_c2d(&mut self, out: &mut Vec<u8>) {
+        if self.locks_due.is_none_or(|due| self.now < due) {
+            return;
+        }
+        self.locks_due = None;
+        let now = self.shared.clock.now();
+        let mut next: Option<Timestamp> = None;
+        let mut again = Vec::new();
+        for (id, member) in &mut self.members {
+            let Some(c2d) = &mut member.c2d else { continue };
+            let before = c2d.held();
+            for held in c2d.in_flight.iter_mut().filter(|held| !held.overdue) {
+                if held.locked_until <= now {
+                    held.overdue = true;
+                } else {
+                    next = Some(next.map_or(held.locked_until, |next| next.min(held.locked_until)));
+                }
+            }
+            if c2d.held() < before {
+                c2d.hint = true;
+                again.push(*id);
+            }
+        }
+        if let Some(next) = next {
+            self.watch_lock(next);
+        }
+        for id in again {
+            self.forget_overdue(id, out);
+            self.receive_c2d(id);
+        }
+    }
+
+    /// Gives up waiting for answers to the oldest messages whose locks have ended, so that a client that never answers
+    /// costs no more than one that does.
+    fn forget_overdue(&mut self, id: MemberId, out: &mut Vec<u8>) {
+        let max = self.shared.config.c2d_in_flight_max;
+        let Some(c2d) = self.members.get_mut(&id).and_then(|member| member.c2d.as_mut()) else {
+            return;
+        };
+        let mut too_many = (c2d.in_flight.len() - c2d.held()).saturating_sub(max);
+        let link = c2d.link;
+        let machine = &mut self.machine;
+        c2d.in_flight.retain(|held| {
+            let forget = held.overdue && too_many > 0;
+            if forget {
+                too_many -= 1;
+                machine.settle_sent(link, held.number, Some(&DeliveryState::Released), out);
+            }
+            !forget
+        });
     }
 
     /// The client has settled a message, or its link has ended.
@@ -154,10 +239,10 @@ impl Core {
         let Some(c2d) = self.members.get_mut(&id).and_then(|member| member.c2d.as_mut()) else {
             return;
         };
-        let Some(place) = c2d.in_flight.iter().position(|(number, _)| *number == delivery) else {
+        let Some(place) = c2d.in_flight.iter().position(|held| held.number == delivery) else {
             return;
         };
-        let (_, lock) = c2d.in_flight.remove(place);
+        let lock = c2d.in_flight.remove(place).lock;
         self.settle_lock(
             id,
             lock,
@@ -221,8 +306,8 @@ impl Core {
 
     /// The link is gone: what was not settled returns to the queue.
     pub(super) fn release_c2d(&mut self, id: MemberId, c2d: &C2d) {
-        for (_, lock) in &c2d.in_flight {
-            self.settle_lock(id, *lock, Settlement::Release, None);
+        for held in c2d.in_flight.iter().filter(|held| !held.overdue) {
+            self.settle_lock(id, held.lock, Settlement::Release, None);
         }
     }
 }

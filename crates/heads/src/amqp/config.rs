@@ -39,13 +39,13 @@ pub struct AmqpConfig {
     pub requests_max: usize,
     /// Cloud-to-device sends of one connection that run at once. Default 32.
     pub c2d_sends_concurrent: usize,
-    /// Cloud-to-device messages of one device that may wait for its answer. Default 16.
+    /// Cloud-to-device messages of one device that may wait for its answer, and as many whose lock has ended. Default 16.
     pub c2d_in_flight_max: usize,
     /// Feedback batches of one connection that may wait for their answer. Default 16.
     pub feedback_in_flight_max: usize,
     /// How often feedback is looked for while a receiver has credit. Default 1 s.
     pub feedback_interval: Duration,
-    /// Tokens kept for one connection; the least recent expire first. Default 4,096.
+    /// Tokens kept for one connection; one more is refused. Default 4,096.
     pub grants_max: usize,
     /// Receivers without owner level on one partition and consumer group. Default 5.
     pub readers_max: usize,

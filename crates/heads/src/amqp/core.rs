@@ -1,6 +1,6 @@
 //! What a connection stands for: the protocol machine, its links, and everything that has to be waited for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,7 +25,7 @@ use super::outbox::Outbox;
 use super::registration::Registering;
 use super::scratch::Scratch;
 use super::service::Services;
-use super::telemetry::Uplink;
+use super::telemetry::{Ending, Uplink};
 
 /// What a future came to: what to do now, with the connection at hand.
 pub(super) type Done = Box<dyn FnOnce(&mut Core, &mut Vec<u8>) -> Result<(), End> + Send>;
@@ -41,12 +41,12 @@ pub(super) struct Core {
     pub(super) login: Login,
     /// What a device that wants to be provisioned has proven.
     pub(super) registering: Option<Box<Registering>>,
-    pub(super) links: HashMap<LinkId, Link>,
+    pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) members: HashMap<MemberId, Box<Member>>,
     pub(super) by_identity: HashMap<Identity, MemberId>,
     pub(super) last_member: MemberId,
     /// Links that wait for the session of their identity.
-    pub(super) pending: HashMap<LinkId, MemberId>,
+    pub(super) pending: BTreeMap<LinkId, MemberId>,
     pub(super) uplink: Uplink,
     pub(super) services: Services,
     pub(super) outbox: Outbox,
@@ -60,6 +60,8 @@ pub(super) struct Core {
     /// Millisecond of the monotonic clock, read once a turn.
     pub(super) now: u64,
     began: u64,
+    /// When the first lock of a cloud-to-device message ends.
+    pub(super) locks_due: Option<u64>,
     /// A frame waits for an answer of ours.
     held: bool,
     /// Something was proven: a token, or an identity by its certificate.
@@ -83,11 +85,11 @@ impl Core {
             host: None,
             login: Login::new(certificates, shared.config.clock_skew),
             registering: None,
-            links: HashMap::new(),
+            links: BTreeMap::new(),
             members: HashMap::new(),
             by_identity: HashMap::new(),
             last_member: 0,
-            pending: HashMap::new(),
+            pending: BTreeMap::new(),
             uplink: Uplink::default(),
             services: Services::default(),
             outbox: Outbox::default(),
@@ -97,6 +99,7 @@ impl Core {
             readers: VecDeque::new(),
             now,
             began: now,
+            locks_due: None,
             held: false,
             used: false,
             draining: false,
@@ -192,6 +195,20 @@ impl Core {
         ) {
             // What came before the end of its link counts.
             self.flush_run(scratch)?;
+        }
+        if self.uplink.is_blocked() {
+            // Not even that could be handed on yet. Nothing more is read until it is.
+            match event {
+                Event::Detach { link, .. } | Event::LinkFailed { link, .. } => {
+                    self.uplink.then = Some(Ending::Link(link));
+                    return Ok(());
+                }
+                Event::End { session, .. } => {
+                    self.uplink.then = Some(Ending::Session(session));
+                    return Ok(());
+                }
+                _ => {}
+            }
         }
         let out = &mut scratch.output;
         match event {
@@ -320,6 +337,15 @@ impl Core {
         Ok(())
     }
 
+    /// Goes on with what had to wait for the log.
+    pub(super) fn take_ending(&mut self, out: &mut Vec<u8>) -> Result<(), End> {
+        match self.uplink.then.take() {
+            Some(Ending::Link(link)) => self.link_gone(link, out),
+            Some(Ending::Session(session)) => self.take_end(session, out),
+            None => Ok(()),
+        }
+    }
+
     fn take_end(&mut self, session: SessionId, out: &mut Vec<u8>) -> Result<(), End> {
         let links: Vec<LinkId> = self
             .links
@@ -375,6 +401,7 @@ impl Core {
             ));
         }
         self.tick_login(out)?;
+        self.tick_c2d(out);
         self.tick_services();
         Ok(())
     }
@@ -390,6 +417,7 @@ impl Core {
             (!self.used).then(|| self.login_due_at()),
             self.next_login_tick(),
             self.next_service_tick(),
+            self.locks_due,
         ]
         .into_iter()
         .flatten()

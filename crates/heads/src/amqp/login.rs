@@ -102,6 +102,10 @@ impl Login {
                 format!("a connection can hold {max} tokens"),
             ));
         }
+        if self.grants.is_empty() {
+            // Most connections are those of one device.
+            self.grants.reserve_exact(1);
+        }
         self.grants.push(grant);
         Ok(())
     }
@@ -224,6 +228,7 @@ impl Core {
     fn next_token(&mut self, out: &mut Vec<u8>) {
         while !self.login.running {
             let Some(mut request) = self.login.waiting.pop_front() else {
+                self.login.waiting = VecDeque::new();
                 return;
             };
             let Some(token) = request.token.take() else {

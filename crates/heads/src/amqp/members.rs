@@ -254,6 +254,8 @@ impl Core {
                 return Ok(());
             }
             let Some(work) = member.lane.pop_front() else {
+                // Links come once: an idle identity keeps no room for more.
+                member.lane = VecDeque::new();
                 return Ok(());
             };
             let wanted = match &work {

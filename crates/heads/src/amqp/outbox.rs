@@ -1,6 +1,6 @@
 //! Messages that wait for credit or for the session's window: answers and notifications, few and small.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use holdfast_amqp::connection::Outgoing;
 use holdfast_amqp::performatives::Attach;
@@ -16,7 +16,7 @@ pub(super) fn settles(attach: &Attach<'_>) -> bool {
 /// See the module documentation.
 #[derive(Default)]
 pub(super) struct Outbox {
-    waiting: HashMap<LinkId, VecDeque<(Vec<u8>, bool)>>,
+    waiting: BTreeMap<LinkId, VecDeque<(Vec<u8>, bool)>>,
     pub(super) bytes: usize,
     /// Delivery tags of all messages without a lock token.
     last_tag: u64,

@@ -1,6 +1,6 @@
 //! Services: cloud-to-device messages and feedback on them (AMQP contract, section 4).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use holdfast_amqp::LinkId;
@@ -27,7 +27,7 @@ struct Send {
 #[derive(Default)]
 pub(super) struct Services {
     /// Paths that the links need rights on.
-    pub(super) paths: HashMap<LinkId, Box<str>>,
+    pub(super) paths: BTreeMap<LinkId, Box<str>>,
     waiting: VecDeque<Send>,
     /// Devices that a message is being queued for: the next one to the same device waits, so that they keep their order.
     running: Vec<Identity>,

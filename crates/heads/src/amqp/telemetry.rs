@@ -11,7 +11,7 @@ use std::time::Duration;
 use holdfast_amqp::connection::Delivery;
 use holdfast_amqp::message::BATCH_FORMAT;
 use holdfast_amqp::performatives::condition;
-use holdfast_amqp::{LinkId, Message};
+use holdfast_amqp::{LinkId, Message, SessionId};
 use holdfast_model::Identity;
 use holdfast_model::event::{AuthMethod, EventSource, Origin, Records};
 use holdfast_ports::event_log::{AppendTicket, LogError};
@@ -67,8 +67,17 @@ pub(super) struct Uplink {
     run: Option<Run>,
     /// The log had no room. Nothing is read meanwhile.
     blocked: Option<(Run, Records)>,
+    /// What the client ended right after that.
+    pub(super) then: Option<Ending>,
     /// Bytes that wait for durability.
     pub(super) bytes: usize,
+}
+
+/// A link or session that the client ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ending {
+    Link(LinkId),
+    Session(SessionId),
 }
 
 impl Uplink {
@@ -144,15 +153,11 @@ impl Core {
         if is_batch || self.uplink.run.as_ref().is_some_and(|run| run.sender != sender) {
             self.flush_run(scratch)?;
         }
-        let written = Message::decode(&delivery.payload)
-            .map_err(Malformed::from)
-            .and_then(|message| {
-                if is_batch {
-                    write_batch(&message, Source::Device, &mut scratch.records)
-                } else {
-                    write_record(&message, Source::Device, &mut scratch.records)
-                }
-            });
+        let written = match &Message::decode(&delivery.payload) {
+            Ok(message) if is_batch => write_batch(message, Source::Device, &mut scratch.records),
+            Ok(message) => write_record(message, Source::Device, &mut scratch.records),
+            Err(error) => Err(Malformed::from(*error)),
+        };
         if let Err(error) = written {
             if is_batch {
                 scratch.records.clear();
@@ -370,17 +375,15 @@ impl Core {
             return Ok(());
         };
         match self.append(run.sender, &records) {
-            Ok(ticket) => {
-                self.appended(run, &records, ticket);
-                Ok(())
-            }
+            Ok(ticket) => self.appended(run, &records, ticket),
             Err(IngestError::Busy(ticket)) => {
                 self.uplink.blocked = Some((run, records));
                 self.wait_for_room(ticket);
-                Ok(())
+                return Ok(());
             }
-            Err(error) => self.not_taken(&run, &error, out),
+            Err(error) => self.not_taken(&run, &error, out)?,
         }
+        self.take_ending(out)
     }
 
     fn not_taken(&mut self, run: &Run, error: &IngestError, out: &mut Vec<u8>) -> Result<(), End> {

@@ -58,9 +58,9 @@ impl Hub {
     }
 
     pub(crate) fn start_with(config: AmqpConfig) -> Self {
-        let gateway = FakeGateway::new();
-        let services = FakeServices::new();
         let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(START)));
+        let gateway = FakeGateway::with_clock(clock.clone());
+        let services = FakeServices::new();
         let head = AmqpHead::new(
             config,
             gateway.clone(),
@@ -538,7 +538,7 @@ fn owned(event: Event<'_>) -> Option<Got> {
             link,
             id: delivery.id,
             settled: delivery.settled,
-            tag: delivery.tag.as_bytes().to_vec(),
+            tag: delivery.tag.to_vec(),
             message: delivery.payload.into_owned(),
         },
         Event::Outcome {

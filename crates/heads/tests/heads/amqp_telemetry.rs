@@ -364,6 +364,25 @@ async fn what_is_settled_and_followed_by_a_detach_is_kept() {
 }
 
 #[tokio::test]
+async fn what_is_settled_and_followed_by_a_detach_is_kept_while_the_log_is_full() {
+    let hub = Hub::start();
+    let mut peer = hub.log_in(&["device:d1"]).await;
+    let link = peer.sender(TELEMETRY).await.expect("attached");
+    hub.gateway.set_busy(true);
+    for number in 0..10u8 {
+        peer.post(link, &message(&[number]), true);
+    }
+    peer.machine.end(link.session(), None, &mut peer.out);
+    peer.flush().await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert!(hub.gateway.disconnects().is_empty());
+    hub.gateway.set_busy(false);
+    let clean = [("d1".to_owned(), Disconnect::Clean)];
+    until("the session's end", || hub.gateway.disconnects() == clean).await;
+    assert_eq!(hub.gateway.received().len(), 10);
+}
+
+#[tokio::test]
 async fn malformed_messages_are_rejected_one_by_one() {
     let hub = Hub::start();
     let mut peer = hub.log_in(&["device:d1", "policy:service"]).await;

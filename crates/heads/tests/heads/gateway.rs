@@ -13,7 +13,7 @@ use holdfast_model::method::MethodResponse;
 use holdfast_model::subscription::{Channel, Subscriptions};
 use holdfast_model::{Error, ErrorCode, Identity, Timestamp};
 use holdfast_ports::BoxFuture;
-use holdfast_ports::clock::{Clock as _, SystemClock};
+use holdfast_ports::clock::{Clock, SystemClock};
 use holdfast_ports::event_log::{AppendTicket, LogError};
 use holdfast_ports::gateway::{
     AccessRequest, Admitted, ConnectRequest, Connected, Credential, DeviceGateway, Disconnect, IngestError,
@@ -59,13 +59,10 @@ struct State {
     connects_held: bool,
 }
 
-/// The fake's clock is the head's.
-fn now() -> Timestamp {
-    SystemClock::new().now()
-}
-
 pub(crate) struct FakeGateway {
     state: Mutex<State>,
+    /// The head's.
+    clock: Arc<dyn Clock>,
 }
 
 fn unauthorized() -> Error {
@@ -74,12 +71,17 @@ fn unauthorized() -> Error {
 
 impl FakeGateway {
     pub(crate) fn new() -> Arc<Self> {
+        Self::with_clock(Arc::new(SystemClock::new()))
+    }
+
+    pub(crate) fn with_clock(clock: Arc<dyn Clock>) -> Arc<Self> {
         let state = State {
             prompt: true,
             ..State::default()
         };
         Arc::new(FakeGateway {
             state: Mutex::new(state),
+            clock,
         })
     }
 
@@ -203,7 +205,7 @@ impl FakeGateway {
                     sequence_number: number,
                     nonce: 7,
                 },
-                locked_until: now(),
+                locked_until: self.clock.now(),
                 delivery_count: 0,
                 redelivered,
                 message: C2dMessage {
@@ -442,7 +444,7 @@ impl DeviceGateway for FakeGateway {
         Box::pin(async move {
             tokio::task::yield_now().await;
             let mut state = self.state.lock();
-            let now = now();
+            let now = self.clock.now();
             let locked_until = now.plus(state.lock_time.unwrap_or(Duration::from_secs(60)));
             let mut taken: Vec<C2dDelivery> = Vec::new();
             for delivery in &mut state.locked {
