@@ -34,9 +34,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use holdfast_hub::{Hub, ImportEntry};
-use holdfast_model::Error;
 use holdfast_model::registry::IdentityRecord;
 use holdfast_model::twin::Twin;
+use holdfast_model::{Error, ErrorCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use errors::ImportErrors;
 pub use events::Metrics;
@@ -56,6 +57,9 @@ pub const LINE_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const ASIDE_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// Most bytes of noted errors, on the disk; those beyond are counted only.
 pub const ERROR_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Most imports and exports at once that clients ask for directly.
+pub const AT_ONCE_MAX: usize = 4;
 
 /// How lines are spelled.
 pub trait LineFormat: Send + Sync + 'static {
@@ -92,6 +96,7 @@ pub struct Transfer {
     format: Arc<dyn LineFormat>,
     work_dir: Arc<PathBuf>,
     metrics: Metrics,
+    places: Arc<Semaphore>,
 }
 
 impl Transfer {
@@ -103,7 +108,22 @@ impl Transfer {
             format,
             work_dir: Arc::new(work_dir),
             metrics,
+            places: Arc::new(Semaphore::new(AT_ONCE_MAX)),
         }
+    }
+
+    /// A place for a transfer that a client asks for directly; hold it while that runs. Jobs need none, since only one
+    /// runs at a time.
+    ///
+    /// # Errors
+    /// `ThrottlingException` when [`AT_ONCE_MAX`] are under way.
+    pub fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            Error::new(
+                ErrorCode::ThrottlingException,
+                format!("{AT_ONCE_MAX} imports and exports are under way; try again when one has ended"),
+            )
+        })
     }
 }
 

@@ -62,7 +62,7 @@ pub struct TwinPropertiesDto {
     /// Desired properties.
     #[schema(value_type = Option<Object>)]
     pub desired: Option<Map<String, Value>>,
-    /// Reported properties; written by exports, ignored by imports.
+    /// Reported properties; written by exports, restored by imports of new identities, ignored by bulk requests.
     #[schema(value_type = Option<Object>)]
     pub reported: Option<Map<String, Value>>,
 }
@@ -118,6 +118,9 @@ pub struct ExportImportDevice {
     /// Who manages the module.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub managed_by: Option<String>,
+    /// Holdfast: model id that the device announced last; restored by imports of new identities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<String>,
 }
 
 impl ExportImportDevice {

@@ -9,6 +9,7 @@ mod device;
 mod method;
 pub mod provisioning;
 mod registry;
+mod transfer;
 mod twin;
 
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use registry::{
     KeyRegenerationResultDto, PolicyKeyDto, PurgeResultDto, RegistryStatisticsDto, RotatedKeyDto,
     ServiceStatisticsDto, feedback_json,
 };
+pub use transfer::{ExportLine, ImportLineErrorDto, JobPropertiesDto, TransferTypeDto};
 pub use twin::{PropertiesDto, ReportedPatch, TwinDto, parse_reported_patch, parse_twin_change};
 
 /// Reads a JSON body that is an object.

@@ -111,6 +111,14 @@ impl<'a> TwinDto<'a> {
     }
 }
 
+impl<'a> PropertiesDto<'a> {
+    /// The sections of a twin.
+    #[must_use]
+    pub fn new(twin: &'a Twin) -> Self {
+        PropertiesDto { twin }
+    }
+}
+
 impl Serialize for PropertiesDto<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(2))?;
