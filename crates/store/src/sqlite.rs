@@ -5,7 +5,7 @@
 //! - `readers`: read-only connections, used inline on the calling thread.
 //! - `schema`: opening, versions, migrations (`migrations/`); the tables are described there.
 //! - one file per port: `registry`, `twin`, `c2d` with `feedback`, `settings`, `sessions`, `checkpoints`,
-//!   `enrollments`, `configurations`, `jobs`.
+//!   `enrollments`, `configurations`, `jobs`, `query`.
 //!
 //! The file belongs to one process at a time (a lock file beside it says so); anyone may read it with the `sqlite3`
 //! tool meanwhile. Why it is built like this, with measurements: `docs/adr/0011-embedded-store.md`.
@@ -18,6 +18,7 @@ pub mod events;
 mod fault;
 mod feedback;
 mod jobs;
+pub mod query;
 mod readers;
 mod registry;
 mod schema;
@@ -52,6 +53,8 @@ pub struct SqliteStore {
 /// Fields are dropped in this order: the readers close, the writer drains and, as the last connection, folds the
 /// write-ahead log into the file (a read-only connection could not), then the file is free for another process.
 struct Shared {
+    queries: query::Connections,
+    usage: query::Usage,
     readers: Readers,
     writer: Writer,
     boot: i64,
@@ -66,6 +69,14 @@ impl SqliteStore {
     /// # Errors
     /// [`OpenError`]; a file that this program cannot serve is left as it was.
     pub fn open(path: &Path, metrics: Metrics) -> Result<Self, OpenError> {
+        Self::open_with(path, metrics, query::QueryLimits::default())
+    }
+
+    /// As [`SqliteStore::open`], with bounds of queries.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub fn open_with(path: &Path, metrics: Metrics, limits: query::QueryLimits) -> Result<Self, OpenError> {
         let lock = schema::lock(path)?;
         let mut connection = schema::open_writer(path)?;
         let set_up = |source| OpenError::SetUp {
@@ -83,6 +94,8 @@ impl SqliteStore {
         })?;
         Ok(SqliteStore {
             shared: Arc::new(Shared {
+                queries: query::Connections::new(path.to_owned(), limits),
+                usage: query::Usage::default(),
                 writer,
                 readers,
                 boot,

@@ -171,6 +171,14 @@ impl<'s> Groups<'s> {
     /// # Errors
     /// [`TooManyGroups`].
     pub fn add(&mut self, inputs: &[Input<'_>]) -> Result<(), TooManyGroups> {
+        self.add_many(inputs, 1)
+    }
+
+    /// Takes `rows` rows in that have the same values.
+    ///
+    /// # Errors
+    /// [`TooManyGroups`].
+    pub fn add_many(&mut self, inputs: &[Input<'_>], rows: u64) -> Result<(), TooManyGroups> {
         self.key.clear();
         for input in inputs.iter().take(self.keys) {
             encode(*input, &mut self.key);
@@ -188,7 +196,7 @@ impl<'s> Groups<'s> {
         };
         for (figure, state) in self.figures.iter().zip(states) {
             let input = inputs.get(figure.input).copied().unwrap_or(Input::Missing);
-            state.take(figure.aggregate, input);
+            state.take(figure.aggregate, input, rows);
         }
         Ok(())
     }
@@ -238,13 +246,13 @@ impl<'s> Groups<'s> {
 }
 
 impl State {
-    fn take(&mut self, aggregate: &Aggregate, input: Input<'_>) {
+    fn take(&mut self, aggregate: &Aggregate, input: Input<'_>, rows: u64) {
         match self {
-            State::Count(count) => *count += 1,
+            State::Count(count) => *count += rows,
             State::Sum(sum, count) => {
                 if let Input::Number(number) = input {
-                    *sum += number;
-                    *count += 1;
+                    *sum += number * rows as f64;
+                    *count += rows;
                 }
             }
             State::Best(best) => {

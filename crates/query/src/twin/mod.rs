@@ -38,7 +38,7 @@ pub use ast::{ItemType, Path, Root, Segment, Select, Source};
 pub use condition::{Condition, Filter};
 pub use evaluate::{matches, truth};
 pub use page::{Cursor, Position};
-pub use parse::{parse, parse_condition};
+pub use parse::{parse, parse_condition, parse_path};
 pub use plan::Plan;
 pub use project::project;
 pub use row::{JobRow, Row, TwinRow};

@@ -71,6 +71,19 @@ pub fn parse_condition(text: &str) -> Result<Condition, QueryError> {
     Ok(Condition::new(Source::Devices, filter))
 }
 
+/// Reads a path of twins, as [`Path`] prints it.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_path(text: &str) -> Result<Path, QueryError> {
+    let mut parser = Parser::new(text)?;
+    // Modules have every member that devices have.
+    parser.source = Source::Modules;
+    let path = parser.path("a path")?;
+    parser.expect_end("expected the end of the path")?;
+    Ok(path)
+}
+
 struct Parser<'a> {
     text: &'a str,
     tokens: Vec<Spanned>,

@@ -218,7 +218,7 @@ impl Ended {
     }
 }
 
-fn depth(db: &Connection, row: i64) -> Result<u64, Fault> {
+pub(super) fn depth(db: &Connection, row: i64) -> Result<u64, Fault> {
     let count: i64 = db
         .prepare_cached("SELECT count(*) FROM messages WHERE identity = ?1")?
         .query_row([row], |row| row.get(0))?;

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub readers: Gauge,
     /// Feedback records dropped because nobody fetches them.
     pub feedback_dropped: Counter,
+    /// Indexes that queries made themselves, made by this process less those dropped.
+    pub query_indexes: Gauge,
 }
 
 impl Metrics {
@@ -61,6 +63,10 @@ impl Metrics {
             feedback_dropped: registry.counter(
                 "holdfast_state_feedback_dropped_total",
                 "Feedback records dropped because nobody fetches them",
+            ),
+            query_indexes: registry.gauge(
+                "holdfast_state_query_indexes",
+                "Indexes made for queries since the start, less those dropped",
             ),
         }
     }
@@ -144,5 +150,43 @@ impl Event for FeedbackDropped {
     fn emit(self, metrics: &Metrics) {
         metrics.feedback_dropped.add(self.records as u64);
         tracing::debug!(records = self.records, "oldest feedback dropped");
+    }
+}
+
+/// A place that queries look at gets an index.
+pub(super) struct IndexStarted<'a> {
+    pub(super) path: &'a str,
+}
+
+impl Event for IndexStarted<'_> {
+    type Metrics = Metrics;
+    fn emit(self, metrics: &Metrics) {
+        metrics.query_indexes.inc();
+        tracing::info!(path = self.path, "queries look at this place: making an index");
+    }
+}
+
+/// An index is complete.
+pub(super) struct IndexReady<'a> {
+    pub(super) path: &'a str,
+}
+
+impl Event for IndexReady<'_> {
+    type Metrics = Metrics;
+    fn emit(self, _metrics: &Metrics) {
+        tracing::info!(path = self.path, "the index is ready");
+    }
+}
+
+/// An index that nobody used is gone.
+pub(super) struct IndexDropped<'a> {
+    pub(super) path: &'a str,
+}
+
+impl Event for IndexDropped<'_> {
+    type Metrics = Metrics;
+    fn emit(self, metrics: &Metrics) {
+        metrics.query_indexes.dec();
+        tracing::info!(path = self.path, "no query used this index: it is gone");
     }
 }

@@ -24,6 +24,10 @@ macro_rules! select {
     };
 }
 
+/// What a device job is read from, over `device_jobs AS j` and `jobs AS k`.
+pub(super) const DEVICE_JOB_COLUMNS: &str = "j.job, k.id, k.type, j.device_id, j.module_id, j.status, j.created_at,
+    j.started_at, j.ended_at, j.updated_at, j.outcome, j.error";
+
 impl JobStore for SqliteStore {
     fn create_job(&self, job: NewJob, unfinished_max: usize) -> BoxFuture<'_, StoreResult<Job>> {
         self.write_single(move |context| {
@@ -464,7 +468,8 @@ fn decode(row: &Row<'_>) -> Result<Job, Fault> {
     })
 }
 
-fn decode_device_job(row: &Row<'_>) -> Result<DeviceJob, Fault> {
+/// Reads a row of [`DEVICE_JOB_COLUMNS`].
+pub(super) fn decode_device_job(row: &Row<'_>) -> Result<DeviceJob, Fault> {
     let kind: String = row.get(2)?;
     let known = JobKind::ALL.into_iter().find(|known| known.as_str() == kind);
     let time = |column| -> Result<Option<Timestamp>, Fault> {

@@ -263,6 +263,14 @@ fn find(db: &Connection, boot: i64, identity: &Identity) -> Result<Option<Identi
         .transpose()
 }
 
+/// The record in this row.
+pub(super) fn of_row(db: &Connection, boot: i64, row: i64) -> Result<Option<IdentityRecord>, Fault> {
+    db.prepare_cached(select!("WHERE id = ?1"))?
+        .query_row([row], |row| Ok(decode(row, boot)))
+        .optional()?
+        .transpose()
+}
+
 fn modules(db: &Connection, boot: i64, device: &Identity) -> Result<Vec<IdentityRecord>, Fault> {
     list(
         db,

@@ -1,7 +1,7 @@
 //! SQLite: twins are JSON text, reached with `json_extract` and `json_type`.
 //!
-//! The tables are those of the embedded store (its migrations), under the aliases `i` (identities), `t` (twins) and
-//! `j` (device_jobs). `json_extract` gives booleans as numbers and objects as text, so every test also asks
+//! The tables are those of the embedded store (its migrations), under the aliases `i` (identities), `t` (twins), `j`
+//! (device_jobs) and `k` (jobs). `json_extract` gives booleans as numbers and objects as text, so every test also asks
 //! `json_type`. Names that SQLite's path syntax cannot quote (with `"`, `\` or control characters) cannot be said.
 
 use super::{Dialect, Param, Params, after_prefix};
@@ -51,7 +51,7 @@ impl Field {
 impl Sqlite {
     /// A place as SQL; `None` if it cannot be said.
     #[must_use]
-    pub fn field(&self, path: &Path, params: &mut Params) -> Option<Field> {
+    pub fn field(&self, path: &Path) -> Option<Field> {
         let rest = path.rest.as_slice();
         if self.source == Source::Jobs {
             return job_field(path.root, rest);
@@ -79,13 +79,8 @@ impl Sqlite {
             (Root::ModelId, []) => text("t.model_id"),
             (Root::Tags, rest) => Some(Field::Json("t.tags".into(), json_path(rest)?)),
             (Root::Properties, [Segment::Name(section), rest @ ..]) => section_field(section, rest),
-            (Root::Configurations, [Segment::Name(id), Segment::Name(status)]) if status == "status" => {
-                let number = params.push(Param::Text(id.clone()));
-                Some(Field::Text(format!(
-                    "(SELECT s.status FROM configuration_statuses AS s
-                      WHERE s.configuration = ?{number} AND s.identity = i.id)"
-                )))
-            }
+            // Without configurations the document has no such member, but the column has an empty object.
+            (Root::Configurations, [_, ..]) => Some(Field::Json("t.configurations".into(), json_path(rest)?)),
             _ => None,
         }
     }
@@ -106,10 +101,10 @@ fn section_field(section: &str, rest: &[Segment]) -> Option<Field> {
 
 fn job_field(root: Root, rest: &[Segment]) -> Option<Field> {
     Some(match (root, rest) {
-        (Root::JobId, []) => Field::Text("j.job_id".into()),
+        (Root::JobId, []) => Field::Text("k.id".into()),
         (Root::DeviceId, []) => Field::Text("j.device_id".into()),
         (Root::ModuleId, []) => Field::Text("nullif(j.module_id, '')".into()),
-        (Root::JobType, []) => Field::Text("j.job_type".into()),
+        (Root::JobType, []) => Field::Text("k.type".into()),
         (Root::Status, []) => Field::Text("j.status".into()),
         (Root::StartTimeUtc, []) => Field::Time("j.started_at".into()),
         (Root::EndTimeUtc, []) => Field::Time("j.ended_at".into()),
@@ -160,20 +155,20 @@ const PRIMITIVES: &str = "('text', 'integer', 'real', 'true', 'false', 'null')";
 impl Dialect for Sqlite {
     fn test(&self, test: &Test, params: &mut Params) -> Option<String> {
         match test {
-            Test::Compare { path, op, literal } => compare(&self.field(path, params)?, *op, literal, params),
+            Test::Compare { path, op, literal } => compare(&self.field(path)?, *op, literal, params),
             Test::CompareTime { path, op, time } => {
-                let Field::Time(sql) = self.field(path, params)? else {
+                let Field::Time(sql) = self.field(path)? else {
                     return None;
                 };
                 let number = params.push(Param::Integer(time.as_micros()));
                 Some(format!("({sql} {} ?{number})", operator(*op)))
             }
             Test::ComparePaths { left, op, right } => {
-                let (left, right) = (self.field(left, params)?, self.field(right, params)?);
+                let (left, right) = (self.field(left)?, self.field(right)?);
                 compare_fields(&left, *op, &right)
             }
             Test::In { path, list, negated } => {
-                let field = self.field(path, params)?;
+                let field = self.field(path)?;
                 let found = is_in(&field, list, params)?;
                 if !negated {
                     return Some(found);
@@ -182,11 +177,11 @@ impl Dialect for Sqlite {
                 Some(format!("({kind} IN {PRIMITIVES} AND {found} IS NOT TRUE)"))
             }
             Test::Defined { path, negated } => {
-                let (kind, _) = self.field(path, params)?.typed();
+                let (kind, _) = self.field(path)?.typed();
                 Some(format!("({kind} IS {}NULL)", if *negated { "" } else { "NOT " }))
             }
             Test::Type { path, test, negated } => {
-                let (kind, _) = self.field(path, params)?.typed();
+                let (kind, _) = self.field(path)?.typed();
                 let kinds = match test {
                     TypeTest::Null => "('null')",
                     TypeTest::Bool => "('true', 'false')",
@@ -203,11 +198,11 @@ impl Dialect for Sqlite {
                 test,
                 part,
                 negated,
-            } => text_test(&self.field(path, params)?, *test, part, *negated, params),
+            } => text_test(&self.field(path)?, *test, part, *negated, params),
             Test::ArrayContains { path, value, negated } => {
-                array_contains(&self.field(path, params)?, value, *negated, params)
+                array_contains(&self.field(path)?, value, *negated, params)
             }
-            Test::Is { path, wanted } => Some(match self.field(path, params)? {
+            Test::Is { path, wanted } => Some(match self.field(path)? {
                 Field::Bool(sql) => format!("({sql} = {})", i32::from(*wanted)),
                 field @ Field::Json(..) => format!("({} = '{wanted}')", json(&field).0),
                 _ => NEVER.to_owned(),
@@ -220,6 +215,15 @@ fn operator(op: CompareOp) -> &'static str {
     match op {
         CompareOp::NotEqual => "<>",
         other => other.text(),
+    }
+}
+
+/// Null differs from every other primitive.
+fn or_null(kind: &str, op: CompareOp, condition: String) -> String {
+    if op == CompareOp::NotEqual {
+        format!("({condition} OR {kind} = 'null')")
+    } else {
+        condition
     }
 }
 
@@ -240,16 +244,17 @@ fn compare(field: &Field, op: CompareOp, literal: &Literal, params: &mut Params)
         (Field::Json(..), Literal::String(text)) => {
             let (kind, value) = json(field);
             let number = params.push(Param::Text(text.clone()));
-            format!("({value} {sign} ?{number} AND {kind} = 'text')")
+            or_null(&kind, op, format!("({value} {sign} ?{number} AND {kind} = 'text')"))
         }
         (Field::Json(..), Literal::Number(other)) => {
             let (kind, value) = json(field);
             let number = params.push(Param::Number(*other));
-            format!("({value} {sign} ?{number} AND {kind} IN {NUMBERS})")
+            or_null(&kind, op, format!("({value} {sign} ?{number} AND {kind} IN {NUMBERS})"))
         }
         (Field::Json(..), Literal::Bool(other)) if equality => {
             let wanted = *other == (op == CompareOp::Equal);
-            format!("({} = '{wanted}')", json(field).0)
+            let (kind, _) = json(field);
+            or_null(&kind, op, format!("({kind} = '{wanted}')"))
         }
         (Field::Json(..), Literal::Null) if op == CompareOp::Equal => format!("({} = 'null')", json(field).0),
         (Field::Json(..), Literal::Null) if op == CompareOp::NotEqual => {

@@ -74,3 +74,15 @@ CREATE TABLE device_jobs (
 CREATE INDEX device_jobs_unfinished ON device_jobs (job, status, device_id, module_id)
     WHERE status IN ('pending', 'running');
 CREATE INDEX device_jobs_by_device ON device_jobs (device_id, module_id, job);
+
+-- Indexes that the store makes by itself for places that queries look at. Each has a table query_index_<number> with a
+-- row for every identity, (module, kind, value, id), kept by triggers from the moment it exists; rows from before are
+-- added in steps. `target` is the place as a query writes it, `state` 0 filling (up to the id `filled_to`), 1 ready,
+-- 2 being taken away.
+CREATE TABLE query_indexes (
+    number    INTEGER PRIMARY KEY AUTOINCREMENT,
+    target    TEXT NOT NULL UNIQUE,
+    state     INTEGER NOT NULL,
+    filled_to INTEGER NOT NULL,
+    used_at   INTEGER NOT NULL
+) STRICT;

@@ -1,0 +1,181 @@
+//! Aggregates and GROUP BY.
+
+use holdfast_ports::query::{Item, Page};
+use holdfast_query::twin::aggregate::Input;
+use holdfast_query::twin::row::time_text;
+use holdfast_query::twin::sql::sqlite::Field;
+use holdfast_query::twin::{Groups, Path, Position, Root, Source};
+use holdfast_model::Timestamp;
+use rusqlite::types::ValueRef;
+use std::ops::ControlFlow;
+
+use super::super::fault::Fault;
+use super::access::{Access, bind};
+use super::indexes::{self, BOOL_FALSE, MISSING, NULL, NUMBER, OTHER, Ready, TEXT};
+use super::{Run, other_query, refused};
+
+impl Run<'_> {
+    pub(super) fn figures(&self) -> Result<Page, Fault> {
+        let after = match &self.position {
+            None => None,
+            Some(Position::Group(mark)) => Some(mark.as_slice()),
+            Some(_) => return Err(other_query()),
+        };
+        let mut groups = Groups::new(self.select);
+        self.fill(&mut groups)?;
+        let (rows, last) = groups.rows(after, self.limit);
+        Ok(Page {
+            next: self.next(rows.len(), last.map(Position::Group)),
+            items: rows.into_iter().map(Item::Raw).collect(),
+        })
+    }
+
+    fn fill(&self, groups: &mut Groups<'_>) -> Result<(), Fault> {
+        if groups.is_plain_count() && self.plan.exact {
+            return self.count(groups);
+        }
+        let ready = indexes::ready(self.db)?;
+        if let Some(index) = self.covering(groups, &ready)
+            && self.from_index(groups, index)?
+        {
+            return Ok(());
+        }
+        let access = self.access()?;
+        let fields: Option<Vec<Field>> = groups.paths().iter().map(|path| self.dialect.field(path)).collect();
+        match fields {
+            Some(fields) if self.plan.exact => self.from_columns(groups, &access, &fields)?,
+            _ => self.from_rows(groups, &access)?,
+        }
+        // An index over what is grouped by spares the scan too.
+        let grouped = groups.paths().iter().take(1).cloned().collect::<Vec<Path>>();
+        let also = if self.select.filter.is_none() { grouped } else { Vec::new() };
+        self.note_scan(&access, also);
+        Ok(())
+    }
+
+    fn count(&self, groups: &mut Groups<'_>) -> Result<(), Fault> {
+        let count: i64 = if self.select.filter.is_none() && self.select.source == Source::Devices {
+            // Kept by triggers.
+            let sql = "SELECT devices_enabled + devices_disabled FROM hub";
+            self.db.prepare_cached(sql)?.query_row([], |row| row.get(0))?
+        } else {
+            let access = self.access()?;
+            let sql = access.select("count(*)", 0, None, false);
+            let count = self.db.prepare(&sql.text)?.query_row(bind(&sql.params), |row| row.get(0))?;
+            self.note_scan(&access, []);
+            count
+        };
+        groups.add_count(count as u64);
+        Ok(())
+    }
+
+    /// The index that has everything a query without a filter needs.
+    fn covering<'r>(&self, groups: &Groups<'_>, ready: &'r [Ready]) -> Option<&'r Ready> {
+        let [path] = groups.paths() else { return None };
+        // A connection state is not kept as what it shows, a time not as its text.
+        if self.select.filter.is_some() || path.root == Root::ConnectionState || path.is_time() {
+            return None;
+        }
+        ready.iter().find(|index| index.path == *path)
+    }
+
+    /// Takes all rows from an index, many equal ones at once; false if the index does not have them all.
+    fn from_index(&self, groups: &mut Groups<'_>, index: &Ready) -> Result<bool, Fault> {
+        let module = i64::from(self.select.source == Source::Modules);
+        let table = index.table();
+        // Objects and arrays are not kept there.
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE module = {module} AND kind = {OTHER})");
+        if self.db.prepare(&sql)?.query_row([], |row| row.get(0))? {
+            return Ok(false);
+        }
+        let sql =
+            format!("SELECT kind, value, count(*) FROM {table} WHERE module = {module} GROUP BY kind, value");
+        let mut statement = self.db.prepare(&sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let value = row.get_ref(1)?;
+            let input = match row.get::<_, i64>(0)? {
+                MISSING => Input::Missing,
+                NULL => Input::Null,
+                NUMBER => number(value),
+                TEXT => Input::Text(value.as_str().unwrap_or_default()),
+                bool => Input::Bool(bool != BOOL_FALSE),
+            };
+            let count: i64 = row.get(2)?;
+            groups.add_many(&[input], count as u64).map_err(|error| refused(error.to_string()))?;
+        }
+        self.store.shared.usage.used(index.path.clone());
+        Ok(true)
+    }
+
+    /// Takes rows in by the columns that are needed.
+    fn from_columns(&self, groups: &mut Groups<'_>, access: &Access, fields: &[Field]) -> Result<(), Fault> {
+        let columns: Vec<String> = fields
+            .iter()
+            .map(|field| {
+                let (kind, value) = field.typed();
+                format!("{kind}, {value}")
+            })
+            .collect();
+        let columns = if columns.is_empty() { "1".to_owned() } else { columns.join(", ") };
+        let sql = access.select(&columns, 0, None, false);
+        let mut statement = self.db.prepare(&sql.text)?;
+        let mut rows = statement.query(bind(&sql.params))?;
+        while let Some(row) = rows.next()? {
+            let mut texts = Vec::new();
+            // Times are shown as text; the texts must live as long as the inputs.
+            for (at, field) in fields.iter().enumerate() {
+                if let (Field::Time(_), ValueRef::Integer(micros)) = (field, row.get_ref(2 * at + 1)?) {
+                    texts.push((at, time_text(Timestamp::from_micros(micros))));
+                }
+            }
+            let mut inputs = Vec::with_capacity(fields.len());
+            for at in 0..fields.len() {
+                let time = texts.iter().find(|(of, _)| *of == at);
+                inputs.push(match time {
+                    Some((_, text)) => Input::Text(text),
+                    None => input(row.get_ref(2 * at)?, row.get_ref(2 * at + 1)?),
+                });
+            }
+            groups.add(&inputs).map_err(|error| refused(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Takes whole rows in.
+    fn from_rows(&self, groups: &mut Groups<'_>, access: &Access) -> Result<(), Fault> {
+        self.visit(
+            access,
+            0,
+            |id| {
+                if let Some(item) = self.load(id)? {
+                    groups.add_row(&item.row()).map_err(|error| refused(error.to_string()))?;
+                }
+                Ok(ControlFlow::Continue(()))
+            },
+            || false,
+        )?;
+        Ok(())
+    }
+}
+
+fn number(value: ValueRef<'_>) -> Input<'_> {
+    match value {
+        ValueRef::Integer(value) => Input::Number(value as f64),
+        ValueRef::Real(value) => Input::Number(value),
+        _ => Input::Missing,
+    }
+}
+
+/// What `json_type` and `json_extract` gave.
+fn input<'v>(kind: ValueRef<'v>, value: ValueRef<'v>) -> Input<'v> {
+    match kind.as_str() {
+        Ok("text") => Input::Text(value.as_str().unwrap_or_default()),
+        Ok("integer" | "real") => number(value),
+        Ok("true") => Input::Bool(true),
+        Ok("false") => Input::Bool(false),
+        Ok("null") => Input::Null,
+        Ok("object" | "array") => Input::Json(value.as_str().unwrap_or_default()),
+        _ => Input::Missing,
+    }
+}
