@@ -479,6 +479,8 @@ impl Core {
         let mut core = Core::new(&self.shared, Arc::from([]), self.protocol, self.peer);
         core.waits = waits;
         core.critical = self.critical;
+        // Those that count requests down run too.
+        core.requests = self.requests;
         std::mem::swap(&mut core.services, &mut self.services);
         core.give_back_feedback();
         let how = end.how;

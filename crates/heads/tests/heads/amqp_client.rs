@@ -178,7 +178,8 @@ pub(crate) struct Peer<S> {
     input: Vec<u8>,
     /// Came and was not asked for yet.
     pub(crate) queue: VecDeque<Got>,
-    cbs: Option<(LinkId, LinkId)>,
+    /// Requests and answers of `$cbs`.
+    pub(crate) cbs: Option<(LinkId, LinkId)>,
     session: Option<SessionId>,
     sent: u64,
     gone: bool,

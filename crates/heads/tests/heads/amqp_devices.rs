@@ -327,3 +327,35 @@ async fn services_send_to_devices_and_hear_why_not() {
     }
     assert_eq!(hub.services.sent().len(), 201);
 }
+
+#[tokio::test]
+async fn a_reader_that_never_settles_reads_on() {
+    // As azure-eventhub for Python does, for hours.
+    const EVENTS: u32 = 20_000;
+    let hub = Hub::start();
+    let mut peer = hub.log_in(&["policy:service"]).await;
+    let sends = peer.sender("events/Partitions/0").await.expect("attached");
+    let session = peer.begin().await;
+    let address = "events/ConsumerGroups/$Default/Partitions/0";
+    let attach = Attach {
+        snd_settle_mode: SenderSettleMode::Unsettled,
+        ..Attach::receiver("reader", address)
+    };
+    let reads = peer.attach(session, &attach, 0).await.expect("attached");
+    let mut next = 0u32;
+    let mut sent = 0u32;
+    while next < EVENTS {
+        while sent < (next + 500).min(EVENTS) && peer.machine.can_send(sends) > 0 {
+            peer.post(sends, &crate::amqp_client::message(&sent.to_be_bytes()), true);
+            sent += 1;
+        }
+        // Its whole prefetch anew when it has used up what it had.
+        if peer.machine.credit(reads) == 0 {
+            peer.machine.set_credit(reads, 300, &mut peer.out);
+        }
+        peer.flush().await;
+        let (_, _, event) = peer.received(reads).await;
+        assert_eq!(body(&event), next.to_be_bytes());
+        next += 1;
+    }
+}

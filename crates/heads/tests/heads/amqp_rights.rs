@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use holdfast_amqp::Config;
+use holdfast_amqp::message::{MessageId, Properties, Writer};
 use holdfast_amqp::performatives::Attach;
+use holdfast_amqp::types::Value;
+use holdfast_amqp::{Config, Message};
 use holdfast_heads::amqp::AmqpConfig;
 use holdfast_ports::gateway::Disconnect;
 use holdfast_ports::session::CloseReason;
@@ -137,6 +139,52 @@ async fn tokens_that_are_none_are_refused_with_401_and_change_nothing() {
         assert_eq!(peer.put_token(token).await, 401, "{token:?}");
     }
     assert_eq!(peer.send(link, &message(b"x")).await, "accepted");
+}
+
+#[tokio::test]
+async fn answers_of_cbs_keep_the_type_of_the_request_id() {
+    let hub = Hub::start();
+    let mut peer = hub.log_in(&["device:d1"]).await;
+    let (requests, answers) = peer.cbs.expect("attached");
+    let request = |id: MessageId<'_>, operation: &str| {
+        let mut message = Vec::new();
+        Writer::new(&mut message)
+            .properties(&Properties {
+                message_id: Some(id),
+                ..Properties::default()
+            })
+            .application_properties(|map| {
+                map.string("operation", &Value::String(operation));
+            })
+            .value(&Value::String("device:d1"));
+        message
+    };
+    for id in [
+        MessageId::Ulong(u64::MAX),
+        MessageId::Uuid([3; 16]),
+        MessageId::String("text"),
+        MessageId::Binary(b"bytes"),
+    ] {
+        for (operation, status) in [("put-token", 200), ("delete-token", 200), ("drop-table", 400)] {
+            assert_eq!(peer.send(requests, &request(id, operation)).await, "accepted");
+            let (_, _, answer) = peer.received(answers).await;
+            let answer = Message::decode(&answer).expect("a message");
+            assert_eq!(answer.properties.correlation_id, Some(id));
+            let map = answer.application_properties.expect("properties");
+            assert_eq!(map.get("status-code"), Some(Value::Int(status)), "{operation}");
+            assert!(matches!(map.get("status-description"), Some(Value::String(_))));
+            // A client in Python takes one for a failure, whatever it says.
+            assert_eq!(map.get("error-condition").is_some(), status != 200);
+        }
+    }
+    // Whoever has no link for answers gets none, and is let be.
+    let mut mute = hub.dial().await;
+    let link = mute.sender("$cbs").await.expect("for everyone");
+    let sent = mute.send(link, &request(MessageId::Ulong(1), "put-token")).await;
+    assert_eq!(sent, "accepted");
+    mute.sender("/devices/d1/messages/events")
+        .await
+        .expect("the token counts");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use crate::client::{Client, Got, connect_packet, metrics, publish_packet, until}
 use crate::gateway::FakeGateway;
 use crate::https_device::{Port, ask};
 
-fn certificate(name: &str) -> ServerCertificate {
+pub(crate) fn certificate(name: &str) -> ServerCertificate {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
     make(name, &key)
 }
@@ -35,7 +35,7 @@ fn make(name: &str, key: &KeyPair) -> ServerCertificate {
     }
 }
 
-fn settings(certificates: Vec<ServerCertificate>) -> Arc<TlsSettings> {
+pub(crate) fn settings(certificates: Vec<ServerCertificate>) -> Arc<TlsSettings> {
     TlsSettings::new(
         certificates,
         &TicketSecret::new([1; 32]),
@@ -89,7 +89,7 @@ impl ServerCertVerifier for TakeAny {
     }
 }
 
-fn client_config(
+pub(crate) fn client_config(
     version: &'static SupportedProtocolVersion,
     identity: Option<ServerCertificate>,
 ) -> Arc<ClientConfig> {
@@ -147,7 +147,7 @@ impl TlsHub {
     }
 }
 
-async fn connect(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> TlsStream<TcpStream> {
+pub(crate) async fn connect(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> TlsStream<TcpStream> {
     let name = ServerName::try_from(name.to_owned()).expect("a name");
     TlsConnector::from(Arc::clone(config))
         .connect(name, tcp)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_hub::{IdentitySpec, IfMatch, PolicyKeys, ServiceCaller};
+use holdfast_hub::{IdentitySpec, IfMatch, KeyChoice, PolicyKeys, ServiceCaller};
 use holdfast_model::ErrorCode;
 use holdfast_model::credential::SymmetricKey;
 use holdfast_model::policy::Rights;
@@ -87,6 +87,22 @@ async fn a_policy_token_grants_what_the_policy_allows_below_its_resource() {
         .verify_policy_key("nobody", key.reveal())
         .expect_err("an unknown policy");
 
+    // It ends with the key that proved it, not with the other one.
+    test.hub
+        .regenerate_policy_keys("reader", KeyChoice::Secondary)
+        .await
+        .expect("a new key");
+    assert!(test.hub.is_current(&grant) && test.hub.is_current(&raw));
+    test.hub
+        .regenerate_policy_keys("reader", KeyChoice::Primary)
+        .await
+        .expect("a new key");
+    assert!(!test.hub.is_current(&grant) && !test.hub.is_current(&raw));
+
+    let policy = test.hub.policy("reader").expect("a policy");
+    let token = test.sign("sb://hub.test/events", &policy.primary_key, Some("reader"));
+    let grant = test.hub.verify_token(&token).await.expect("good");
+    assert!(test.hub.is_current(&grant));
     test.hub.delete_policy("reader").await.expect("deleted");
     assert!(!test.hub.is_current(&grant));
 }
