@@ -154,6 +154,10 @@ pub struct Metrics {
     pub telemetry_bytes: Counter,
     /// Times the log asked a sender to wait.
     pub telemetry_waits: Counter,
+    /// Messages that took no route and were dropped.
+    pub telemetry_unrouted: Counter,
+    /// Messages for which a route's condition was undefined.
+    pub routes_undefined: Counter,
     /// Direct method calls, by outcome.
     pub methods: CounterBy<MethodOutcome>,
     /// Cloud-to-device messages queued.
@@ -191,6 +195,14 @@ impl Metrics {
             telemetry_bytes: registry.counter(
                 "holdfast_telemetry_bytes_total",
                 "Bytes of telemetry handed to the event log, properties included",
+            ),
+            telemetry_unrouted: registry.counter(
+                "holdfast_telemetry_messages_unrouted_total",
+                "Messages that took no route and were dropped",
+            ),
+            routes_undefined: registry.counter(
+                "holdfast_route_evaluations_undefined_total",
+                "Messages for which a route's condition was undefined",
             ),
             telemetry_waits: registry.counter(
                 "holdfast_telemetry_waits_total",

@@ -31,6 +31,7 @@ impl DeviceGateway for Hub {
         Box::pin(async move {
             self.check_serving()?;
             let verified = self.verify_access(&request).await?;
+            self.note_admitted(&verified.record.identity).await?;
             let partition = partition_of(verified.record.identity.device_id(), self.stores.log.partitions());
             Ok(Admitted {
                 origin: Origin {

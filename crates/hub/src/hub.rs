@@ -24,6 +24,7 @@ use crate::directory::Directory;
 use crate::events::{LineBudget, LogFailed, Metrics};
 use crate::methods::PendingCalls;
 use crate::policies::PolicySet;
+use crate::routing::Routing;
 use crate::twins::order::DesiredOrder;
 
 /// The driven ports of a hub.
@@ -60,6 +61,7 @@ pub struct Hub {
     pub(crate) calls: PendingCalls,
     pub(crate) desired_order: Arc<DesiredOrder>,
     pub(crate) changes: Changes,
+    pub(crate) routing: Routing,
     pub(crate) policies: ArcSwap<PolicySet>,
     pub(crate) authorities: ArcSwap<AuthoritySet>,
     /// Serialises changes of policies and authorities, so that the caches follow the store. The one lock here that is
@@ -81,7 +83,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Starts an engine: loads policies and certificate authorities from the store.
+    /// Starts an engine: loads policies, certificate authorities and routes from the store.
     ///
     /// Session epochs count up from `epoch_base`, which must be higher than every epoch that an earlier process used
     /// on the same stores (for example the start time in microseconds, or a stored counter times 2³²).
@@ -96,6 +98,7 @@ impl Hub {
     ) -> StoreResult<Arc<Self>> {
         let policies = PolicySet::new(stores.settings.policies().await?);
         let authorities = AuthoritySet::new(&stores.settings.authorities().await?);
+        let routing = Routing::load(stores.settings.as_ref()).await?;
         let sessions = Arc::new(Directory::new());
         Ok(Arc::new(Hub {
             host_names: config.host_names.iter().cloned().collect(),
@@ -104,6 +107,7 @@ impl Hub {
             sessions,
             calls: PendingCalls::new(),
             changes: Changes::default(),
+            routing,
             policies: ArcSwap::from_pointee(policies),
             authorities: ArcSwap::from_pointee(authorities),
             settings_changes: tokio::sync::Mutex::new(()),

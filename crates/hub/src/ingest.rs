@@ -8,6 +8,7 @@ use holdfast_model::limits::D2C_BYTES_MAX;
 use holdfast_ports::event_log::{AppendTicket, LogError};
 use holdfast_ports::gateway::{Admitted, IngestError};
 use holdfast_ports::session::SessionHandle;
+use holdfast_routing::Decider;
 
 use crate::Hub;
 
@@ -61,7 +62,7 @@ impl Hub {
         if records.as_bytes().len() > D2C_BYTES_MAX && records.largest_message() > D2C_BYTES_MAX {
             return Err(IngestError::TooLarge);
         }
-        match self.stores.log.append(partition, origin, records, self.now()) {
+        match self.route(partition, origin, records) {
             Ok(ticket) => {
                 self.metrics.telemetry_messages.add(u64::from(records.count()));
                 self.metrics.telemetry_bytes.add(records.as_bytes().len() as u64);
@@ -76,6 +77,43 @@ impl Hub {
                 Err(IngestError::Failed(error))
             }
         }
+    }
+
+    /// Decides where each message goes and appends those that go somewhere; a hub whose routes ask for nothing decides
+    /// once for all of them.
+    fn route(&self, partition: u16, origin: &Origin, records: &Records) -> Result<AppendTicket, LogError> {
+        let now = self.now();
+        let table = self.routing.table();
+        let mut runs = Vec::new();
+        match table.constant(origin.source) {
+            Some(endpoints) if !endpoints.is_empty() => {
+                return self
+                    .stores
+                    .log
+                    .append_runs(partition, origin, &[records.run(endpoints)], now);
+            }
+            Some(_) => {}
+            None => {
+                let twin = self.routing.senders.twin(&origin.identity);
+                let mut decider = Decider::new(&table, twin.as_deref());
+                let mut undefined = 0;
+                records.split(origin, now, &mut runs, |event| {
+                    let decision = decider.decide(event);
+                    undefined += u64::from(decision.undefined);
+                    decision.endpoints
+                });
+                self.metrics.routes_undefined.add(undefined);
+            }
+        }
+        let routed: u32 = runs.iter().map(|run| run.count).sum();
+        self.metrics
+            .telemetry_unrouted
+            .add(u64::from(records.count().saturating_sub(routed)));
+        if runs.is_empty() {
+            // Accepted and dropped, as the operator defined it; there is nothing to wait for.
+            return Ok(AppendTicket { partition, end: 0 });
+        }
+        self.stores.log.append_runs(partition, origin, &runs, now)
     }
 
     /// A ticket that is ready as soon as the partition has written anything more. A full buffer holds unwritten events,

@@ -39,6 +39,7 @@ mod ingest;
 mod methods;
 mod policies;
 mod registry;
+mod routing;
 mod sessions;
 mod twins;
 

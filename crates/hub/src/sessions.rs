@@ -42,6 +42,7 @@ impl Hub {
             hub: self,
             session: &session,
         };
+        self.note_sender(session.identity()).await?;
         self.note_connection(session.identity(), true, self.now());
         SessionStarted {
             identity: session.identity().as_str(),
@@ -230,6 +231,7 @@ impl Hub {
     fn forget(&self, session: &Arc<SessionHandle>, reason: SessionEnd) {
         self.calls.drop_session(session.epoch);
         if self.sessions.remove(session) {
+            self.routing.senders.forget(session.identity());
             self.note_connection(session.identity(), false, self.last_heard(session));
         }
         SessionEnded {

@@ -69,7 +69,11 @@ impl Hub {
             .into_iter()
             .map(|outcome| outcome.unwrap_or(Ok(())))
             .collect();
-        for (import, _) in entries.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok()) {
+        for (import, _) in entries
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| outcome.is_ok())
+        {
             let entry = &import.entry;
             if let Ok(identity) = Identity::new(&entry.device_id, entry.module_id.as_deref()) {
                 self.changes.note(&identity);
@@ -180,7 +184,7 @@ impl Hub {
             }
             Ok(())
         });
-        let changed = self.stores.twins.mutate_twin(identity, mutation).await;
+        let changed = self.mutate_twin(identity, mutation).await;
         changed
             .map(drop)
             .map_err(|error| self.store_error("restore reported properties", error))

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use holdfast_model::twin::{ChangeMode, Twin, TwinChange, desired_notification, parse_object};
 use holdfast_model::{Error, ErrorCode, Identity};
-use holdfast_ports::StoreError;
 use holdfast_ports::twin::TwinMutation;
+use holdfast_ports::{StoreError, StoreResult};
 use parking_lot::Mutex;
 
 use crate::Hub;
@@ -69,8 +69,6 @@ impl Hub {
             })
         };
         let twin = self
-            .stores
-            .twins
             .mutate_twin(identity, mutation)
             .await
             .map_err(|error| self.twin_error(identity, error))?;
@@ -111,8 +109,6 @@ impl Hub {
             twin.report(&patch, now).map(drop)
         });
         let twin = self
-            .stores
-            .twins
             .mutate_twin(identity, mutation)
             .await
             .map_err(|error| self.twin_error(identity, error))?;
@@ -145,7 +141,7 @@ impl Hub {
             twin.model_id = Some(model_id.clone());
             Ok(())
         });
-        match self.stores.twins.mutate_twin(identity, mutation).await {
+        match self.mutate_twin(identity, mutation).await {
             Ok(_) => {
                 self.changes.note(identity);
                 Ok(())
@@ -153,6 +149,13 @@ impl Hub {
             Err(StoreError::Missing) => Ok(()),
             Err(error) => Err(self.store_error("save model id", error)),
         }
+    }
+
+    /// Changes a twin in the store; the one way there.
+    pub(crate) async fn mutate_twin(&self, identity: &Identity, mutation: TwinMutation) -> StoreResult<Twin> {
+        let twin = self.stores.twins.mutate_twin(identity, mutation).await?;
+        self.routing.senders.changed(identity, &twin);
+        Ok(twin)
     }
 
     pub(crate) fn twin_error(&self, identity: &Identity, error: StoreError) -> Error {

@@ -14,5 +14,6 @@ mod methods;
 mod policies;
 mod registry;
 mod revocation;
+mod routing;
 mod sessions;
 mod twins;
