@@ -699,9 +699,7 @@ impl Raw {
     }
 
     pub(crate) async fn hung_up(&mut self) {
-        while let Some(said) = self.next().await {
-            panic!("unexpected: {said:?}");
-        }
+        assert_eq!(self.next().await, None, "nothing more is said");
     }
 }
 
