@@ -277,8 +277,8 @@ pub struct Job {
     pub ended_at: Option<Timestamp>,
     /// Why it failed.
     pub failure: Option<String>,
-    /// The last identity that was looked at in search of targets; `None` before the first.
-    pub cursor: Option<Identity>,
+    /// Where the search for targets goes on, in terms of the store; `None` at its beginning.
+    pub cursor: Option<String>,
     /// Whether all targets have been found.
     pub expanded: bool,
     /// Its targets by status.

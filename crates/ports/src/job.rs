@@ -36,8 +36,8 @@ pub struct JobFilter {
 pub struct Targets {
     /// The targets.
     pub found: Vec<Identity>,
-    /// The last identity looked at.
-    pub cursor: Option<Identity>,
+    /// Where the search goes on.
+    pub cursor: Option<String>,
     /// Whether that was all.
     pub complete: bool,
     /// Now.

@@ -53,7 +53,7 @@ pub fn twin_job(id: &str) -> NewJob {
 fn targets(found: &[&str], complete: bool) -> Targets {
     let found: Vec<Identity> = found.iter().map(|name| id(name)).collect();
     Targets {
-        cursor: found.last().cloned(),
+        cursor: found.last().map(|last| format!("after {last}")),
         found,
         complete,
         at: at(3),
@@ -163,7 +163,7 @@ pub async fn targets_are_added_once_and_worked_off_in_order<S: StateStore>(store
         .add_targets("a", targets(&["d1", "d2"], false))
         .await
         .expect("added");
-    assert_eq!((job.cursor, job.expanded), (Some(id("d2")), false));
+    assert_eq!((job.cursor, job.expanded), (Some("after d2".to_owned()), false));
     let again = targets(&["d2", "d2/m1", "d2-x"], true);
     let job = store.add_targets("a", again).await.expect("added");
     assert!(job.expanded);

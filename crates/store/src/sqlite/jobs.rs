@@ -25,7 +25,8 @@ macro_rules! select {
 }
 
 /// What a device job is read from, over `device_jobs AS j` and `jobs AS k`.
-pub(super) const DEVICE_JOB_COLUMNS: &str = "j.job, k.id, k.type, j.device_id, j.module_id, j.status, j.created_at,
+pub(super) const DEVICE_JOB_COLUMNS: &str =
+    "j.job, k.id, k.type, j.device_id, j.module_id, j.status, j.created_at,
     j.started_at, j.ended_at, j.updated_at, j.outcome, j.error";
 
 impl JobStore for SqliteStore {
@@ -145,11 +146,7 @@ impl JobStore for SqliteStore {
                 ])? as u64;
             }
             db.prepare_cached("UPDATE jobs SET cursor = ?2, expanded = ?3 WHERE number = ?1")?
-                .execute(params![
-                    job.number as i64,
-                    targets.cursor.as_ref().map(Identity::as_str),
-                    targets.complete
-                ])?;
+                .execute(params![job.number as i64, targets.cursor, targets.complete])?;
             save_counts(db, job.number, &job.counts)?;
             existing(db, &id)
         })
@@ -162,16 +159,28 @@ impl JobStore for SqliteStore {
         after: Option<&'a Identity>,
         limit: usize,
     ) -> BoxFuture<'a, StoreResult<Vec<Identity>>> {
+        // The status stands in the text, so that SQLite sees that the index of unfinished targets serves.
+        macro_rules! targets {
+            ($status:literal) => {
+                concat!(
+                    "SELECT device_id, module_id FROM device_jobs WHERE job = ?1 AND status = '",
+                    $status,
+                    "' AND (device_id, module_id) > (?2, ?3) ORDER BY device_id, module_id LIMIT ?4"
+                )
+            };
+        }
+        let sql = match status {
+            DeviceJobStatus::Pending => targets!("pending"),
+            DeviceJobStatus::Running => targets!("running"),
+            DeviceJobStatus::Completed => targets!("completed"),
+            DeviceJobStatus::Failed => targets!("failed"),
+            DeviceJobStatus::Canceled => targets!("canceled"),
+        };
         self.read(move |db| {
             let number = number(db, id)?;
-            let mut statement = db.prepare_cached(
-                "SELECT device_id, module_id FROM device_jobs
-                 WHERE job = ?1 AND status = ?2 AND (device_id, module_id) > (?3, ?4)
-                 ORDER BY device_id, module_id LIMIT ?5",
-            )?;
+            let mut statement = db.prepare_cached(sql)?;
             let mut rows = statement.query(params![
                 number,
-                status.as_str(),
                 after.map_or("", Identity::device_id),
                 after.map_or("", |after| module_column(after)),
                 i64::try_from(limit).unwrap_or(i64::MAX)
@@ -240,24 +249,31 @@ impl JobStore for SqliteStore {
         remainder: Remainder,
         limit: usize,
     ) -> BoxFuture<'a, StoreResult<usize>> {
+        macro_rules! finish {
+            ($status:literal) => {
+                concat!(
+                    "UPDATE device_jobs SET status = ?2, ended_at = ?3, updated_at = ?3, error = ?4
+                     WHERE job = ?1 AND (device_id, module_id) IN
+                        (SELECT device_id, module_id FROM device_jobs WHERE job = ?1 AND status = '",
+                    $status,
+                    "' LIMIT ?5)"
+                )
+            };
+        }
+        let sql = match status {
+            DeviceJobStatus::Pending => finish!("pending"),
+            _ => finish!("running"),
+        };
         let id = id.to_owned();
         self.write(move |context| {
             let mut job = existing(&context.db, &id)?;
-            let changed = context
-                .db
-                .prepare_cached(
-                    "UPDATE device_jobs SET status = ?3, ended_at = ?4, updated_at = ?4, error = ?5
-                     WHERE job = ?1 AND (device_id, module_id) IN
-                        (SELECT device_id, module_id FROM device_jobs WHERE job = ?1 AND status = ?2 LIMIT ?6)",
-                )?
-                .execute(params![
-                    job.number as i64,
-                    status.as_str(),
-                    remainder.status.as_str(),
-                    remainder.at.as_micros(),
-                    encode(remainder.error.as_ref())?,
-                    i64::try_from(limit).unwrap_or(i64::MAX)
-                ])?;
+            let changed = context.db.prepare_cached(sql)?.execute(params![
+                job.number as i64,
+                remainder.status.as_str(),
+                remainder.at.as_micros(),
+                encode(remainder.error.as_ref())?,
+                i64::try_from(limit).unwrap_or(i64::MAX)
+            ])?;
             job.counts.shift(status, remainder.status, changed as u64);
             save_counts(&context.db, job.number, &job.counts)?;
             Ok(changed)
@@ -442,7 +458,6 @@ fn decode(row: &Row<'_>) -> Result<Job, Fault> {
     let spec: JobSpec = serde_json::from_str(&document).map_err(|error| unreadable(&error))?;
     let status: String = row.get(3)?;
     let known = JobStatus::ALL.into_iter().find(|known| known.as_str() == status);
-    let cursor: Option<String> = row.get(9)?;
     Ok(Job {
         number: count(0)?,
         id: row.get(1)?,
@@ -453,10 +468,7 @@ fn decode(row: &Row<'_>) -> Result<Job, Fault> {
         started_at: row.get::<_, Option<i64>>(6)?.map(Timestamp::from_micros),
         ended_at: row.get::<_, Option<i64>>(7)?.map(Timestamp::from_micros),
         failure: row.get(8)?,
-        cursor: cursor
-            .map(|text| Identity::parse(&text))
-            .transpose()
-            .map_err(|error| unreadable(&error))?,
+        cursor: row.get(9)?,
         expanded: row.get(10)?,
         counts: JobCounts {
             pending: count(11)?,

@@ -20,7 +20,12 @@ fn configuration(id: &str, priority: u32, created: i64, content: Content) -> Arc
 
 fn device(id: &str, priority: u32, created: i64, value: i64) -> Arc<Configuration> {
     let content = json!({"properties.desired.a": value});
-    configuration(id, priority, created, Content::Device(content.as_object().cloned().unwrap_or_default()))
+    configuration(
+        id,
+        priority,
+        created,
+        Content::Device(content.as_object().cloned().unwrap_or_default()),
+    )
 }
 
 fn edge(id: &str, priority: u32, created: i64, modules: Value) -> Arc<Configuration> {
@@ -59,7 +64,11 @@ fn carried_out(plan: &ManagedPlan) -> Twin {
 
 #[test]
 fn the_highest_priority_wins_and_of_equals_the_newest() {
-    let plan = single(&[device("low", 1, 9, 1), device("old", 5, 1, 2), device("new", 5, 2, 3)]);
+    let plan = single(&[
+        device("low", 1, 9, 1),
+        device("old", 5, 1, 2),
+        device("new", 5, 2, 3),
+    ]);
     let twin = carried_out(&plan);
     assert_eq!(twin.desired.properties["a"], 3);
     let status = |id: &str| plan.statuses[id];
@@ -146,12 +155,20 @@ fn configurations_of_modules_stand_above_deployments() {
         "own",
         1,
         1,
-        Content::Module(json!({"properties.desired.own": 1}).as_object().cloned().unwrap_or_default()),
+        Content::Module(
+            json!({"properties.desired.own": 1})
+                .as_object()
+                .cloned()
+                .unwrap_or_default(),
+        ),
     );
     let twin = Twin::new(Timestamp::from_seconds(1));
     let chosen = EdgePlan::choose(&[base("b", 1, 1), layer("l", 2, 1, "n")]);
     let n = carried_out(&chosen.module("n", &twin, std::slice::from_ref(&own)));
-    assert_eq!(Value::Object(n.desired.properties.clone()), json!({"level": "l", "own": 1}));
+    assert_eq!(
+        Value::Object(n.desired.properties.clone()),
+        json!({"level": "l", "own": 1})
+    );
     assert_eq!(n.configurations.len(), 2);
     // Alone, it takes its properties away with it.
     let mut alone = carried_out(&EdgePlan::default().module("n", &twin, &[own]));
@@ -168,7 +185,11 @@ fn content_that_does_not_fit_leaves_the_last_plan() {
     twin.manage(&fallback, Timestamp::from_seconds(3)).expect("valid");
     assert_eq!(twin.desired.properties["a"], 1);
     assert!(twin.managed.is_some(), "it is still known what was written");
-    assert!(twin.configurations.values().all(|status| *status == ConfigurationStatus::Targeted));
+    assert!(
+        twin.configurations
+            .values()
+            .all(|status| *status == ConfigurationStatus::Targeted)
+    );
     let none = single(&[]);
     twin.manage(&none, Timestamp::from_seconds(4)).expect("valid");
     assert!(twin.desired.properties.is_empty());

@@ -33,8 +33,8 @@ CREATE TABLE configurations (
 ) STRICT;
 
 -- Jobs in the order of their creation. `document` is the JSON form of model::job::JobSpec; the counts are of the rows in
--- device_jobs by status, kept in the same transactions. `cursor` is the last identity that was looked at while the
--- targets were being found; null before and after that (see `expanded`).
+-- device_jobs by status, kept in the same transactions. `cursor` is where the search for targets goes
+-- on; null at its beginning.
 CREATE TABLE jobs (
     number      INTEGER PRIMARY KEY AUTOINCREMENT,
     id          TEXT NOT NULL UNIQUE,
@@ -72,7 +72,7 @@ CREATE TABLE device_jobs (
     PRIMARY KEY (job, device_id, module_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX device_jobs_unfinished ON device_jobs (job, status, device_id, module_id)
-    WHERE status IN ('pending', 'running');
+    WHERE status = 'pending' OR status = 'running';
 CREATE INDEX device_jobs_by_device ON device_jobs (device_id, module_id, job);
 
 -- Indexes that the store makes by itself for places that queries look at. Each has a table query_index_<number> with a
