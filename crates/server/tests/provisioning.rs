@@ -348,12 +348,18 @@ fn webhooks_choose_and_fail() {
         );
         assert!(!exists(&hub, id));
         let shown = hub.json(&["dps", "registration", "show", id]);
-        assert_eq!((&shown["status"], &shown["errorCode"]), (&json!("failed"), &json!(code)));
+        assert_eq!(
+            (&shown["status"], &shown["errorCode"]),
+            (&json!("failed"), &json!(code))
+        );
     }
     let (_, log) = hub.stop();
     for id in ["nonsense", "unknown-hub", "hanging", "huge", "gone"] {
         let named = |line: &&str| line.contains("registration failed") && line.contains(&format!("\"{id}\""));
-        assert!(log.lines().any(|line| named(&line)), "{id} is not in the log:\n{log}");
+        assert!(
+            log.lines().any(|line| named(&line)),
+            "{id} is not in the log:\n{log}"
+        );
     }
     assert!(!log.contains(key.reveal()));
 }
@@ -402,7 +408,14 @@ fn nobody_is_let_in_who_must_not() {
     let dir = tempfile::tempdir().unwrap();
     let hub = start(dir.path(), "data");
     let key = SymmetricKey::generate();
-    for id in ["disabled", "wrong-key", "foreign", "large", "other-body", "no-proof"] {
+    for id in [
+        "disabled",
+        "wrong-key",
+        "foreign",
+        "large",
+        "other-body",
+        "no-proof",
+    ] {
         let enrollment = ["dps", "enrollment", "create", id, "--primary-key", key.reveal()];
         hub.json(&enrollment);
     }
@@ -412,7 +425,14 @@ fn nobody_is_let_in_who_must_not() {
     let stranger = authority("stranger", None);
     let file = dir.path().join("root.pem");
     std::fs::write(&file, root.pem()).unwrap();
-    hub.json(&["dps", "group", "create", "x", "--certificate", file.to_str().unwrap()]);
+    hub.json(&[
+        "dps",
+        "group",
+        "create",
+        "x",
+        "--certificate",
+        file.to_str().unwrap(),
+    ]);
     let client = || Some(ExtendedKeyUsagePurpose::ClientAuth);
     let (circle_a, circle_b) = circle();
     let mut long: Vec<&Issuer> = vec![&circle_a, &circle_b];
@@ -421,17 +441,45 @@ fn nobody_is_let_in_who_must_not() {
         refusal("wrong-key", Proof::Key(SymmetricKey::generate()), 401, 401_002),
         refusal("no-proof", Proof::Nothing, 401, 401_002),
         refusal("unknown-device", Proof::Key(key.clone()), 404, 404_201),
-        refusal("expired", chain(leaf("expired", -1, client(), &root), &[]), 401, 401_002),
-        refusal("someone", chain(leaf("someone-else", 1, client(), &root), &[]), 401, 401_002),
         refusal(
-            "server-cert",
-            chain(leaf("server-cert", 1, Some(ExtendedKeyUsagePurpose::ServerAuth), &root), &[]),
+            "expired",
+            chain(leaf("expired", -1, client(), &root), &[]),
             401,
             401_002,
         ),
-        refusal("stranger", chain(leaf("stranger", 1, client(), &stranger), &[&stranger]), 401, 401_002),
-        refusal("cut-chain", chain(leaf("cut-chain", 1, client(), &middle), &[]), 401, 401_002),
-        refusal("circle", chain(leaf("circle", 1, client(), &circle_a), &long), 401, 401_002),
+        refusal(
+            "someone",
+            chain(leaf("someone-else", 1, client(), &root), &[]),
+            401,
+            401_002,
+        ),
+        refusal(
+            "server-cert",
+            chain(
+                leaf("server-cert", 1, Some(ExtendedKeyUsagePurpose::ServerAuth), &root),
+                &[],
+            ),
+            401,
+            401_002,
+        ),
+        refusal(
+            "stranger",
+            chain(leaf("stranger", 1, client(), &stranger), &[&stranger]),
+            401,
+            401_002,
+        ),
+        refusal(
+            "cut-chain",
+            chain(leaf("cut-chain", 1, client(), &middle), &[]),
+            401,
+            401_002,
+        ),
+        refusal(
+            "circle",
+            chain(leaf("circle", 1, client(), &circle_a), &long),
+            401,
+            401_002,
+        ),
     ];
     cases.push(Refusal {
         scope: Some("0ne0000FFFF"),
@@ -456,7 +504,12 @@ fn nobody_is_let_in_who_must_not() {
             case.id,
             answer.body
         );
-        assert!(answer.body["trackingId"].is_string(), "{}: {}", case.id, answer.body);
+        assert!(
+            answer.body["trackingId"].is_string(),
+            "{}: {}",
+            case.id,
+            answer.body
+        );
         assert!(!exists(&hub, case.id));
     }
     // A disabled enrollment is told as a state, since the SDKs fail on nothing else in a useful way.
@@ -489,7 +542,9 @@ fn groups_admit_whom_their_lists_say() {
     let dir = tempfile::tempdir().unwrap();
     let hub = start(dir.path(), "data");
     hub.json(&["dps", "group", "create", "line-4"]);
-    let lists = hub.json(&["dps", "group", "access", "line-4", "--allow", "press-*", "--deny", "press-13"]);
+    let lists = hub.json(&[
+        "dps", "group", "access", "line-4", "--allow", "press-*", "--deny", "press-13",
+    ]);
     assert_eq!(lists["allow"], json!(["press-*"]));
     // What the lists are is no member of the group, so a change of the group by an SDK does not end them.
     hub.json(&["dps", "group", "update", "line-4", "--edge", "true"]);

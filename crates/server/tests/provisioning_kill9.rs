@@ -94,7 +94,11 @@ fn devices(hub: &Hub, count: usize) -> BTreeMap<String, String> {
             Ok(device) => device,
             Err(error) => {
                 let failure = error.downcast_ref::<Failure>();
-                assert_eq!(failure.map(|failure| failure.kind), Some(Kind::NotFound), "{error}");
+                assert_eq!(
+                    failure.map(|failure| failure.kind),
+                    Some(Kind::NotFound),
+                    "{error}"
+                );
                 continue;
             }
         };
@@ -111,8 +115,8 @@ fn devices(hub: &Hub, count: usize) -> BTreeMap<String, String> {
 
 #[test]
 fn no_device_is_lost_and_none_is_on_two_hubs() {
-    let count: usize = std::env::var("HOLDFAST_PROVISION_DEVICES")
-        .map_or(2_000, |text| text.parse().unwrap());
+    let count: usize =
+        std::env::var("HOLDFAST_PROVISION_DEVICES").map_or(2_000, |text| text.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let other = Hub::start(&dir.path().join("other"), &["--listen", OTHER, "--host", OTHER]);
     let service = start(dir.path(), "127.0.0.1:0");
@@ -166,7 +170,10 @@ fn no_device_is_lost_and_none_is_on_two_hubs() {
     let (here, there) = (devices(&service, count), devices(&other, count));
     let both: Vec<&String> = here.keys().filter(|id| there.contains_key(*id)).collect();
     assert!(both.is_empty(), "on two hubs: {both:?}");
-    assert!(here.len() > count / 4 && there.len() > count / 4, "both took part");
+    assert!(
+        here.len() > count / 4 && there.len() > count / 4,
+        "both took part"
+    );
     let wanted: BTreeSet<String> = (0..count).map(id).collect();
     let found: BTreeSet<String> = here.keys().chain(there.keys()).cloned().collect();
     assert_eq!(found, wanted, "nobody is lost, nobody is there who should not be");

@@ -120,7 +120,9 @@ impl Dps {
         if let Some(token) = token {
             request = request.header("authorization", token);
         }
-        let request = request.header("content-type", "application/json").body(body.to_owned());
+        let request = request
+            .header("content-type", "application/json")
+            .body(body.to_owned());
         let mut response = agent.run(request.unwrap()).unwrap();
         let text = response.body_mut().read_to_string().unwrap();
         Answer {
@@ -173,7 +175,11 @@ impl Dps {
             if !matches!(answer.status, 202 | 429 | 500 | 503) {
                 return answer;
             }
-            assert!(Instant::now() < deadline, "{id} is still assigning: {}", answer.body);
+            assert!(
+                Instant::now() < deadline,
+                "{id} is still assigning: {}",
+                answer.body
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -183,7 +189,11 @@ impl Answer {
     /// The number of a refusal, wherever it stands.
     pub(crate) fn code(&self) -> Value {
         let state = &self.body["registrationState"]["errorCode"];
-        let code = if state.is_null() { &self.body["errorCode"] } else { state };
+        let code = if state.is_null() {
+            &self.body["errorCode"]
+        } else {
+            state
+        };
         code.clone()
     }
 }
@@ -234,7 +244,9 @@ pub(crate) fn register_over_mqtt(
             match session.handle(packet, 0, &mut out).unwrap() {
                 Event::ConnAck(connack) if connack.code == ConnectCode::Accepted => {
                     let filter = holdfast_wire::provisioning::FILTER;
-                    session.subscribe(&[(filter, QoS::AtLeastOnce)], 0, &mut out).unwrap();
+                    session
+                        .subscribe(&[(filter, QoS::AtLeastOnce)], 0, &mut out)
+                        .unwrap();
                 }
                 Event::ConnAck(connack) => return Err(failed(format!("{:?}", connack.code))),
                 Event::SubAck(_) => publish(
