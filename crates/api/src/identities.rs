@@ -297,7 +297,7 @@ fn authentication_spec(change: AuthenticationChange) -> AuthenticationSpec {
     }
 }
 
-fn bulk_entry(entry: &ExportImportDevice) -> Result<BulkEntry, Error> {
+pub(crate) fn bulk_entry(entry: &ExportImportDevice) -> Result<BulkEntry, Error> {
     let spec = match (&entry.module_id, entry.import_mode) {
         // What these modes do not use need not be right.
         (_, ImportMode::Delete | ImportMode::DeleteIfMatchETag) => IdentitySpec::default(),

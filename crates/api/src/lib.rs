@@ -9,26 +9,33 @@
 
 mod certificates;
 mod consumer_groups;
+mod digital_twins;
 mod events;
 mod extract;
 mod feedback;
 mod identities;
 mod messages;
 mod methods;
+mod models;
 mod openapi;
 mod operation;
 mod path;
 mod policies;
 mod provisioning;
+mod query;
 mod reply;
 mod routes;
 mod statistics;
+mod transfer;
 mod twins;
 
 use std::sync::Arc;
 
+use holdfast_fleet::models::ModelFolder;
+use holdfast_fleet::transfer::TransferJobs;
 use holdfast_hub::Hub;
 use holdfast_ports::event_log::EventLog;
+use holdfast_ports::query::QueryStore;
 use holdfast_ports::settings::CheckpointStore;
 use holdfast_provisioning::Provisioning;
 use tokio::sync::watch;
@@ -36,6 +43,7 @@ use tokio::sync::watch;
 pub use openapi::document;
 pub use operation::{Needed, Operation};
 pub use routes::{operations, service};
+pub use transfer::JsonLines;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -44,8 +52,14 @@ pub struct Api {
     pub hub: Arc<Hub>,
     /// The engine of device provisioning.
     pub provisioning: Arc<Provisioning>,
+    /// Import and export.
+    pub transfer: Arc<TransferJobs>,
+    /// Models of plug and play devices.
+    pub models: Arc<ModelFolder>,
     /// Events, for reading.
     pub log: Arc<dyn EventLog>,
+    /// Queries over twins and jobs.
+    pub queries: Arc<dyn QueryStore>,
     /// Reading positions.
     pub checkpoints: Arc<dyn CheckpointStore>,
     /// Ends the streams when the hub stops.

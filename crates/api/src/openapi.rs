@@ -6,8 +6,8 @@ use holdfast_wire::headers;
 use utoipa::OpenApi;
 
 use crate::{
-    certificates, consumer_groups, events, feedback, identities, messages, methods, policies, provisioning,
-    statistics, twins,
+    certificates, consumer_groups, digital_twins, events, feedback, identities, messages, methods, models,
+    policies, provisioning, query, statistics, transfer, twins,
 };
 
 #[derive(OpenApi)]
@@ -31,6 +31,7 @@ use crate::{
         identities::delete_module,
         statistics::devices,
         statistics::service,
+        query::run,
         twins::get_device,
         twins::patch_device,
         twins::put_device,
@@ -39,6 +40,23 @@ use crate::{
         twins::put_module,
         methods::invoke_device,
         methods::invoke_module,
+        digital_twins::get,
+        digital_twins::patch,
+        digital_twins::invoke,
+        digital_twins::invoke_component,
+        models::list,
+        models::validate,
+        models::get,
+        models::put,
+        models::delete,
+        models::check_device,
+        models::check_module,
+        transfer::create_job,
+        transfer::list_jobs,
+        transfer::get_job,
+        transfer::cancel_job,
+        transfer::import,
+        transfer::export,
         messages::purge,
         messages::send,
         feedback::receive,

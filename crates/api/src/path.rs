@@ -5,7 +5,7 @@
 //! a literal follows from its place, since a device may well be called `modules`.
 
 use axum::extract::Request;
-use axum::http::Uri;
+use axum::http::{Method, Uri};
 use axum::http::uri::PathAndQuery;
 
 /// Literal segments in the spelling of the routes.
@@ -45,9 +45,18 @@ const LITERALS: &[&str] = &[
 /// First segments whose second segment is a literal too, not an id.
 const LITERAL_SECOND: &[&str] = &["statistics", "messages"];
 
+/// `POST` here runs a query; every other method is about a device of that name.
+const QUERIES: &str = "/devices/query";
+
+/// The same path to whoever decodes it, but not to the router.
+const DEVICE_CALLED_QUERY: &str = "/devices/%71uery";
+
 /// Rewrites the request's path; for use before routing.
 pub(crate) fn canonicalize(mut request: Request) -> Request {
-    if let Some(path) = canonical(request.uri().path()) {
+    let path = canonical(request.uri().path());
+    let is_query = path.as_deref().unwrap_or(request.uri().path()) == QUERIES;
+    let path = if is_query && request.method() != Method::POST { Some(DEVICE_CALLED_QUERY.to_owned()) } else { path };
+    if let Some(path) = path {
         let query = request
             .uri()
             .query()

@@ -16,8 +16,8 @@ use crate::extract::BODY_BYTES_MAX;
 use crate::operation::{Operation, Operations, apply_method_override};
 use crate::reply::Failure;
 use crate::{
-    Api, certificates, consumer_groups, events, feedback, identities, messages, methods, openapi, path,
-    policies, provisioning, statistics, twins,
+    Api, certificates, consumer_groups, digital_twins, events, feedback, identities, messages, methods,
+    models, openapi, path, policies, provisioning, query, statistics, transfer, twins,
 };
 
 /// Largest plain text of a framework's rejection that is passed on.
@@ -51,6 +51,7 @@ pub fn operations(api: Api) -> Vec<Operation> {
 fn declare(api: Api) -> (Router<Api>, Vec<Operation>) {
     let operations = Operations::new(api);
     let operations = own_operations(service_operations(registry_operations(operations)));
+    let operations = model_operations(transfer_operations(operations));
     provisioning_settings(provisioning_operations(operations)).finish()
 }
 
@@ -89,6 +90,7 @@ fn service_operations(operations: Operations) -> Operations {
     let service = Rights::SERVICE_CONNECT;
     operations
         .add("GET", "/statistics/service", service, statistics::service)
+        .add("POST", "/devices/query", service, query::run)
         .add("GET", "/twins/{id}", service, twins::get_device)
         .add("PATCH", "/twins/{id}", service, twins::patch_device)
         .add("PUT", "/twins/{id}", service, twins::put_device)
@@ -203,6 +205,57 @@ fn own_operations(operations: Operations) -> Operations {
             "/holdfast/v1/certificates/{name}/verify",
             write,
             certificates::verify,
+        )
+}
+
+fn transfer_operations(operations: Operations) -> Operations {
+    let write = Rights::REGISTRY_WRITE;
+    operations
+        .add("POST", "/jobs/create", write, transfer::create_job)
+        .add("GET", "/jobs", write, transfer::list_jobs)
+        .add("GET", "/jobs/{id}", write, transfer::get_job)
+        .add("DELETE", "/jobs/{id}", write, transfer::cancel_job)
+        .add("POST", "/holdfast/v1/import", write, transfer::import)
+        .add("GET", "/holdfast/v1/export", write, transfer::export)
+}
+
+fn model_operations(operations: Operations) -> Operations {
+    let (read, write, service) = (
+        Rights::REGISTRY_READ,
+        Rights::REGISTRY_WRITE,
+        Rights::SERVICE_CONNECT,
+    );
+    operations
+        .add("GET", "/digitaltwins/{id}", service, digital_twins::get)
+        .add("PATCH", "/digitaltwins/{id}", service, digital_twins::patch)
+        .add(
+            "POST",
+            "/digitaltwins/{id}/commands/{name}",
+            service,
+            digital_twins::invoke,
+        )
+        .add(
+            "POST",
+            "/digitaltwins/{id}/components/{component}/commands/{name}",
+            service,
+            digital_twins::invoke_component,
+        )
+        .add("GET", "/holdfast/v1/models", read, models::list)
+        .add("POST", "/holdfast/v1/models/validate", read, models::validate)
+        .add("GET", "/holdfast/v1/models/{id}", read, models::get)
+        .add("PUT", "/holdfast/v1/models/{id}", write, models::put)
+        .add("DELETE", "/holdfast/v1/models/{id}", write, models::delete)
+        .add(
+            "GET",
+            "/holdfast/v1/devices/{id}/modelCheck",
+            service,
+            models::check_device,
+        )
+        .add(
+            "GET",
+            "/holdfast/v1/devices/{id}/modules/{mid}/modelCheck",
+            service,
+            models::check_module,
         )
 }
 

@@ -19,6 +19,7 @@ fn path_of(operation: &Operation) -> String {
         .replace("{id}", "d1")
         .replace("{mid}", "m1")
         .replace("{name}", "n1")
+        .replace("{component}", "c1")
         .replace("{token}", "01234567-89ab-cdef-fedc-ba9876543210")
 }
 

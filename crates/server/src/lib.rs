@@ -7,6 +7,7 @@
 //! Architecture invariant: this is the only crate of the hub that names stores, engines and heads together.
 
 pub mod bench;
+mod blobs;
 pub mod cli;
 pub mod serve;
 pub mod simulate;

@@ -6,16 +6,21 @@
     reason = "shared by several test programs, each of which uses a part"
 )]
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use axum::response::Response;
 use holdfast_api::{Api, Closing};
+use holdfast_fleet::models::ModelFolder;
+use holdfast_fleet::transfer::{
+    BlobPlace, BlobReader, BlobWriter, Metrics as TransferMetrics, Transfer, TransferFiles, TransferJobs,
+};
 use holdfast_hub::{Hub, HubConfig, Stores, events::Metrics};
-use holdfast_model::Timestamp;
 use holdfast_model::credential::{SymmetricKey, sign_sas};
+use holdfast_model::{Error, ErrorCode, Timestamp};
 use holdfast_observe::metrics::Registry;
 use holdfast_ports::BoxFuture;
 use holdfast_ports::clock::{Clock, SystemClock};
@@ -32,6 +37,10 @@ pub const HOST: &str = "hub.test";
 pub struct Service {
     pub api: Api,
     pub router: Router,
+    /// Blobs of import and export jobs.
+    pub files: Arc<MemoryFiles>,
+    pub store: Arc<MemoryStore>,
+    _work: tempfile::TempDir,
     _closing: watch::Sender<bool>,
 }
 
@@ -74,17 +83,35 @@ impl Service {
             .expect("the memory store works");
         hub.ensure_policies().await.expect("the memory store works");
         let provisioning = provisioning(&store).await;
+        let work = tempfile::tempdir().expect("a directory");
+        let files = Arc::new(MemoryFiles::default());
+        let transfer = Transfer::new(
+            hub.clone(),
+            Arc::new(holdfast_api::JsonLines),
+            work.path().to_owned(),
+            TransferMetrics::register(&mut Registry::new()),
+        );
+        let clock = Arc::new(SystemClock::new());
+        let transfer = TransferJobs::new(transfer, files.clone(), store.clone(), clock)
+            .await
+            .expect("the memory store works");
         let (closing, follow) = watch::channel(false);
         let api = Api {
             hub,
             provisioning,
+            transfer,
+            models: Arc::new(ModelFolder::new(work.path().join("models"))),
             log,
-            checkpoints: store,
+            queries: store.clone(),
+            checkpoints: store.clone(),
             closing: Closing::new(follow),
         };
         Service {
             router: holdfast_api::service(api.clone()),
             api,
+            files,
+            store,
+            _work: work,
             _closing: closing,
         }
     }
@@ -183,6 +210,75 @@ impl Service {
             .oneshot(request)
             .await
             .expect("the router answers")
+    }
+}
+
+/// Blobs in memory, by redacted address. Reading `blocked` waits until it is written.
+#[derive(Default)]
+pub struct MemoryFiles {
+    pub blobs: Arc<Mutex<HashMap<String, Vec<u8>>>>,
+}
+
+impl TransferFiles for MemoryFiles {
+    fn check(&self, place: &BlobPlace) -> Result<(), Error> {
+        if place.container.starts_with("mem://") {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorCode::BlobContainerValidationError,
+            "only mem:// here",
+        ))
+    }
+
+    fn open(&self, place: &BlobPlace) -> Result<BlobReader, String> {
+        let blobs = Arc::clone(&self.blobs);
+        let name = place.redacted();
+        while name.ends_with("/blocked") && !blobs.lock().expect("not poisoned").contains_key(&name) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let blobs = blobs.lock().expect("not poisoned");
+        let bytes = blobs.get(&name).ok_or(format!("there is no blob {name}"))?;
+        Ok(BlobReader {
+            size: Some(bytes.len() as u64),
+            bytes: Box::new(std::io::Cursor::new(bytes.clone())),
+        })
+    }
+
+    fn create(&self, place: &BlobPlace) -> Result<Box<dyn BlobWriter>, String> {
+        if place.container.contains("readonly") {
+            return Err(format!("{} cannot be written", place.redacted()));
+        }
+        Ok(Box::new(MemoryBlob {
+            name: place.redacted(),
+            bytes: Vec::new(),
+            blobs: Arc::clone(&self.blobs),
+        }))
+    }
+}
+
+struct MemoryBlob {
+    name: String,
+    bytes: Vec<u8>,
+    blobs: Arc<Mutex<HashMap<String, Vec<u8>>>>,
+}
+
+impl std::io::Write for MemoryBlob {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.bytes.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl BlobWriter for MemoryBlob {
+    fn finish(self: Box<Self>) -> Result<(), String> {
+        self.blobs
+            .lock()
+            .expect("not poisoned")
+            .insert(self.name, self.bytes);
+        Ok(())
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use holdfast_fleet::models::ModelFolder;
+use holdfast_fleet::transfer::{Transfer, TransferJobs};
 use holdfast_heads::amqp::{AmqpConfig, AmqpHead};
 use holdfast_heads::dps::ProvisioningHttps;
 use holdfast_heads::https::{DeviceHttps, HttpsConfig, HttpsHead};
@@ -40,6 +42,7 @@ use super::periodic::Periodic;
 use super::provisioning::{Connector, HttpWebhook};
 use super::signals::{Request, Signals};
 use super::{Settings, admin};
+use crate::blobs::Blobs;
 use crate::cli::failure::{Failure, Kind};
 use crate::cli::profile::write_user_profile;
 
@@ -99,6 +102,8 @@ struct Parts {
     log: Arc<EmbeddedLog>,
     store: SqliteStore,
     provisioning: Arc<Provisioning>,
+    transfer: Arc<TransferJobs>,
+    models: Arc<ModelFolder>,
     tls: Arc<TlsSettings>,
     clock: Arc<dyn Clock>,
     health: Health,
@@ -125,6 +130,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
     let periodic = Periodic {
         hub: Arc::clone(&parts.hub),
         log: Arc::clone(&parts.log),
+        queries: Arc::new(parts.store.clone()),
         clock: Arc::clone(&parts.clock),
         health: parts.health.clone(),
         certificates: settings.certificates.clone(),
@@ -166,6 +172,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
     let log_metrics = holdfast_store::log::Metrics::register(&mut registry);
     let hub_metrics = holdfast_hub::events::Metrics::register(&mut registry);
     let heads = holdfast_heads::events::Metrics::register(&mut registry);
+    let transfer_metrics = holdfast_fleet::transfer::Metrics::register(&mut registry);
     let provisioning_metrics = holdfast_provisioning::events::Metrics::register(&mut registry);
 
     let store = SqliteStore::open(&settings.data_dir.join("hub.db"), state_metrics)
@@ -198,6 +205,8 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
         .await
         .context("cannot make the shared access policies")?;
     let provisioning = provision(settings, &hub, &store, &clock, provisioning_metrics).await?;
+    let transfer = transfer_jobs(settings, &hub, &store, &clock, transfer_metrics).await?;
+    let models = Arc::new(ModelFolder::new(settings.data_dir.join("models")));
     let identities = settings.certificates.load()?;
     let tls = TlsSettings::new(
         server_certificates(identities),
@@ -213,6 +222,8 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
         log,
         store,
         provisioning,
+        transfer,
+        models,
         tls,
         clock,
         health,
@@ -247,6 +258,35 @@ async fn provision(
         .context("cannot read the settings of device provisioning")?;
     provisioning.watch_latencies(LATENCY_INTERVAL);
     Ok(provisioning)
+}
+
+/// Makes the engine of imports and exports.
+async fn transfer_jobs(
+    settings: &Settings,
+    hub: &Arc<Hub>,
+    store: &SqliteStore,
+    clock: &Arc<dyn Clock>,
+    metrics: holdfast_fleet::transfer::Metrics,
+) -> anyhow::Result<Arc<TransferJobs>> {
+    let work_dir = settings.data_dir.join("transfer");
+    super::data_dir::make_private_dir(&work_dir)
+        .with_context(|| format!("cannot make {}", work_dir.display()))?;
+    let config = &settings.config.transfer;
+    let transfer = Transfer::new(
+        Arc::clone(hub),
+        Arc::new(holdfast_api::JsonLines),
+        work_dir,
+        metrics,
+    );
+    let blobs = Blobs::new(webhook_roots(), config.folder.clone(), config.hosts.clone());
+    TransferJobs::new(
+        transfer,
+        Arc::new(blobs),
+        Arc::new(store.clone()),
+        Arc::clone(clock),
+    )
+    .await
+    .context("cannot read the history of import and export jobs")
 }
 
 /// The system's authorities. A machine without any can still ask webhooks without TLS.
@@ -642,7 +682,10 @@ fn https_router(parts: &Parts, watched: Router, stopped: &watch::Receiver<bool>)
     let api = holdfast_api::Api {
         hub: Arc::clone(&parts.hub),
         provisioning: Arc::clone(&parts.provisioning),
+        transfer: Arc::clone(&parts.transfer),
+        models: Arc::clone(&parts.models),
         log: Arc::clone(&parts.log) as Arc<_>,
+        queries: Arc::new(parts.store.clone()),
         checkpoints: Arc::new(parts.store.clone()),
         closing: holdfast_api::Closing::new(stopped.clone()),
     };

@@ -33,6 +33,8 @@ pub struct Config {
     pub log: EventLogConfig,
     /// Cloud-to-device messages.
     pub c2d: C2dConfig,
+    /// Import and export jobs.
+    pub transfer: TransferConfig,
     /// What the process says about itself on standard error.
     pub observe: ObserveConfig,
 }
@@ -316,6 +318,18 @@ pub enum LogFormat {
     Text,
     /// One JSON object per happening.
     Json,
+}
+
+/// Import and export jobs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransferConfig {
+    /// Folder below which jobs may read and write files, as containers `file:///path/below/it`. Whoever may start a job
+    /// then may read and replace every file in it. Off when empty.
+    pub folder: Option<PathBuf>,
+    /// Hosts of blob stores that jobs may ask, without port. Empty means all: whoever may start a job can then let the hub
+    /// send requests to any host that it reaches.
+    pub hosts: Vec<String>,
 }
 
 /// What the process says about itself on standard error.

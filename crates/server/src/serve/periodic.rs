@@ -9,6 +9,7 @@ use holdfast_hub::Hub;
 use holdfast_observe::Health;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::event_log::{AppendTicket, durable};
+use holdfast_ports::query::QueryStore;
 use holdfast_store::log::EmbeddedLog;
 use sd_notify::NotifyState;
 use tokio::task::JoinSet;
@@ -19,6 +20,10 @@ use super::compose::{notify, server_certificates};
 
 const TICK: Duration = Duration::from_secs(1);
 const DISK_CHECK: Duration = Duration::from_secs(10);
+/// How long the upkeep of query indexes rests when there was nothing to do, between two steps (the writer serves others
+/// meanwhile), and after a failure.
+const INDEX_REST: (Duration, Duration, Duration) =
+    (Duration::from_secs(2), Duration::from_millis(5), Duration::from_secs(30));
 const RETENTION: Duration = Duration::from_secs(60);
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(24 * 3_600);
 
@@ -31,6 +36,7 @@ const FREE_BYTES_MIN: u64 = 64 << 20;
 pub(super) struct Periodic {
     pub(super) hub: Arc<Hub>,
     pub(super) log: Arc<EmbeddedLog>,
+    pub(super) queries: Arc<dyn QueryStore>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) health: Health,
     pub(super) certificates: Certificates,
@@ -46,6 +52,7 @@ impl Periodic {
         tasks.spawn(self.clone().watch_log());
         tasks.spawn(self.clone().watch_disk());
         tasks.spawn(self.clone().enforce_retention());
+        tasks.spawn(self.clone().maintain_query_indexes());
         tasks.spawn(self.clone().renew_certificates());
         if let Some(watchdog) = sd_notify::watchdog_enabled() {
             tasks.spawn(self.clone().feed_watchdog(watchdog));
@@ -60,6 +67,21 @@ impl Periodic {
         loop {
             ticks.tick().await;
             self.hub.tick().await;
+        }
+    }
+
+    /// Makes and drops the indexes of queries, a step at a time.
+    async fn maintain_query_indexes(self) {
+        loop {
+            let rest = match self.queries.maintain_indexes(self.clock.now()).await {
+                Ok(true) => INDEX_REST.1,
+                Ok(false) => INDEX_REST.0,
+                Err(error) => {
+                    tracing::warn!(%error, "indexes of queries are not kept up; queries may be slow");
+                    INDEX_REST.2
+                }
+            };
+            tokio::time::sleep(rest).await;
         }
     }
 
