@@ -34,6 +34,7 @@ mod method;
 pub mod mqtt_load;
 pub(crate) mod pacing;
 pub(crate) mod provision;
+pub(crate) mod query;
 mod read;
 mod report;
 mod spawn;
@@ -65,6 +66,7 @@ enum Measurement {
     Method(method::MethodArgs),
     Twin(twin::TwinArgs),
     Provision(provision::ProvisionArgs),
+    Query(query::QueryArgs),
     Read(read::ReadArgs),
     Start(start::StartArgs),
 }
@@ -84,6 +86,7 @@ impl BenchCommand {
             Measurement::Method(args) => args.run(wanted, format),
             Measurement::Twin(args) => args.run(wanted, format),
             Measurement::Provision(args) => args.run(wanted, format),
+            Measurement::Query(args) => args.run(format),
             Measurement::Read(args) => args.run(wanted, format),
             Measurement::Start(args) => args.run(format),
         }

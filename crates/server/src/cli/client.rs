@@ -10,7 +10,7 @@ use holdfast_model::Timestamp;
 use holdfast_model::credential::sign_sas;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use ureq::http::{Method, Request, Response};
+use ureq::http::{HeaderMap, Method, Request, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 use ureq::{Agent, Body};
 
@@ -202,7 +202,16 @@ impl Call<'_> {
     /// # Errors
     /// [`Failure`] for an answer that is not a success, and when the hub cannot be reached.
     pub fn send(self) -> anyhow::Result<Value> {
+        self.send_with_headers().map(|(body, _)| body)
+    }
+
+    /// As [`Call::send`], with the headers of the answer.
+    ///
+    /// # Errors
+    /// As [`Call::send`].
+    pub fn send_with_headers(self) -> anyhow::Result<(Value, HeaderMap)> {
         let mut response = self.open()?;
+        let headers = response.headers().clone();
         let text = response
             .body_mut()
             .with_config()
@@ -210,9 +219,10 @@ impl Call<'_> {
             .read_to_string()
             .context("the hub's answer broke off")?;
         if text.trim().is_empty() {
-            return Ok(Value::Null);
+            return Ok((Value::Null, headers));
         }
-        serde_json::from_str(&text).context("the hub's answer is not JSON")
+        let body = serde_json::from_str(&text).context("the hub's answer is not JSON")?;
+        Ok((body, headers))
     }
 
     /// Sends the request and returns the successful response with its body still to be read.

@@ -25,6 +25,7 @@ mod method;
 mod module;
 mod monitor;
 mod policy;
+mod query;
 mod reference;
 mod sas;
 mod sse;
@@ -176,6 +177,8 @@ enum Command {
     /// Device provisioning: enrollment, group, certificate, registration, linked-hub, compute-device-key
     #[command(subcommand)]
     Dps(Box<dps::Command>),
+    /// Ask for twins, modules and jobs by their properties
+    Query(query::QueryArgs),
     /// Count devices and connections
     Statistics,
     /// Run a fleet of simulated devices
@@ -225,6 +228,7 @@ fn run(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
         Command::Ca(command) => command.run(global)?,
         Command::ConsumerGroup(command) => command.run(global)?,
         Command::Dps(command) => command.run(global)?,
+        Command::Query(args) => args.run(global)?,
         Command::Statistics => statistics::run(global)?,
         Command::Simulate(command) => command.run(&global.wanted(), global.output())?,
         Command::Bench(command) => command.run(&global.wanted(), global.output())?,
