@@ -1,7 +1,7 @@
 //! Messages to the peer (AMQP 2.6.12), cut into frames it takes.
 
 use super::session::{LinkState, Session, SessionState, Unsent};
-use super::{Connection, LinkId};
+use super::{Connection, LinkId, SessionId};
 use crate::error::SendError;
 use crate::frame::{self, FrameType};
 use crate::performatives::{DeliveryState, Disposition, Role, Transfer};
@@ -119,6 +119,17 @@ impl Connection {
                 state.credit.min(session.remote_incoming_window)
             }
         })
+    }
+
+    /// Asks for [`Event::WindowOpen`](super::Event::WindowOpen) as a send that finds the window full does, for a caller that
+    /// looked with [`can_send`](Self::can_send) instead.
+    pub fn notify_window(&mut self, session: SessionId) {
+        if let Some(state) = self.session(session.channel)
+            && state.serial == session.serial
+            && (state.remote_incoming_window == 0 || state.unsent.is_some())
+        {
+            state.blocked = true;
+        }
     }
 
     /// Credit of a link: what may still be sent, or what the peer may still send.

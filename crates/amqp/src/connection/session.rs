@@ -158,7 +158,8 @@ impl Session {
     #[inline]
     pub(crate) fn wants_flow(&self, config: &Config) -> bool {
         let half = config.full_window() / 2;
-        self.incoming_window <= half && self.window_due(config) - self.incoming_window >= half.max(1)
+        self.incoming_window <= half
+            && self.window_due(config).saturating_sub(self.incoming_window) >= half.max(1)
     }
 
     /// A flow for the session alone. Sending it opens the incoming window again.

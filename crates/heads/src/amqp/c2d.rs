@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use holdfast_amqp::LinkId;
 use holdfast_amqp::connection::Outgoing;
 use holdfast_amqp::performatives::DeliveryState;
+use holdfast_amqp::{LinkId, SessionId};
 use holdfast_model::c2d::{C2dDelivery, LockToken, Settlement};
 use holdfast_model::{Error, Timestamp};
 
+use super::attach::Link;
 use super::core::{Core, Done};
 use super::failure::Failure;
 use super::members::MemberId;
@@ -21,6 +22,9 @@ pub(super) struct C2d {
     /// Messages may wait in the queue.
     pub(super) hint: bool,
     receiving: bool,
+    /// A message could not be sent although there was credit; the client has to move first, or it would go round in
+    /// circles between queue and link.
+    stalled: bool,
     /// Sent and not settled, oldest first.
     in_flight: Vec<Held>,
 }
@@ -45,6 +49,7 @@ impl C2d {
             settled,
             hint: true,
             receiving: false,
+            stalled: false,
             in_flight: Vec::new(),
         }
     }
@@ -82,8 +87,11 @@ impl Core {
             return;
         };
         let credit = self.machine.can_send(c2d.link) as usize;
+        if credit == 0 && self.machine.credit(c2d.link) > 0 {
+            self.machine.notify_window(c2d.link.session());
+        }
         let room = credit.min(in_flight_max.saturating_sub(c2d.held()));
-        if !c2d.hint || c2d.receiving || room == 0 || draining {
+        if !c2d.hint || c2d.receiving || c2d.stalled || room == 0 || draining {
             return;
         }
         // A hint that comes while this runs is kept.
@@ -157,6 +165,12 @@ impl Core {
                 Err(_) => unsent.push(lock),
             }
         }
+        if !unsent.is_empty()
+            && let Some(c2d) = self.members.get_mut(&id).and_then(|member| member.c2d.as_mut())
+        {
+            c2d.hint = true;
+            c2d.stalled = true;
+        }
         for lock in unsent {
             self.settle_lock(id, lock, Settlement::Release, None);
         }
@@ -164,6 +178,28 @@ impl Core {
             self.settle_lock(id, lock, Settlement::Complete, None);
         }
         self.receive_c2d(id);
+    }
+
+    /// The client has moved: what could not be sent is tried again.
+    pub(super) fn resume_c2d(&mut self, id: MemberId) {
+        if let Some(c2d) = self.members.get_mut(&id).and_then(|member| member.c2d.as_mut()) {
+            c2d.stalled = false;
+        }
+        self.receive_c2d(id);
+    }
+
+    /// As [`Core::resume_c2d`], for all links of a session whose window has opened.
+    pub(super) fn resume_c2d_of(&mut self, session: SessionId) {
+        let links = self.links.iter().filter(|(link, _)| link.session() == session);
+        let members: Vec<MemberId> = links
+            .filter_map(|(_, kind)| match kind {
+                Link::CloudToDevice { member } => Some(*member),
+                _ => None,
+            })
+            .collect();
+        for id in members {
+            self.resume_c2d(id);
+        }
     }
 
     /// Looks at the locks when this one ends, at the latest.
@@ -242,6 +278,7 @@ impl Core {
         let Some(place) = c2d.in_flight.iter().position(|held| held.number == delivery) else {
             return;
         };
+        c2d.stalled = false;
         let lock = c2d.in_flight.remove(place).lock;
         self.settle_lock(
             id,

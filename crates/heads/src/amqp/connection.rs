@@ -273,6 +273,7 @@ impl Connection {
             let Err(end) = self.live(scratch, context) else {
                 return Poll::Pending;
             };
+            self.entrance.count_refusal(&end, &self.core);
             self.finish(&end);
             if !end.can_be_told() {
                 return Poll::Ready(());
@@ -285,6 +286,7 @@ impl Connection {
     fn live(&mut self, scratch: &mut Scratch, context: &mut Context<'_>) -> Result<(), End> {
         let was_crowded = self.is_crowded(scratch);
         let outcome = if self.entrance.poll_evicted(context) {
+            self.entrance.leave();
             Err(evicted(&mut self.core, &mut scratch.output))
         } else {
             self.turn(scratch, context)

@@ -293,7 +293,7 @@ impl Core {
             Some(Link::Reader(reader)) => reader.drain = drain,
             Some(Link::CloudToDevice { member }) => {
                 let member = *member;
-                self.receive_c2d(member);
+                self.resume_c2d(member);
             }
             Some(Link::Feedback) => self.look_for_feedback(link),
             _ => {}
@@ -311,6 +311,7 @@ impl Core {
                 self.flush_outbox(link, out);
             }
         }
+        self.resume_c2d_of(session);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::core::Core;
 use super::failure::{End, Failure};
-use crate::events::{LoginRefused, Metrics, RefusalReason};
+use crate::events::{EndReason, LoginRefused, Metrics, RefusalReason};
 use crate::lobby::{Guest, Stage};
 
 /// How far a connection has come. Small, since nearly all are inside and idle.
@@ -61,6 +61,26 @@ impl Entrance {
         }
     }
 
+    /// Counts a connection that ends before it has proven anything.
+    pub(super) fn count_refusal(&self, end: &End, core: &Core) {
+        let Entrance::Outside(_) = self else { return };
+        let reason = match end.reason {
+            EndReason::KeepAlive => RefusalReason::Timeout,
+            EndReason::ProtocolError => RefusalReason::ProtocolError,
+            EndReason::ConnectionLost => RefusalReason::ConnectionLost,
+            EndReason::TokenExpired => RefusalReason::Unauthorized,
+            // In order, or not the client's doing.
+            _ => return,
+        };
+        LoginRefused {
+            peer: core.peer,
+            client_id: "",
+            reason,
+            detail: &end.detail,
+        }
+        .emit(&core.shared.metrics);
+    }
+
     /// Brings the place in line with what the client has done.
     pub(super) fn update(&mut self, core: &mut Core, heard: bool, out: &mut Vec<u8>) -> Result<(), End> {
         let Entrance::Outside(waiting) = self else {
@@ -68,6 +88,7 @@ impl Entrance {
         };
         if core.used {
             if !waiting.guest.keep() {
+                *self = Entrance::Left;
                 return Err(evicted(core, out));
             }
             return self.go_inside(core, out);
@@ -84,7 +105,10 @@ impl Entrance {
         }
         waiting.stage = stage;
         match stage {
-            Standing::Judged if !waiting.guest.keep() => return Err(evicted(core, out)),
+            Standing::Judged if !waiting.guest.keep() => {
+                *self = Entrance::Left;
+                return Err(evicted(core, out));
+            }
             Standing::Speaking => waiting.guest.wait_as(Stage::Speaking),
             _ => {}
         }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{AbortHandle, Abortable};
-use holdfast_amqp::LinkId;
 use holdfast_amqp::connection::Outgoing;
 use holdfast_amqp::performatives::{Attach, Performative, condition};
+use holdfast_amqp::{LinkId, SendError};
 use holdfast_model::event::{BlockCursor, EventBlock};
 use holdfast_model::{Error, ErrorCode, Timestamp};
 use holdfast_ports::event_log::LogError;
@@ -234,7 +234,7 @@ impl Core {
         };
         let turn_end = out.len() + TURN_BYTES;
         let before = reader.next;
-        let mut blocked = false;
+        let (mut blocked, mut too_large) = (false, false);
         while !blocked && out.len() < turn_end && self.machine.credit(link) > 0 {
             let Some(block) = reader.blocks.front() else { break };
             if !block.endpoints().has_events() {
@@ -273,8 +273,9 @@ impl Core {
                     |out| write_event(&event, runtime.as_ref(), out),
                     out,
                 );
-                if sent.is_err() {
+                if let Err(error) = sent {
                     blocked = true;
+                    too_large = matches!(error, SendError::TooLarge { .. });
                     break;
                 }
                 reader.next = event.sequence_number + 1;
@@ -288,6 +289,15 @@ impl Core {
         let sent = reader.next - before;
         let more = progress && !blocked && !reader.blocks.is_empty();
         self.shared.metrics.amqp_events_sent.add(sent);
+        if too_large {
+            let failure = Failure::new(
+                condition::MESSAGE_SIZE_EXCEEDED,
+                "an event is larger than the receiver takes",
+            );
+            // The end of a reader ends nothing else.
+            let _ = self.detach(link, &failure, out);
+            return false;
+        }
         self.read_on(link, out);
         more
     }

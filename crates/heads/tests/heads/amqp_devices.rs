@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use holdfast_amqp::LinkId;
 use holdfast_amqp::message::Writer;
 use holdfast_amqp::performatives::{Attach, DeliveryState, ReceiverSettleMode, SenderSettleMode};
 use holdfast_amqp::types::Value;
+use holdfast_amqp::{Config, LinkId};
 use holdfast_heads::amqp::AmqpConfig;
 use holdfast_model::c2d::Settlement;
 use holdfast_model::message::Message;
@@ -175,6 +175,29 @@ async fn a_receiver_that_never_settles_holds_few_messages_and_they_come_again() 
         seen.push(text.parse::<u32>().expect("a number"));
     }
     assert_eq!(seen, (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_closed_window_delays_messages_and_opens_them_again() {
+    let hub = Hub::start();
+    // The client takes three transfers at a time.
+    let few = Config {
+        incoming_window: 3,
+        ..Config::default()
+    };
+    let mut peer = hub.log_in_with(few, &["device:d1"]).await;
+    let link = c2d(&mut peer, 1_000, false).await;
+    for number in 0..50 {
+        hub.gateway.enqueue("d1", text(&number.to_string()), false);
+    }
+    for number in 0..50u32 {
+        let (id, _, message) = peer.received(link).await;
+        assert_eq!(body(&message), number.to_string().as_bytes());
+        // Some stay unsettled, fewer than may.
+        if number % 4 != 0 {
+            peer.settle(link, id, &DeliveryState::Accepted, true).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -358,4 +381,25 @@ async fn a_reader_that_never_settles_reads_on() {
         assert_eq!(body(&event), next.to_be_bytes());
         next += 1;
     }
+}
+
+#[tokio::test]
+async fn events_larger_than_the_reader_takes_end_it_with_a_reason() {
+    let hub = Hub::start();
+    let mut peer = hub.log_in(&["policy:service"]).await;
+    let sends = peer.sender("events/Partitions/0").await.expect("attached");
+    for size in [10, 5_000] {
+        let event = crate::amqp_client::message(&vec![1; size]);
+        assert_eq!(peer.send(sends, &event).await, "accepted");
+    }
+    let session = peer.session().await;
+    let attach = Attach {
+        max_message_size: Some(1_000),
+        ..Attach::receiver("reader", "events/ConsumerGroups/$Default/Partitions/0")
+    };
+    let reads = peer.attach(session, &attach, 10).await.expect("attached");
+    let (_, _, event) = peer.received(reads).await;
+    assert_eq!(body(&event).len(), 10);
+    assert_eq!(peer.detached(reads).await, "amqp:link:message-size-exceeded");
+    peer.is_alive().await;
 }
