@@ -38,6 +38,12 @@ const NODE: Package = Package {
     present: || on_path("node").is_some() && on_path("npm").is_some(),
 };
 
+const SWTPM: Package = Package {
+    names: &["swtpm"],
+    for_what: "a software TPM, for the provisioning suites",
+    present: || on_path("swtpm").is_some(),
+};
+
 const MOSQUITTO: Package = Package {
     names: &["mosquitto"],
     for_what: "the MQTT broker that benches compare with",
@@ -221,9 +227,9 @@ pub(crate) fn python() -> Result<PathBuf> {
     Ok(python)
 }
 
-/// The Node packages of `tests/clients/node/package-lock.json`, by `npm ci`.
+/// The Node packages of `tests/clients/node/package-lock.json`, by `npm ci`, and the software TPM that the suites use.
 pub(crate) fn node() -> Result<()> {
-    debian(&[NODE])?;
+    debian(&[NODE, SWTPM])?;
     let dir = paths::root().join("tests/clients/node");
     let wanted = dir.join("package-lock.json");
     let wanted = std::fs::read(&wanted).with_context(|| format!("cannot read {}", wanted.display()))?;
@@ -233,8 +239,16 @@ pub(crate) fn node() -> Result<()> {
         return Ok(());
     }
     say("Installing the Node.js SDKs (npm ci, once)");
+    // Without install scripts: those that matter build what only Windows uses (a way to its TPM), with a compiler that is
+    // not there.
     run(Command::new("npm")
-        .args(["ci", "--no-audit", "--no-fund", "--loglevel=error"])
+        .args([
+            "ci",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--loglevel=error",
+        ])
         .current_dir(&dir))
     .context("cannot install the Node packages")?;
     std::fs::write(&done, &wanted).with_context(|| format!("cannot write {}", done.display()))?;

@@ -1,14 +1,13 @@
-// The unmodified Node.js provisioning SDKs: devices over MQTT, MQTT over WebSocket and HTTPS, and the service client.
+// The unmodified Node.js provisioning SDKs: devices over MQTT and AMQP, both also over WebSocket, and over
+// HTTPS, and the service client.
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import { createHmac, randomUUID } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import http from 'node:http';
 import { createRequire } from 'node:module';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { describe, test } from 'node:test';
 
+import { authority, selfSigned } from './certificates.mjs';
 import { Hub } from './hub.mjs';
 
 const require = createRequire(import.meta.url);
@@ -16,6 +15,7 @@ const { Client } = require('azure-iot-device');
 const { Mqtt: HubMqtt } = require('azure-iot-device-mqtt');
 const { NoRetry } = require('azure-iot-common');
 const { ProvisioningDeviceClient } = require('azure-iot-provisioning-device');
+const { Amqp, AmqpWs } = require('azure-iot-provisioning-device-amqp');
 const { Mqtt, MqttWs } = require('azure-iot-provisioning-device-mqtt');
 const { Http } = require('azure-iot-provisioning-device-http');
 const { ProvisioningServiceClient } = require('azure-iot-provisioning-service');
@@ -57,21 +57,15 @@ async function desiredOf(result, credential) {
   return twin.properties.desired;
 }
 
-/** A self-signed certificate and its key, PEM. */
-function certificate(name) {
-  const directory = mkdtempSync(join(tmpdir(), 'holdfast-cert-'));
-  try {
-    const [key, cert] = ['key.pem', 'cert.pem'].map((file) => join(directory, file));
-    const curve = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256'];
-    const args = ['req', '-x509', ...curve, '-nodes', '-days', '2', '-subj', `/CN=${name}`, '-keyout', key, '-out', cert];
-    execFileSync('openssl', args, { stdio: 'ignore' });
-    return { key: readFileSync(key, 'utf8'), cert: readFileSync(cert, 'utf8') };
-  } finally {
-    rmSync(directory, { recursive: true });
-  }
-}
+const transports = [
+  ['mqtt', Mqtt],
+  ['mqtt-ws', MqttWs],
+  ['https', Http],
+  ['amqp', Amqp],
+  ['amqp-ws', AmqpWs],
+];
 
-for (const [name, Transport] of [['mqtt', Mqtt], ['mqtt-ws', MqttWs], ['https', Http]]) {
+for (const [name, Transport] of transports) {
   describe(`provisioning over ${name}`, () => {
     const transport = () => new Transport();
 
@@ -97,15 +91,64 @@ for (const [name, Transport] of [['mqtt', Mqtt], ['mqtt-ws', MqttWs], ['https', 
 
     test('an individual enrollment by certificate', async () => {
       const id = newId();
-      const x509 = certificate(id);
+      const x509 = selfSigned(id);
       const attestation = { type: 'x509', x509: { clientCertificates: { primary: { certificate: x509.cert } } } };
       await enroll(id, { attestation });
       const client = ProvisioningDeviceClient.create(hub.host, hub.idScope, transport(), new X509Security(id, x509));
       const result = await client.register();
       assert.equal(result.status, 'assigned');
       await desiredOf(result, { x509 });
-      const impostor = new X509Security(id, certificate(id));
+      const impostor = new X509Security(id, selfSigned(id));
       await assert.rejects(ProvisioningDeviceClient.create(hub.host, hub.idScope, transport(), impostor).register());
+    });
+
+    test('a group by certificate', async () => {
+      const [id, group] = [newId(), newId()];
+      const ca = authority('Crew CA');
+      const attestation = { type: 'x509', x509: { signingCertificates: { primary: { certificate: ca.cert } } } };
+      await service.createOrUpdateEnrollmentGroup({ enrollmentGroupId: group, attestation });
+      const register = (name, x509) =>
+        ProvisioningDeviceClient.create(hub.host, hub.idScope, transport(), new X509Security(name, x509)).register();
+      const x509 = ca.issue(id);
+      const result = await register(id, x509);
+      assert.deepEqual([result.status, result.deviceId], ['assigned', id]);
+      await desiredOf(result, { x509 });
+      await assert.rejects(register(newId(), x509), 'a registration id that is not the common name');
+      await assert.rejects(register(id, authority('Crew CA').issue(id)), 'an authority of the same name');
+    });
+
+    test('a foreign id scope and an unknown device', async () => {
+      const id = newId();
+      await enroll(id);
+      const security = new SymmetricKeySecurityClient(id, await keyOf(id));
+      await assert.rejects(ProvisioningDeviceClient.create(hub.host, '0ne00000000', transport(), security).register());
+      await assert.rejects(device(newId(), derive('AAAA', id), transport()).register());
+    });
+
+    test('a hub that takes its time to be chosen', async () => {
+      const id = newId();
+      let asked = 0;
+      const webhook = http.createServer((request, response) => {
+        let text = '';
+        request.on('data', (chunk) => (text += chunk));
+        request.on('end', () => {
+          asked += 1;
+          const { linkedHubs, deviceRuntimeContext } = JSON.parse(text);
+          const answer = { iotHubHostName: linkedHubs[0], payload: { echo: deviceRuntimeContext.payload } };
+          // Longer than the service waits with its first answer, so the device is told to ask again.
+          setTimeout(() => response.end(JSON.stringify(answer)), 1500);
+        });
+      });
+      await new Promise((resolve) => webhook.listen(0, '127.0.0.1', resolve));
+      const webhookUrl = `http://127.0.0.1:${webhook.address().port}/choose`;
+      const custom = { allocationPolicy: 'custom', customAllocationDefinition: { webhookUrl, apiVersion: '2021-10-01' } };
+      await enroll(id, custom);
+      const client = device(id, await keyOf(id), transport());
+      client.setProvisioningPayload({ batch: 7 });
+      const result = await client.register();
+      webhook.close();
+      assert.deepEqual([result.status, asked], ['assigned', 1]);
+      assert.deepEqual(result.payload, { echo: { batch: 7 } });
     });
 
     test('a wrong key and a disabled enrollment', async () => {
