@@ -133,6 +133,10 @@ pub trait ProvisioningGateway: Send + Sync + 'static {
         registrant: &'a Registrant,
     ) -> BoxFuture<'a, Result<Registration, Error>>;
 
+    /// A head has refused a request by itself: too large, unreadable, for another device, without any proof. For the log
+    /// and the metrics of the service, which bounds both; texts are as the client sent them.
+    fn note_refusal(&self, _registration_id: &str, _error: &Error) {}
+
     /// The id scope of this service.
     fn id_scope(&self) -> &str;
 }

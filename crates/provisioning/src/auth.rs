@@ -18,7 +18,7 @@ use holdfast_ports::settings::CertificateAuthority;
 
 use crate::Provisioning;
 use crate::certificate::{self, ChainError};
-use crate::events::AccessRefused;
+use crate::events::{AccessRefused, shown};
 use crate::failure::unauthorized;
 
 /// Why access was not given: a word for the log, and what the client is told.
@@ -59,7 +59,7 @@ impl Provisioning {
     /// Logs and counts a refusal; returns what the client is told.
     pub(crate) fn refused(&self, registration_id: &str, denied: Denied) -> Error {
         AccessRefused {
-            registration_id,
+            registration_id: shown(registration_id),
             reason: denied.reason,
             second: self.drivers.clock.monotonic_millis() / 1_000,
         }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use holdfast_model::provisioning::REGISTRATION_ID_LEN_MAX;
 use holdfast_observe::metrics::{Counter, Registry};
 use holdfast_observe::{Event, tracing};
 
@@ -91,6 +92,37 @@ impl Event for AccessRefused<'_> {
                 registration = self.registration_id,
                 reason = self.reason,
                 "device refused by provisioning"
+            );
+        }
+    }
+}
+
+/// As much of a text of a client as a line of the log may hold: the length of an id.
+pub(crate) fn shown(text: &str) -> &str {
+    let mut end = text.len().min(REGISTRATION_ID_LEN_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// A head has refused a request.
+pub(crate) struct RequestRefused<'a> {
+    pub(crate) registration_id: &'a str,
+    pub(crate) reason: &'a str,
+    pub(crate) second: u64,
+}
+
+impl Event for RequestRefused<'_> {
+    type Metrics = Metrics;
+
+    fn emit(self, metrics: &Metrics) {
+        metrics.refused.inc();
+        if metrics.line(self.second) {
+            tracing::warn!(
+                registration = self.registration_id,
+                reason = self.reason,
+                "provisioning request refused"
             );
         }
     }

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use crate::Provisioning;
 use crate::allocation::no_hub;
 use crate::certificate;
-use crate::events::{Assigned, NotAdmitted, RegistrationFailed};
+use crate::events::{Assigned, NotAdmitted, RegistrationFailed, RequestRefused, shown};
 use crate::failure::{is_transient, unauthorized};
 
 /// What a worker reports.
@@ -119,6 +119,15 @@ impl ProvisioningGateway for Provisioning {
             let registration = self.registration(registrant.registration_id.as_str()).await?;
             self.seal(registrant, registration).await
         })
+    }
+
+    fn note_refusal(&self, registration_id: &str, error: &Error) {
+        RequestRefused {
+            registration_id: shown(registration_id),
+            reason: &error.message,
+            second: self.drivers.clock.monotonic_millis() / 1_000,
+        }
+        .emit(&self.metrics);
     }
 
     fn id_scope(&self) -> &str {

@@ -523,6 +523,174 @@ fn nobody_is_let_in_who_must_not() {
     assert_eq!(answer.body["status"], "assigned", "{}", answer.body);
 
     let (_, log) = hub.stop();
+    for id in cases.iter().map(|case| case.id).chain(["disabled"]) {
+        assert!(
+            log.lines().any(|line| named(&line)),
+            "{id} is not in the log:\n{log}"
+        );
+    }
+    assert!(!log.contains(key.reveal()));
+}
+
+/// Everybody who is refused: `(registration id, proof, body, scope, status, code)`.
+struct Refusal {
+    id: &'static str,
+    proof: Proof,
+    body: String,
+    scope: Option<&'static str>,
+    status: u16,
+    code: u32,
+}
+
+fn refusal(id: &'static str, proof: Proof, status: u16, code: u32) -> Refusal {
+    Refusal {
+        id,
+        proof,
+        body: json!({ "registrationId": id }).to_string(),
+        scope: None,
+        status,
+        code,
+    }
+}
+
+fn chain(leaf: (String, String), more: &[&Issuer]) -> Proof {
+    let mut chain = vec![leaf.0];
+    chain.extend(more.iter().map(|issuer| issuer.pem()));
+    Proof::Chain(chain, leaf.1)
+}
+
+/// Two authorities that vouch for each other, and for nobody else.
+fn circle() -> (Issuer, Issuer) {
+    let root = authority("circle-a", None);
+    let second = authority("circle-b", Some(&root));
+    // The same name and key as `root`, but issued by `second`.
+    let key = rcgen::KeyPair::from_pem(&root.key().serialize_pem()).unwrap();
+    let mut params = support::dps::params("circle-a", 1);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let closed = rcgen::CertifiedIssuer::signed_by(params, key, &second).unwrap();
+    (closed, second)
+}
+
+#[test]
+fn nobody_is_let_in_who_must_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = start(dir.path(), "data");
+    let key = SymmetricKey::generate();
+    for id in [
+        "disabled",
+        "wrong-key",
+        "foreign",
+        "large",
+        "other-body",
+        "no-proof",
+    ] {
+        let enrollment = ["dps", "enrollment", "create", id, "--primary-key", key.reveal()];
+        hub.json(&enrollment);
+    }
+    hub.json(&["dps", "enrollment", "update", "disabled", "--enabled", "false"]);
+    let root = authority("plant-root", None);
+    let middle = authority("plant-middle", Some(&root));
+    let stranger = authority("stranger", None);
+    let file = dir.path().join("root.pem");
+    std::fs::write(&file, root.pem()).unwrap();
+    hub.json(&[
+        "dps",
+        "group",
+        "create",
+        "x",
+        "--certificate",
+        file.to_str().unwrap(),
+    ]);
+    let client = || Some(ExtendedKeyUsagePurpose::ClientAuth);
+    let (circle_a, circle_b) = circle();
+    let mut long: Vec<&Issuer> = vec![&circle_a, &circle_b];
+    long.extend(std::iter::repeat_n(&circle_b, 6));
+    let mut cases = vec![
+        refusal("wrong-key", Proof::Key(SymmetricKey::generate()), 401, 401_002),
+        refusal("no-proof", Proof::Nothing, 401, 401_002),
+        refusal("unknown-device", Proof::Key(key.clone()), 404, 404_201),
+        refusal(
+            "expired",
+            chain(leaf("expired", -1, client(), &root), &[]),
+            401,
+            401_002,
+        ),
+        refusal(
+            "someone",
+            chain(leaf("someone-else", 1, client(), &root), &[]),
+            401,
+            401_002,
+        ),
+        refusal(
+            "server-cert",
+            chain(
+                leaf("server-cert", 1, Some(ExtendedKeyUsagePurpose::ServerAuth), &root),
+                &[],
+            ),
+            401,
+            401_002,
+        ),
+        refusal(
+            "stranger",
+            chain(leaf("stranger", 1, client(), &stranger), &[&stranger]),
+            401,
+            401_002,
+        ),
+        refusal(
+            "cut-chain",
+            chain(leaf("cut-chain", 1, client(), &middle), &[]),
+            401,
+            401_002,
+        ),
+        refusal(
+            "circle",
+            chain(leaf("circle", 1, client(), &circle_a), &long),
+            401,
+            401_002,
+        ),
+    ];
+    cases.push(Refusal {
+        scope: Some("0ne0000FFFF"),
+        ..refusal("foreign", Proof::Key(key.clone()), 404, 404_201)
+    });
+    cases.push(Refusal {
+        body: json!({ "registrationId": "large", "payload": "x".repeat(100_000) }).to_string(),
+        ..refusal("large", Proof::Key(key.clone()), 413, 413_001)
+    });
+    cases.push(Refusal {
+        body: json!({ "registrationId": "somebody" }).to_string(),
+        ..refusal("other-body", Proof::Key(key.clone()), 400, 400_202)
+    });
+    let dps = Dps::of(&hub);
+    for case in &cases {
+        let scope = case.scope.unwrap_or(&dps.id_scope);
+        let answer = dps.put(scope, case.id, &case.proof, &case.body);
+        assert_eq!(
+            (answer.status, answer.code()),
+            (case.status, json!(case.code)),
+            "{}: {}",
+            case.id,
+            answer.body
+        );
+        assert!(
+            answer.body["trackingId"].is_string(),
+            "{}: {}",
+            case.id,
+            answer.body
+        );
+        assert!(!exists(&hub, case.id));
+    }
+    // A disabled enrollment is told as a state, since the SDKs fail on nothing else in a useful way.
+    let answer = dps.register("disabled", &Proof::Key(key.clone()));
+    assert_eq!(answer.body["status"], "disabled", "{}", answer.body);
+    assert!(!exists(&hub, "disabled"));
+
+    // The same authority lets in whom it should: with the whole chain.
+    let proof = chain(leaf("press-4", 1, client(), &middle), &[&middle]);
+    let answer = dps.register("press-4", &proof);
+    assert_eq!(answer.body["status"], "assigned", "{}", answer.body);
+
+    let (_, log) = hub.stop();
     let named = cases
         .iter()
         .map(|case| case.id)

@@ -380,6 +380,7 @@ impl Core {
         let asked = match asked {
             Ok(asked) => asked,
             Err(error) => {
+                gateway.note_refusal(proven.registrant.registration_id.as_str(), &error);
                 self.reject_registration(&request, &error, out);
                 return Ok(());
             }

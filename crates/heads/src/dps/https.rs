@@ -9,9 +9,9 @@ use holdfast_model::provisioning::{REQUEST_BYTES_MAX, Registration, Registration
 use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::clock::Clock;
 use holdfast_ports::gateway::{Credential, PeerCertificates, Protocol};
-use holdfast_ports::provisioning::{ProvisioningGateway, Registrant, RegistrationAccess, TpmAccess};
+use holdfast_ports::provisioning::{ProvisioningGateway, Registrant, RegistrationAccess, TpmAccess, TpmKeys};
 use holdfast_wire::dto::provisioning::{
-    challenge_json, operation_json, parse_device_registration, state_json,
+    DeviceRegistrationDto, challenge_json, operation_json, parse_device_registration, state_json,
 };
 use holdfast_wire::{api_version, error, headers};
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, LOCATION};
@@ -131,14 +131,17 @@ impl ProvisioningHttps {
             return Err(Error::new(ErrorCode::InvalidProtocolVersion, text));
         }
         if operation.action == Action::Register && !has_credential(head) {
-            let body = read_body(body, body_timeout).await?;
-            return self.challenge(operation, &body).await;
+            let body = read_body(body, body_timeout).await;
+            let keys = body.and_then(|body| challenged_keys(operation, &body));
+            let keys = keys.inspect_err(|error| {
+                self.gateway.note_refusal(&operation.registration_id, error);
+            })?;
+            return self.challenge(operation, &keys).await;
         }
         let registrant = self.admit(operation, head).await?;
         match &operation.action {
             Action::Register => {
-                let body = read_body(body, body_timeout).await?;
-                let request = super::registration_body(&registrant, &body)?;
+                let request = self.request(&registrant, body, body_timeout).await?;
                 let registration = self.gateway.register(&registrant, request.payload).await?;
                 Ok(accepted(operation, &registrant, registration))
             }
@@ -148,30 +151,33 @@ impl ProvisioningHttps {
                 Ok(answer(status, retry_after, operation_json(&registration, true)))
             }
             Action::LastRegistration => {
-                let body = read_body(body, body_timeout).await?;
-                super::registration_body(&registrant, &body)?;
+                self.request(&registrant, body, body_timeout).await?;
                 let registration = self.gateway.last_registration(&registrant).await?;
                 Ok(answer(200, None, state_json(&registration)))
             }
         }
     }
 
+    async fn request(
+        &self,
+        registrant: &Registrant,
+        body: Body,
+        body_timeout: Duration,
+    ) -> Result<DeviceRegistrationDto, Error> {
+        let read = read_body(body, body_timeout).await;
+        read.and_then(|body| super::registration_body(registrant, &body))
+            .inspect_err(|error| {
+                self.gateway
+                    .note_refusal(registrant.registration_id.as_str(), error);
+            })
+    }
+
     /// A device without any credential is asked for one: a TPM by a challenge.
-    async fn challenge(&self, operation: &Operation, body: &[u8]) -> Result<Response<Body>, Error> {
-        let request = parse_device_registration(body)?;
-        let Some(tpm) = request.tpm else {
-            let text = "a token, a client certificate or the keys of a TPM are needed";
-            return Err(Error::new(ErrorCode::IotHubUnauthorizedAccess, text));
-        };
-        let names_itself = |id: &String| id.eq_ignore_ascii_case(&operation.registration_id);
-        if !request.registration_id.as_ref().is_none_or(names_itself) {
-            let text = "the registration id of the body is not the one of the path";
-            return Err(Error::new(ErrorCode::InvalidRegistrationId, text));
-        }
+    async fn challenge(&self, operation: &Operation, keys: &TpmKeys) -> Result<Response<Body>, Error> {
         let access = TpmAccess {
             id_scope: &operation.id_scope,
             registration_id: &operation.registration_id,
-            keys: &super::tpm_keys(&tpm)?,
+            keys,
         };
         let blob = self.gateway.challenge(access).await?;
         Ok(answer(401, None, challenge_json(&blob)))
@@ -212,6 +218,21 @@ impl std::fmt::Debug for ProvisioningHttps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ProvisioningHttps").finish_non_exhaustive()
     }
+}
+
+/// The keys in the body of a device that gives nothing else.
+fn challenged_keys(operation: &Operation, body: &[u8]) -> Result<TpmKeys, Error> {
+    let request = parse_device_registration(body)?;
+    let Some(tpm) = request.tpm else {
+        let text = "a token, a client certificate or the keys of a TPM are needed";
+        return Err(Error::new(ErrorCode::IotHubUnauthorizedAccess, text));
+    };
+    let names_itself = |id: &String| id.eq_ignore_ascii_case(&operation.registration_id);
+    if !request.registration_id.as_ref().is_none_or(names_itself) {
+        let text = "the registration id of the body is not the one of the path";
+        return Err(Error::new(ErrorCode::InvalidRegistrationId, text));
+    }
+    super::tpm_keys(&tpm)
 }
 
 /// A PUT is answered with 202, also when the device is assigned already: C# and the edge's identity service take nothing

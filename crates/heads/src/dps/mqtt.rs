@@ -242,13 +242,17 @@ impl Session {
     }
 
     async fn register(&self, body: &[u8]) -> Result<holdfast_model::provisioning::Registration, Error> {
-        if body.len() > REQUEST_BYTES_MAX {
-            return Err(Error::new(
+        let request = match body.len() {
+            0..=REQUEST_BYTES_MAX => super::registration_body(&self.registrant, body),
+            _ => Err(Error::new(
                 ErrorCode::MessageTooLarge,
                 "a request has at most 96 KB",
-            ));
-        }
-        let request = super::registration_body(&self.registrant, body)?;
+            )),
+        };
+        let request = request.inspect_err(|error| {
+            let id = self.registrant.registration_id.as_str();
+            self.gateway.note_refusal(id, error);
+        })?;
         self.gateway.register(&self.registrant, request.payload).await
     }
 

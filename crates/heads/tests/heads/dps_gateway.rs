@@ -20,6 +20,8 @@ pub(crate) const SCOPE: &str = "0neTEST";
 pub(crate) struct FakeProvisioning {
     /// Payloads of registrations.
     pub(crate) payloads: Mutex<Vec<Option<Value>>>,
+    /// Ids of requests that the head refused by itself.
+    pub(crate) noted: Mutex<Vec<String>>,
     /// How often an operation was asked for.
     pub(crate) asked: Mutex<u32>,
 }
@@ -134,6 +136,10 @@ impl ProvisioningGateway for FakeProvisioning {
                 _ => Ok(registration(registrant, RegistrationStatus::Assigned)),
             }
         })
+    }
+
+    fn note_refusal(&self, registration_id: &str, _: &Error) {
+        self.noted.lock().push(registration_id.to_owned());
     }
 
     fn id_scope(&self) -> &str {

@@ -204,6 +204,8 @@ async fn refusals_have_status_code_and_the_flat_shape() {
         1,
         "only the throttled one got through"
     );
+    // No token, no JSON, another id, too large: the head's own refusals are told to the service, which logs them.
+    assert_eq!(*port.provisioning.noted.lock(), ["d", "d", "d", "d"]);
     let last = format!("POST /{SCOPE}/registrations/new?{VERSION}");
     assert_eq!(port.ask(&last, GOOD, b"").await.status, 404);
 }

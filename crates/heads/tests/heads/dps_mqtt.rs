@@ -181,6 +181,7 @@ async fn bad_bodies_are_refused_and_the_session_goes_on() {
         service.provisioning.payloads.lock().is_empty(),
         "none got through"
     );
+    assert_eq!(*service.provisioning.noted.lock(), ["d", "d", "d"]);
     client.publish(REGISTER, b"", 5).await;
     assert_eq!(answer(&mut client, 5).await.1["status"], "assigned");
 }
