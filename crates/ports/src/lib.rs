@@ -11,6 +11,7 @@
 //! assumes that all callers live in one process.
 
 pub mod clock;
+pub mod dead_letters;
 pub mod endpoint;
 pub mod configuration;
 pub mod enrollment;

@@ -5,6 +5,7 @@
 //! is durable, and a call either happens as a whole or not at all because the mutex is held throughout.
 
 mod configuration;
+mod dead_letters;
 mod enrollment;
 pub mod event_log;
 mod feedback;
@@ -55,6 +56,7 @@ struct State {
     values: BTreeMap<String, String>,
     consumer_groups: BTreeSet<String>,
     checkpoints: BTreeMap<(String, u16), u64>,
+    dead_letters: dead_letters::DeadLetters,
     provisioning: enrollment::Provisioning,
     configurations: configuration::Configurations,
     /// Jobs, and what came of them at each target (`devices.jobs`).
@@ -91,6 +93,7 @@ impl MemoryStore {
                 values: BTreeMap::new(),
                 consumer_groups: BTreeSet::from([DEFAULT_CONSUMER_GROUP.to_owned()]),
                 checkpoints: BTreeMap::new(),
+                dead_letters: dead_letters::DeadLetters::new(),
                 provisioning: enrollment::Provisioning::default(),
                 configurations: configuration::Configurations::new(),
                 jobs: job::Jobs::default(),

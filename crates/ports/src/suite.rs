@@ -14,6 +14,7 @@
 
 pub mod checkpoints;
 pub mod configuration;
+pub mod dead_letters;
 pub mod enrollment;
 pub mod event_log;
 pub mod feedback;
@@ -25,6 +26,7 @@ pub mod settings;
 pub mod twin;
 
 use crate::configuration::ConfigurationStore;
+use crate::dead_letters::DeadLetterStore;
 use crate::enrollment::EnrollmentStore;
 use crate::job::JobStore;
 use crate::queue::C2dQueue;
@@ -40,6 +42,7 @@ pub trait StateStore:
     + SettingsStore
     + SessionStore
     + CheckpointStore
+    + DeadLetterStore
     + EnrollmentStore
     + ConfigurationStore
     + JobStore
@@ -53,6 +56,7 @@ impl<S> StateStore for S where
         + SettingsStore
         + SessionStore
         + CheckpointStore
+        + DeadLetterStore
         + EnrollmentStore
         + ConfigurationStore
         + JobStore
@@ -133,6 +137,10 @@ macro_rules! store_suite {
             groups_are_bounded
             checkpoints_belong_to_a_reader_and_a_partition
             a_group_goes_with_its_checkpoints
+        }
+        $crate::store_suite! { @suite $fresh, dead_letters:
+            letters_are_kept_newest_first
+            the_oldest_go_when_there_are_too_many
         }
         $crate::store_suite! { @suite $fresh, enrollment:
             enrollments_are_kept_whole_and_found_without_case

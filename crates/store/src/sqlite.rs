@@ -12,6 +12,7 @@
 
 mod c2d;
 mod checkpoints;
+mod dead_letters;
 mod configurations;
 mod enrollments;
 pub mod events;

@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_provisioning.sql"),
     include_str!("migrations/0003_fleet.sql"),
+    include_str!("migrations/0004_routing.sql"),
 ];
 
 /// Page cache of one connection, KiB. Small on purpose: the operating system's cache serves the rest, and the memory
