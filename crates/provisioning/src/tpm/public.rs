@@ -182,3 +182,49 @@ impl<'a> Fields<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `TPM2B_PUBLIC` of an endorsement key.
+    fn key() -> Vec<u8> {
+        let mut area = vec![0, 1, 0, 0x0b, 0, 3, 0, 0xb2, 0, 2, 7, 7, 0, 6, 0, 128, 0, 0x43];
+        area.extend_from_slice(&[0, 0x10, 8, 0, 0, 0, 0, 0, 1, 0]);
+        area.extend_from_slice(&[0xff; MODULUS_BYTES]);
+        let mut bytes = (area.len() as u16).to_be_bytes().to_vec();
+        bytes.extend_from_slice(&area);
+        bytes
+    }
+
+    #[test]
+    fn a_key_and_its_name() {
+        let bytes = key();
+        let read = StorageKey::endorsement(&bytes).expect("a key");
+        assert_eq!(read.name[..2], [0, 0x0b]);
+        assert_eq!(read.name[2..], *digest(&SHA256, &bytes[2..]).as_ref());
+        assert_eq!(decode(&encode(&bytes)), Some(bytes));
+    }
+
+    #[test]
+    fn every_shorter_and_every_changed_one_is_read_safely() {
+        let bytes = key();
+        for length in 0..bytes.len() {
+            assert!(StorageKey::parse(&bytes[..length]).is_err(), "{length}");
+        }
+        let (mut taken, modulus_at) = (0, bytes.len() - MODULUS_BYTES);
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1 << bit;
+                // Only attributes that do not matter, the policy and the modulus may change.
+                if StorageKey::parse(&changed).is_ok() {
+                    assert!(at >= modulus_at || (6..=13).contains(&at), "byte {at} bit {bit}");
+                    taken += 1;
+                }
+            }
+        }
+        assert!(taken > MODULUS_BYTES * 8 - 3);
+        assert_eq!(decode(&"A".repeat(10_000)), None);
+    }
+}

@@ -762,6 +762,34 @@ mod tests {
     }
 
     #[test]
+    fn tpms_are_challenged_and_get_their_key() {
+        let challenge: Value = serde_json::from_str(&challenge_json(b"blob")).expect("JSON");
+        assert_eq!(
+            (&challenge["authenticationKey"], &challenge["keyName"]),
+            (&json!("YmxvYg=="), &json!("registration"))
+        );
+        assert!(challenge["message"].is_string());
+        let sealed = Registration {
+            group_id: None,
+            authentication_key: Some("a2V5".into()),
+            ..registration()
+        };
+        let told: Value = serde_json::from_str(&state_json(&sealed)).expect("JSON");
+        assert_eq!(told["tpm"], json!({"authenticationKey": "a2V5"}));
+        // Stored forms and those of the service API have no such member.
+        assert!(!serde_json::to_string(&sealed).expect("JSON").contains("a2V5"));
+        let service = json!(DeviceRegistrationStateDto::from(&sealed));
+        assert!(!service.to_string().contains("a2V5"));
+        let request = br#"{"registrationId":"d","tpm":{"endorsementKey":"ZWs=","storageRootKey":"c3Jr"}}"#;
+        let request = parse_device_registration(request).expect("a body");
+        let tpm = request.tpm.expect("keys");
+        assert_eq!(
+            (&*tpm.endorsement_key, tpm.storage_root_key.as_deref()),
+            ("ZWs=", Some("c3Jr"))
+        );
+    }
+
+    #[test]
     fn bodies_of_devices() {
         for (body, id) in [
             (&b""[..], None),
