@@ -36,10 +36,6 @@ impl Active {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     pub(super) fn configurations(&self) -> Vec<Arc<Configuration>> {
         let all = self.entries.iter();
         all.map(|entry| Arc::clone(&entry.configuration)).collect()

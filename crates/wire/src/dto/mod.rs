@@ -5,7 +5,9 @@
 
 mod authentication;
 mod bulk;
+mod configuration;
 mod device;
+mod job;
 mod method;
 pub mod provisioning;
 mod registry;
@@ -28,10 +30,15 @@ pub use bulk::{
     BulkRegistryErrorDto, BulkRegistryOperationResult, BulkRegistryWarningDto, ErrorCodeDto,
     ExportImportDevice, ImportMode, TwinPropertiesDto,
 };
+pub use configuration::{
+    ConfigurationContentDto, ConfigurationDto, ConfigurationMetricsDto, ConfigurationPut,
+    ConfigurationQueriesTestInput, ConfigurationQueriesTestResponse, MetricsPut,
+};
 pub use device::{
     CapabilitiesDto, ConnectionStateDto, DeviceChanges, DeviceDto, DevicePut, ModuleChanges, ModuleDto,
     ModulePut, StatusDto,
 };
+pub use job::{DeviceJobStatisticsDto, JobRequestDto, JobResponseDto, parse_kind, parse_status};
 pub use method::{MethodRequestDto, MethodResponseDto, method_response_json};
 pub use registry::{
     FeedbackRecordDto, KeyRegenerationDeviceDto, KeyRegenerationErrorDto, KeyRegenerationRequestDto,
