@@ -3,6 +3,8 @@
 mod support;
 
 use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use support::Service;
 
@@ -165,6 +167,65 @@ async fn certificates_are_told_by_what_they_say() {
     let tpm = json!({"attestation": {"type": "tpm", "tpm": {"endorsementKey": "x"}}});
     let tpm = service.provisioner("PUT", "/enrollments/d", Some(tpm)).await;
     assert_eq!(tpm.status, StatusCode::BAD_REQUEST);
+}
+
+/// A `TPM2B_PUBLIC` of an RSA 2048 storage key that is fixed to its TPM; nobody has the other half of this one.
+fn endorsement_key() -> String {
+    let mut area = vec![
+        0, 1, 0, 0x0b, 0, 3, 0, 0xb2, 0, 0, 0, 6, 0, 128, 0, 0x43, 0, 0x10, 8, 0, 0, 0, 0, 0, 1, 0,
+    ];
+    area.extend_from_slice(&[0xff; 256]);
+    let size = u16::try_from(area.len()).expect("short").to_be_bytes();
+    STANDARD.encode([&size[..], &area].concat())
+}
+
+#[tokio::test]
+async fn tpms_are_enrolled_and_read_without_keys() {
+    let service = Service::start().await;
+    let key = endorsement_key();
+    let body =
+        json!({"attestation": {"type": "TPM", "tpm": {"endorsementKey": key, "storageRootKey": null}}});
+    let made = service
+        .provisioner("PUT", "/enrollments/d", Some(body.clone()))
+        .await;
+    assert_eq!(made.status, StatusCode::OK, "{}", made.body);
+    let expected = json!({"type": "tpm", "tpm": {"endorsementKey": key}});
+    assert_eq!(made.body["attestation"], expected);
+    // Not even who may see keys sees those of the device on its hub.
+    let mechanism = service
+        .provisioner("POST", "/enrollments/d/attestationmechanism", None)
+        .await;
+    assert_eq!(mechanism.body, expected);
+    let group = service
+        .provisioner("PUT", "/enrollmentGroups/g", Some(body))
+        .await;
+    assert_eq!(group.status, StatusCode::BAD_REQUEST);
+    for (what, tpm) in [
+        ("no member", json!({"type": "tpm"})),
+        ("no key", json!({"type": "tpm", "tpm": {}})),
+        (
+            "no base64",
+            json!({"type": "tpm", "tpm": {"endorsementKey": "%"}}),
+        ),
+        (
+            "half a key",
+            json!({"type": "tpm", "tpm": {"endorsementKey": &key[..100]}}),
+        ),
+        (
+            "no storage root key",
+            json!({"type": "tpm", "tpm": {"endorsementKey": key, "storageRootKey": "AAAA"}}),
+        ),
+    ] {
+        let refused = service
+            .provisioner("PUT", "/enrollments/d", Some(json!({"attestation": tpm})))
+            .await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{what}");
+        assert!(
+            refused.body.to_string().contains("attestation.tpm."),
+            "{what}: {}",
+            refused.body
+        );
+    }
 }
 
 #[tokio::test]

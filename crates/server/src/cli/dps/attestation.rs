@@ -26,6 +26,10 @@ pub(in crate::cli) struct AttestationArgs {
     /// Name of a verified authority of the hub (see `holdfast dps certificate`) that signs the certificates of devices
     #[arg(long, value_name = "NAME", conflicts_with_all = ["primary_key", "secondary_key", "certificate"])]
     ca_name: Option<String>,
+    /// Endorsement key of the device's TPM 2.0, base64 of its public area, as the samples of the SDKs print it
+    /// (`tpm2_createek --format tss` writes it in binary). For single devices
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["primary_key", "secondary_key", "certificate", "ca_name"])]
+    endorsement_key: Option<String>,
 }
 
 impl AttestationArgs {
@@ -35,6 +39,9 @@ impl AttestationArgs {
             return Ok(Some(
                 json!({ "type": "x509", "x509": { "caReferences": { "primary": name } } }),
             ));
+        }
+        if let Some(key) = &self.endorsement_key {
+            return Ok(Some(json!({ "type": "tpm", "tpm": { "endorsementKey": key } })));
         }
         if let Some(path) = &self.certificate {
             let mut pair = Map::new();
