@@ -9,7 +9,12 @@
 //! The decision is made once, when an event is appended; a dispatcher only takes the blocks that are marked for its
 //! endpoint, so a slow endpoint delays itself only.
 
+mod batch;
+pub mod dispatcher;
+pub mod enrich;
+pub mod health;
 mod message;
 pub mod table;
 
+pub use dispatcher::{DeliveryPolicy, Dispatcher, DispatcherParts};
 pub use table::{Decider, Decision, RouteFault, RouteTable};
