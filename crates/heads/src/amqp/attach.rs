@@ -11,6 +11,7 @@ use super::failure::{End, Failure};
 use super::members::{Feature, MemberId};
 use super::outbox::settles;
 use super::reader::Reader;
+use super::registration::REGISTRATION_WINDOW;
 use super::telemetry::Producer;
 use holdfast_amqp::types::{MapBuf, Value};
 
@@ -201,9 +202,10 @@ impl Core {
         bytes_max: u64,
         out: &mut Vec<u8>,
     ) {
-        let window = match attach.role {
-            Role::Sender => self.shared.config.link_window,
-            Role::Receiver => 0,
+        let window = match (attach.role, &kind) {
+            (Role::Sender, Link::RegistrationRequests) => REGISTRATION_WINDOW,
+            (Role::Sender, _) => self.shared.config.link_window,
+            (Role::Receiver, _) => 0,
         };
         // A terminus that the client left out must be there all the same: its absence means a refusal.
         let answer = Attach {

@@ -51,6 +51,8 @@ const PART_BYTES: usize = 430;
 const PART: u8 = 0x80;
 const LAST_PART: u8 = 0x40;
 const PART_NUMBER: u8 = 0x03;
+/// Requests that a device may have under way; the SDKs have one.
+pub(super) const REGISTRATION_WINDOW: u32 = 4;
 /// Room for the sections of a request besides its body.
 const SECTIONS_BYTES_MAX: u64 = 4 * 1024;
 

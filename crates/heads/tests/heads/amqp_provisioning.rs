@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_amqp::connection::Outgoing;
 use holdfast_amqp::message::{MessageId, Properties, Writer};
 use holdfast_amqp::performatives::{DeliveryState, SaslCode, SaslInit};
 use holdfast_amqp::types::Value;
@@ -456,7 +457,7 @@ async fn requests_that_no_device_would_send() {
         assert_eq!(outcome, format!("rejected {condition}"), "{what}");
     }
     assert!(service.fake.asked.lock().is_empty());
-    // Larger than the link allows: the link ends, nothing else.
+    // Our own client keeps to the size that the link announces.
     let huge = register(&vec![b' '; 128 * 1024]);
     assert!(
         device
@@ -465,6 +466,18 @@ async fn requests_that_no_device_would_send() {
             .send(device.requests, &Default::default(), &huge, &mut Vec::new())
             .is_err()
     );
+    // No more than a few at once.
+    let fifth = (0..5).map(|_| {
+        let outgoing = Outgoing {
+            tag: b"x",
+            ..Outgoing::default()
+        };
+        device
+            .peer
+            .machine
+            .send(device.requests, &outgoing, &register(b""), &mut Vec::new())
+    });
+    assert!(fifth.last().expect("five").is_err(), "without credit");
     // Without a link for answers a request is carried out all the same.
     let (mut peer, _) = service.plain(ADDRESS, "good").await;
     peer.open().await;
