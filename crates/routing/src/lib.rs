@@ -11,6 +11,7 @@
 
 mod batch;
 pub mod dispatcher;
+pub mod dispatchers;
 pub mod enrich;
 pub mod health;
 mod message;

@@ -6,11 +6,14 @@ mod senders;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use holdfast_model::routing::{ENDPOINTS_MAX, ENRICHMENTS_MAX, ROUTES_MAX, RoutingDefinition};
+use holdfast_model::routing::{
+    ENDPOINTS_MAX, ENRICHMENTS_MAX, EndpointDefinition, ROUTES_MAX, RoutingDefinition,
+};
 use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::settings::SettingsStore;
 use holdfast_ports::{StoreError, StoreResult};
 use holdfast_routing::RouteTable;
+use holdfast_routing::dispatcher::reader_name;
 use tokio::sync::watch;
 
 use crate::Hub;
@@ -95,6 +98,7 @@ impl Hub {
             self.routing.senders.set_wanted(true);
             self.note_all_senders().await?;
         }
+        self.begin_at_the_end(&definition).await?;
         self.stores
             .settings
             .set_value(SETTING, &text)
@@ -105,6 +109,31 @@ impl Hub {
         self.routing.senders.set_wanted(wanted);
         self.routing.definition.send_replace(Arc::new(definition));
         Ok(result)
+    }
+}
+
+impl Hub {
+    /// A new endpoint takes what comes from now on: its checkpoint is set before the first event is marked for it.
+    async fn begin_at_the_end(&self, definition: &RoutingDefinition) -> Result<(), Error> {
+        let before = Arc::clone(&self.routing.definition.borrow());
+        let is_new = |endpoint: &&EndpointDefinition| {
+            !before
+                .endpoints
+                .iter()
+                .any(|known| known.name == endpoint.name && known.number == endpoint.number)
+        };
+        for endpoint in definition.endpoints.iter().filter(is_new) {
+            let reader = reader_name(&endpoint.name);
+            for partition in 0..self.stores.log.partitions() {
+                let next = self.stores.log.info(partition).map_or(0, |info| info.next);
+                self.stores
+                    .checkpoints
+                    .save_checkpoint(&reader, partition, next)
+                    .await
+                    .map_err(|error| self.store_error("save checkpoint", error))?;
+            }
+        }
+        Ok(())
     }
 }
 
