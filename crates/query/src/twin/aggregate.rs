@@ -21,7 +21,9 @@ const MARK_BYTES_MAX: usize = 512;
 
 /// More groups than a query may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("GROUP BY gives more than {GROUPS_MAX} groups; narrow it with a condition or group by something with fewer values")]
+#[error(
+    "GROUP BY gives more than {GROUPS_MAX} groups; narrow it with a condition or group by something with fewer values"
+)]
 pub struct TooManyGroups;
 
 /// A value that goes into a group or a figure, borrowed from wherever it comes.
@@ -143,11 +145,19 @@ impl<'s> Groups<'s> {
     /// # Errors
     /// [`TooManyGroups`].
     pub fn add_row(&mut self, row: &dyn Row) -> Result<(), TooManyGroups> {
-        let values: Vec<Option<Json>> =
-            self.paths.iter().map(|path| row.get(path).map(std::borrow::Cow::into_owned)).collect();
+        let values: Vec<Option<Json>> = self
+            .paths
+            .iter()
+            .map(|path| row.get(path).map(std::borrow::Cow::into_owned))
+            .collect();
         let texts: Vec<Option<String>> = values
             .iter()
-            .map(|value| value.as_ref().filter(|value| value.is_array() || value.is_object()).map(Json::to_string))
+            .map(|value| {
+                value
+                    .as_ref()
+                    .filter(|value| value.is_array() || value.is_object())
+                    .map(Json::to_string)
+            })
             .collect();
         let inputs: Vec<Input<'_>> = values
             .iter()
@@ -156,9 +166,7 @@ impl<'s> Groups<'s> {
                 (_, Some(text)) => Input::Json(text),
                 (None, None) => Input::Missing,
                 (Some(Json::Bool(value)), None) => Input::Bool(*value),
-                (Some(Json::Number(number)), None) => {
-                    number.as_f64().map_or(Input::Missing, Input::Number)
-                }
+                (Some(Json::Number(number)), None) => number.as_f64().map_or(Input::Missing, Input::Number),
                 (Some(Json::String(text)), None) => Input::Text(text),
                 (Some(_), None) => Input::Null,
             })
@@ -215,14 +223,20 @@ impl<'s> Groups<'s> {
     /// Up to `limit` rows after the position `after`, and the position of the last one if there are more.
     #[must_use]
     pub fn rows(&self, after: Option<&[u8]>, limit: usize) -> (Vec<Map<String, Json>>, Option<Vec<u8>>) {
-        let mut marked: Vec<(Vec<u8>, &Vec<u8>, &Vec<State>)> =
-            self.groups.iter().map(|(key, states)| (mark(key), key, states)).collect();
+        let mut marked: Vec<(Vec<u8>, &Vec<u8>, &Vec<State>)> = self
+            .groups
+            .iter()
+            .map(|(key, states)| (mark(key), key, states))
+            .collect();
         marked.retain(|(mark, ..)| after.is_none_or(|after| mark.as_slice() > after));
         marked.sort_unstable_by(|left, right| left.0.cmp(&right.0));
         let more = marked.len() > limit;
         marked.truncate(limit);
         let last = marked.last().map(|(mark, ..)| mark.clone()).filter(|_| more);
-        let rows = marked.iter().map(|(_, key, states)| self.row(key, states)).collect();
+        let rows = marked
+            .iter()
+            .map(|(_, key, states)| self.row(key, states))
+            .collect();
         (rows, last)
     }
 

@@ -149,7 +149,10 @@ impl Path {
     /// A member of the document itself.
     #[must_use]
     pub fn root(root: Root) -> Self {
-        Path { root, rest: Vec::new() }
+        Path {
+            root,
+            rest: Vec::new(),
+        }
     }
 
     /// Whether the value is a time of the hub's own.

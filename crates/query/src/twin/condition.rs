@@ -1,6 +1,9 @@
 //! Target conditions of configurations, deployments and jobs.
 
-use super::ast::{Aggregate, ArithmeticOp, Column, ColumnValue, CompareOp, Expr, Literal, Path, Projection, Root, Select, Source};
+use super::ast::{
+    Aggregate, ArithmeticOp, Column, ColumnValue, CompareOp, Expr, Literal, Path, Projection, Root, Select,
+    Source,
+};
 use super::evaluate;
 use super::row::Row;
 

@@ -162,7 +162,10 @@ fn is_type(test: TypeTest, value: &Value<'_>) -> bool {
         TypeTest::Object => matches!(value, Value::Object),
         TypeTest::Array => matches!(value, Value::Array),
         TypeTest::Primitive => {
-            matches!(value, Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_))
+            matches!(
+                value,
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)
+            )
         }
     }
 }
@@ -186,7 +189,11 @@ fn array_contains(array: &Path, wanted: &Expr, row: &dyn Row) -> Option<bool> {
         return None;
     }
     let elements = array.as_array()?;
-    Some(elements.iter().any(|element| compare(CompareOp::Equal, &Value::from(element), &wanted) == Some(true)))
+    Some(
+        elements
+            .iter()
+            .any(|element| compare(CompareOp::Equal, &Value::from(element), &wanted) == Some(true)),
+    )
 }
 
 /// The time that a text means: a date, or a date with a time of day, UTC unless it says otherwise.

@@ -258,7 +258,10 @@ impl Lexer<'_> {
     }
 
     fn hex(&mut self, start: usize) -> Result<u32, QueryError> {
-        let digits = self.rest().get(..4).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        let digits = self
+            .rest()
+            .get(..4)
+            .filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
         let value = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
         let value =
             value.ok_or_else(|| self.error(start..self.at, "after \\u expected four hexadecimal digits"))?;
@@ -299,13 +302,18 @@ impl Lexer<'_> {
                 return Err(self.error(self.at..self.at + 1, "expected `!=`, or NOT before a condition"));
             }
             (';', _) => {
-                return Err(self.error(self.at..self.at + 1, "a query has no `;` and there is one at a time"));
+                return Err(self.error(
+                    self.at..self.at + 1,
+                    "a query has no `;` and there is one at a time",
+                ));
             }
             (other, _) => {
                 let end = self.at + other.len_utf8();
                 return Err(self.error(
                     self.at..end,
-                    format!("{other:?} has no meaning here; names with such characters are written as [[name]]"),
+                    format!(
+                        "{other:?} has no meaning here; names with such characters are written as [[name]]"
+                    ),
                 ));
             }
         };
@@ -321,13 +329,7 @@ fn is_word(c: char) -> bool {
 /// Length of the number that `text` begins with: `0x` digits, or digits with a fraction and an exponent.
 fn number_length(text: &str) -> usize {
     let bytes = text.as_bytes();
-    let digits = |from: usize| {
-        bytes
-            .iter()
-            .skip(from)
-            .take_while(|b| b.is_ascii_digit())
-            .count()
-    };
+    let digits = |from: usize| bytes.iter().skip(from).take_while(|b| b.is_ascii_digit()).count();
     if text.len() > 2 && bytes[0] == b'0' && bytes[1].eq_ignore_ascii_case(&b'x') {
         return 2 + bytes[2..].iter().take_while(|b| b.is_ascii_hexdigit()).count();
     }

@@ -33,9 +33,9 @@ impl SortKey {
             Some(Json::Null) => SortKey::Null,
             Some(Json::Bool(value)) => SortKey::Bool(*value),
             // Adding zero makes one zero of both.
-            Some(Json::Number(number)) => {
-                number.as_f64().map_or(SortKey::Missing, |number| SortKey::Number(number + 0.0))
-            }
+            Some(Json::Number(number)) => number
+                .as_f64()
+                .map_or(SortKey::Missing, |number| SortKey::Number(number + 0.0)),
             Some(Json::String(text)) => SortKey::Text(cut(text).to_owned()),
             Some(Json::Array(_) | Json::Object(_)) => SortKey::Other,
         }
@@ -101,8 +101,10 @@ pub fn keys(order: &[Order], row: &dyn Row) -> Vec<SortKey> {
             let value = row.get(&term.path);
             match value.as_deref() {
                 // As text, a fraction of a second would come before the whole one.
-                Some(Json::String(text)) if term.path.is_time() => date(text)
-                    .map_or_else(|| SortKey::Text(text.clone()), |time| SortKey::Number(time.as_micros() as f64)),
+                Some(Json::String(text)) if term.path.is_time() => date(text).map_or_else(
+                    || SortKey::Text(text.clone()),
+                    |time| SortKey::Number(time.as_micros() as f64),
+                ),
                 other => SortKey::of(other),
             }
         })
@@ -114,7 +116,11 @@ pub fn keys(order: &[Order], row: &dyn Row) -> Vec<SortKey> {
 pub fn compare(order: &[Order], left: &[SortKey], right: &[SortKey]) -> Ordering {
     for (term, (left, right)) in order.iter().zip(left.iter().zip(right)) {
         let ordering = left.compare(right);
-        let ordering = if term.descending { ordering.reverse() } else { ordering };
+        let ordering = if term.descending {
+            ordering.reverse()
+        } else {
+            ordering
+        };
         if ordering.is_ne() {
             return ordering;
         }

@@ -113,14 +113,26 @@ mod tests {
                 position,
             };
             let token = cursor.to_token();
-            assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'), "{token}");
+            assert!(
+                token
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'),
+                "{token}"
+            );
             assert_eq!(Cursor::from_token(&token), Some(cursor));
         }
     }
 
     #[test]
     fn other_texts_are_no_tokens() {
-        for text in ["", "x", "bm9uc2Vuc2U", "W10", &"A".repeat(17_000), "WzIsMSwxLFsiciIsIjEiXV0"] {
+        for text in [
+            "",
+            "x",
+            "bm9uc2Vuc2U",
+            "W10",
+            &"A".repeat(17_000),
+            "WzIsMSwxLFsiciIsIjEiXV0",
+        ] {
             assert_eq!(Cursor::from_token(text), None, "{text}");
         }
     }

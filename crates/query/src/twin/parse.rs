@@ -119,7 +119,9 @@ impl<'a> Parser<'a> {
 
     fn range(&self) -> std::ops::Range<usize> {
         let last = self.text.len()..self.text.len();
-        self.tokens.get(self.at).map_or(last, |spanned| spanned.range.clone())
+        self.tokens
+            .get(self.at)
+            .map_or(last, |spanned| spanned.range.clone())
     }
 
     fn range_before(&self) -> std::ops::Range<usize> {
@@ -234,9 +236,8 @@ impl<'a> Parser<'a> {
             order_by,
             fingerprint: fingerprint(self.text),
         };
-        check_projection(&select).map_err(|message| {
-            QueryError::new(self.text, projection_start..projection_end, message)
-        })?;
+        check_projection(&select)
+            .map_err(|message| QueryError::new(self.text, projection_start..projection_end, message))?;
         Ok(select)
     }
 
@@ -247,7 +248,9 @@ impl<'a> Parser<'a> {
         }
         let parenthesised = self.eat_symbol(Symbol::Open);
         let top = match *self.token() {
-            Token::Number(number) if number >= 1.0 && number <= 1e15 && number.fract() == 0.0 => number as u64,
+            Token::Number(number) if number >= 1.0 && number <= 1e15 && number.fract() == 0.0 => {
+                number as u64
+            }
             _ => return Err(self.expected("a whole number above 0 after TOP")),
         };
         self.advance();
@@ -262,7 +265,8 @@ impl<'a> Parser<'a> {
         while !self.is_keyword("FROM") {
             if *self.token() == Token::End {
                 self.at = self.tokens.len() - 1;
-                return Err(self.error("the query has no FROM; expected FROM devices, devices.modules or devices.jobs"));
+                return Err(self
+                    .error("the query has no FROM; expected FROM devices, devices.modules or devices.jobs"));
             }
             self.advance();
         }
@@ -289,8 +293,13 @@ impl<'a> Parser<'a> {
             Source::Devices
         };
         match self.token() {
-            Token::Word(word) if word.eq_ignore_ascii_case("as") || !names::is_reserved(word) && !is_clause(word) => {
-                Err(self.error(format!("{} has no alias here; write the members without one", source.text())))
+            Token::Word(word)
+                if word.eq_ignore_ascii_case("as") || !names::is_reserved(word) && !is_clause(word) =>
+            {
+                Err(self.error(format!(
+                    "{} has no alias here; write the members without one",
+                    source.text()
+                )))
             }
             Token::Symbol(Symbol::Comma) => Err(self.error("a query has one source; there are no joins")),
             _ => Ok(source),
@@ -312,9 +321,14 @@ impl<'a> Parser<'a> {
                 return Err(self.error("there is no DISTINCT; use GROUP BY"));
             }
             let column = self.column(&mut unnamed)?;
-            let clash = columns.iter().any(|other| other.name == column.name && other.value != column.value);
+            let clash = columns
+                .iter()
+                .any(|other| other.name == column.name && other.value != column.value);
             if clash {
-                let message = format!("two columns are called {}; give one of them another name with AS", column.name);
+                let message = format!(
+                    "two columns are called {}; give one of them another name with AS",
+                    column.name
+                );
                 return Err(self.error_from(start, message));
             }
             columns.push(column);
@@ -334,7 +348,10 @@ impl<'a> Parser<'a> {
                 let start = self.range().start;
                 let path = self.path("a column (a path such as tags.location), an aggregate or `*`")?;
                 if self.is_symbol(Symbol::Open) {
-                    return Err(self.error_from(start, "there are no functions in SELECT but COUNT, AVG, SUM, MIN and MAX"));
+                    return Err(self.error_from(
+                        start,
+                        "there are no functions in SELECT but COUNT, AVG, SUM, MIN and MAX",
+                    ));
                 }
                 let name = self.written_name(start, &path);
                 (ColumnValue::Path(path), Some(name))
@@ -346,7 +363,11 @@ impl<'a> Parser<'a> {
         ) {
             return Err(self.error("there is no arithmetic in SELECT; expected `,`, AS or FROM"));
         }
-        let alias = if self.eat_keyword("AS") { Some(self.alias()?) } else { None };
+        let alias = if self.eat_keyword("AS") {
+            Some(self.alias()?)
+        } else {
+            None
+        };
         let name = alias.or(default).unwrap_or_else(|| {
             *unnamed += 1;
             format!("${unnamed}")
@@ -388,7 +409,9 @@ impl<'a> Parser<'a> {
                 self.advance();
                 self.eat_symbol(Symbol::Star);
                 if !self.is_symbol(Symbol::Close) {
-                    return Err(self.error("COUNT counts rows; expected COUNT(), with a condition after WHERE"));
+                    return Err(
+                        self.error("COUNT counts rows; expected COUNT(), with a condition after WHERE")
+                    );
                 }
                 self.advance();
                 return Ok(Some(Aggregate::Count));
@@ -401,7 +424,9 @@ impl<'a> Parser<'a> {
         };
         self.advance();
         self.advance();
-        let path = self.path(&format!("a path such as properties.reported.temperature in {name}"))?;
+        let path = self.path(&format!(
+            "a path such as properties.reported.temperature in {name}"
+        ))?;
         self.expect_symbol(Symbol::Close)?;
         Ok(Some(of(path)))
     }
@@ -452,7 +477,9 @@ impl<'a> Parser<'a> {
             return Ok(());
         };
         let message = match word.to_ascii_uppercase().as_str() {
-            "WHERE" | "GROUP" => "the clauses stand in the order SELECT FROM WHERE GROUP BY ORDER BY, each once",
+            "WHERE" | "GROUP" => {
+                "the clauses stand in the order SELECT FROM WHERE GROUP BY ORDER BY, each once"
+            }
             "HAVING" => "there is no HAVING; filter rows with WHERE",
             "JOIN" => "there is no JOIN; a query has one source",
             "LIMIT" => "there is no LIMIT; use SELECT TOP n",
@@ -496,7 +523,9 @@ fn check_projection(select: &Select) -> Result<(), String> {
         if let ColumnValue::Path(path) = &column.value
             && !select.group_by.contains(path)
         {
-            return Err(format!("{path} stands beside an aggregate, so it must be in GROUP BY too"));
+            return Err(format!(
+                "{path} stands beside an aggregate, so it must be in GROUP BY too"
+            ));
         }
     }
     Ok(())

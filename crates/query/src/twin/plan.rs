@@ -292,7 +292,9 @@ fn leaf(expr: &Expr, wanted: bool) -> Option<Predicate> {
             })
         }
         Expr::ArrayContains { array, value } => {
-            let Expr::Literal(value) = &**value else { return None };
+            let Expr::Literal(value) = &**value else {
+                return None;
+            };
             if *value == Literal::Undefined {
                 return Some(Predicate::Constant(false));
             }
@@ -334,11 +336,19 @@ fn is_in(path: &Path, list: &[Literal], negated: bool) -> Option<Predicate> {
     if !path.is_time() {
         return Some(Predicate::Test(Test::In {
             path: path.clone(),
-            list: list.iter().filter(|literal| **literal != Literal::Undefined).cloned().collect(),
+            list: list
+                .iter()
+                .filter(|literal| **literal != Literal::Undefined)
+                .cloned()
+                .collect(),
             negated,
         }));
     }
-    let op = if negated { CompareOp::NotEqual } else { CompareOp::Equal };
+    let op = if negated {
+        CompareOp::NotEqual
+    } else {
+        CompareOp::Equal
+    };
     let mut terms = Vec::new();
     for literal in list {
         // Anything but a text equals no time.

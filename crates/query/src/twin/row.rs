@@ -91,8 +91,12 @@ impl TwinRow<'_> {
         match rest {
             [] if self.twin.configurations.is_empty() => None,
             [] => {
-                let all: Map<String, Json> =
-                    self.twin.configurations.iter().map(|(id, status)| (id.clone(), shown(status))).collect();
+                let all: Map<String, Json> = self
+                    .twin
+                    .configurations
+                    .iter()
+                    .map(|(id, status)| (id.clone(), shown(status)))
+                    .collect();
                 Some(Cow::Owned(Json::Object(all)))
             }
             [Segment::Name(id), rest @ ..] => walk_owned(shown(self.twin.configurations.get(id)?), rest),

@@ -38,7 +38,9 @@ impl Parser<'_> {
     fn nested<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, QueryError>) -> Result<T, QueryError> {
         self.depth += 1;
         if self.depth > NESTING_MAX {
-            return Err(self.error(format!("the expression is nested deeper than {NESTING_MAX} levels")));
+            return Err(self.error(format!(
+                "the expression is nested deeper than {NESTING_MAX} levels"
+            )));
         }
         let result = read(self);
         self.depth -= 1;
@@ -250,7 +252,12 @@ impl Parser<'_> {
         let start = self.range().start;
         let unknown = |parser: &Self, message: String| Err(parser.error(message));
         match name {
-            "STARTS_WITH" => return unknown(self, "STARTS_WITH is of routing queries; here use STARTSWITH".into()),
+            "STARTS_WITH" => {
+                return unknown(
+                    self,
+                    "STARTS_WITH is of routing queries; here use STARTSWITH".into(),
+                );
+            }
             "ENDS_WITH" => return unknown(self, "ENDS_WITH is of routing queries; here use ENDSWITH".into()),
             "COUNT" | "AVG" | "SUM" | "MIN" | "MAX" => {
                 return unknown(self, format!("{name} stands in SELECT, not in a condition"));

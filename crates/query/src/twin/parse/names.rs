@@ -7,17 +7,53 @@ use crate::twin::lex::{Symbol, Token};
 
 /// Words that cannot name a property unless escaped (languages.md 1.2).
 const RESERVED: &[&str] = &[
-    "ALL", "AND", "AS", "ASC", "AVG", "BY", "COUNT", "DESC", "DEVICES", "DEVICES_JOBS", "DEVICES_MODULES",
-    "ENDS_WITH", "FALSE", "FROM", "GROUP", "IN", "IS_BOOL", "IS_DEFINED", "IS_NULL", "IS_NUMBER", "IS_OBJECT",
-    "IS_PRIMITIVE", "IS_STRING", "MAX", "MIN", "NIN", "NOT", "NOT_IN", "NULL", "OR", "ORDER", "SELECT",
-    "STARTS_WITH", "SUM", "TOP", "TRUE", "UNDEFINED", "WHERE",
+    "ALL",
+    "AND",
+    "AS",
+    "ASC",
+    "AVG",
+    "BY",
+    "COUNT",
+    "DESC",
+    "DEVICES",
+    "DEVICES_JOBS",
+    "DEVICES_MODULES",
+    "ENDS_WITH",
+    "FALSE",
+    "FROM",
+    "GROUP",
+    "IN",
+    "IS_BOOL",
+    "IS_DEFINED",
+    "IS_NULL",
+    "IS_NUMBER",
+    "IS_OBJECT",
+    "IS_PRIMITIVE",
+    "IS_STRING",
+    "MAX",
+    "MIN",
+    "NIN",
+    "NOT",
+    "NOT_IN",
+    "NULL",
+    "OR",
+    "ORDER",
+    "SELECT",
+    "STARTS_WITH",
+    "SUM",
+    "TOP",
+    "TRUE",
+    "UNDEFINED",
+    "WHERE",
 ];
 
 /// Longest path, in segments below the document: deeper than any twin may be.
 const SEGMENTS_MAX: usize = 24;
 
 pub(super) fn is_reserved(word: &str) -> bool {
-    RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(word))
+    RESERVED
+        .iter()
+        .any(|reserved| reserved.eq_ignore_ascii_case(word))
 }
 
 /// Whether a name can stand in a path without `[[…]]`.
@@ -56,9 +92,7 @@ impl Parser<'_> {
 
     /// `devices.`, `devices.modules.` or `devices.jobs.` before a path.
     fn skip_collection(&mut self) {
-        let word_at = |ahead: usize, wanted: &str| {
-            matches!(self.token_at(ahead), Some(Token::Word(word)) if word.eq_ignore_ascii_case(wanted))
-        };
+        let word_at = |ahead: usize, wanted: &str| matches!(self.token_at(ahead), Some(Token::Word(word)) if word.eq_ignore_ascii_case(wanted));
         let dot_at = |ahead: usize| self.token_at(ahead) == Some(&Token::Symbol(Symbol::Dot));
         if !(word_at(0, "devices") && dot_at(1)) {
             return;
@@ -84,7 +118,10 @@ impl Parser<'_> {
             _ => return Err(self.expected(what)),
         };
         if !escaped && is_reserved(&name) {
-            return Err(self.error(format!("expected {what}, found the keyword {}", name.to_ascii_uppercase())));
+            return Err(self.error(format!(
+                "expected {what}, found the keyword {}",
+                name.to_ascii_uppercase()
+            )));
         }
         let found = Root::ALL
             .iter()
@@ -100,7 +137,9 @@ impl Parser<'_> {
 
     fn unknown(&self, name: &str) -> String {
         let source = self.source;
-        let elsewhere = Root::ALL.iter().find(|root| root.name().eq_ignore_ascii_case(name));
+        let elsewhere = Root::ALL
+            .iter()
+            .find(|root| root.name().eq_ignore_ascii_case(name));
         if let Some(root) = elsewhere {
             return format!("{} have no {}", rows(source), root.name());
         }
@@ -111,7 +150,9 @@ impl Parser<'_> {
             .collect();
         match nearest(name, &names) {
             Some(near) => format!("there is no {name}; did you mean {near}?"),
-            None if source == Source::Jobs => format!("there is no {name}; a job's row has {}", names.join(", ")),
+            None if source == Source::Jobs => {
+                format!("there is no {name}; a job's row has {}", names.join(", "))
+            }
             None => format!(
                 "there is no {name}; a path begins with tags, properties.desired, properties.reported or a member of \
                  the twin such as deviceId"
@@ -197,7 +238,11 @@ fn canonical(root: Root, rest: &mut [Segment]) -> Result<(), String> {
     match rest.first() {
         None => Ok(()),
         Some(Segment::Name(name)) if !known.iter().any(|known| known.eq_ignore_ascii_case(name)) => {
-            Err(format!("{}.{name} does not exist; expected {}", root.name(), known.join(" or ")))
+            Err(format!(
+                "{}.{name} does not exist; expected {}",
+                root.name(),
+                known.join(" or ")
+            ))
         }
         Some(Segment::Name(_)) => {
             spell(rest, 0, known);
@@ -235,7 +280,9 @@ fn distance(a: &str, b: &str) -> usize {
         row[0] = i + 1;
         for (j, right) in b.bytes().enumerate() {
             let above = row[j + 1];
-            row[j + 1] = (diagonal + usize::from(*left != right)).min(above + 1).min(row[j] + 1);
+            row[j + 1] = (diagonal + usize::from(*left != right))
+                .min(above + 1)
+                .min(row[j] + 1);
             diagonal = above;
         }
     }

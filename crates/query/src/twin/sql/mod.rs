@@ -46,7 +46,10 @@ pub trait Dialect {
 /// The condition of a predicate, all of whose tests the dialect can say.
 pub fn condition(dialect: &dyn Dialect, predicate: &Predicate, params: &mut Params) -> String {
     let joined = |terms: &[Predicate], word: &str, params: &mut Params| {
-        let terms: Vec<String> = terms.iter().map(|term| condition(dialect, term, params)).collect();
+        let terms: Vec<String> = terms
+            .iter()
+            .map(|term| condition(dialect, term, params))
+            .collect();
         format!("({})", terms.join(word))
     };
     match predicate {

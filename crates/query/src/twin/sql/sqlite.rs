@@ -65,12 +65,14 @@ impl Sqlite {
             (Root::StatusUpdateTime, []) => Some(Field::Time("i.status_updated_at".into())),
             (Root::ConnectionState, []) => {
                 let boot = self.boot;
-                Some(Field::Text(format!("iif(i.connected_boot = {boot}, 'Connected', 'Disconnected')")))
+                Some(Field::Text(format!(
+                    "iif(i.connected_boot = {boot}, 'Connected', 'Disconnected')"
+                )))
             }
             (Root::LastActivityTime, []) => Some(Field::Time("i.last_activity_at".into())),
-            (Root::CloudToDeviceMessageCount, []) => {
-                Some(Field::Number("(SELECT count(*) FROM messages AS m WHERE m.identity = i.id)".into()))
-            }
+            (Root::CloudToDeviceMessageCount, []) => Some(Field::Number(
+                "(SELECT count(*) FROM messages AS m WHERE m.identity = i.id)".into(),
+            )),
             (Root::AuthenticationType, []) => text("i.auth_type"),
             (Root::DeviceScope, []) => text("i.device_scope"),
             (Root::ParentScopes, rest) => Some(Field::Json("i.parent_scopes".into(), json_path(rest)?)),
@@ -124,7 +126,8 @@ pub fn json_path(rest: &[Segment]) -> Option<String> {
         match segment {
             Segment::Index(index) => path.push_str(&format!("[{index}]")),
             Segment::Name(name) => {
-                let plain = !name.is_empty() && !name.chars().any(|c| c == '"' || c == '\\' || c.is_control());
+                let plain =
+                    !name.is_empty() && !name.chars().any(|c| c == '"' || c == '\\' || c.is_control());
                 if !plain {
                     return None;
                 }
@@ -141,9 +144,10 @@ pub fn json_path(rest: &[Segment]) -> Option<String> {
 /// `json_type` and `json_extract` of a field; for [`Field::Json`] only.
 fn json(field: &Field) -> (String, String) {
     match field {
-        Field::Json(document, path) => {
-            (format!("json_type({document}, {path})"), format!("json_extract({document}, {path})"))
-        }
+        Field::Json(document, path) => (
+            format!("json_type({document}, {path})"),
+            format!("json_extract({document}, {path})"),
+        ),
         other => other.typed(),
     }
 }
@@ -191,7 +195,10 @@ impl Dialect for Sqlite {
                     TypeTest::Array => "('array')",
                     TypeTest::Primitive => PRIMITIVES,
                 };
-                Some(format!("({kind} IN {kinds}{})", if *negated { " IS NOT TRUE" } else { "" }))
+                Some(format!(
+                    "({kind} IN {kinds}{})",
+                    if *negated { " IS NOT TRUE" } else { "" }
+                ))
             }
             Test::Text {
                 path,
@@ -240,16 +247,26 @@ fn compare(field: &Field, op: CompareOp, literal: &Literal, params: &mut Params)
             let number = params.push(Param::Number(*value));
             format!("({sql} {sign} ?{number})")
         }
-        (Field::Bool(sql), Literal::Bool(value)) if equality => format!("({sql} {sign} {})", i32::from(*value)),
+        (Field::Bool(sql), Literal::Bool(value)) if equality => {
+            format!("({sql} {sign} {})", i32::from(*value))
+        }
         (Field::Json(..), Literal::String(text)) => {
             let (kind, value) = json(field);
             let number = params.push(Param::Text(text.clone()));
-            or_null(&kind, op, format!("({value} {sign} ?{number} AND {kind} = 'text')"))
+            or_null(
+                &kind,
+                op,
+                format!("({value} {sign} ?{number} AND {kind} = 'text')"),
+            )
         }
         (Field::Json(..), Literal::Number(other)) => {
             let (kind, value) = json(field);
             let number = params.push(Param::Number(*other));
-            or_null(&kind, op, format!("({value} {sign} ?{number} AND {kind} IN {NUMBERS})"))
+            or_null(
+                &kind,
+                op,
+                format!("({value} {sign} ?{number} AND {kind} IN {NUMBERS})"),
+            )
         }
         (Field::Json(..), Literal::Bool(other)) if equality => {
             let wanted = *other == (op == CompareOp::Equal);
@@ -258,7 +275,10 @@ fn compare(field: &Field, op: CompareOp, literal: &Literal, params: &mut Params)
         }
         (Field::Json(..), Literal::Null) if op == CompareOp::Equal => format!("({} = 'null')", json(field).0),
         (Field::Json(..), Literal::Null) if op == CompareOp::NotEqual => {
-            format!("({} IN ('text', 'integer', 'real', 'true', 'false'))", json(field).0)
+            format!(
+                "({} IN ('text', 'integer', 'real', 'true', 'false'))",
+                json(field).0
+            )
         }
         // Columns of the hub's own hold no null: what is null there is missing.
         (_, Literal::Null) if op == CompareOp::NotEqual => format!("({} IS NOT NULL)", field.typed().0),
@@ -284,7 +304,9 @@ fn compare_fields(left: &Field, op: CompareOp, right: &Field) -> Option<String> 
             let other = "('text', 'integer', 'real', 'true', 'false')";
             match op {
                 CompareOp::Equal => {
-                    terms.push(format!("({left_kind} = {right_kind} AND {left_kind} IN ('true', 'false', 'null'))"));
+                    terms.push(format!(
+                        "({left_kind} = {right_kind} AND {left_kind} IN ('true', 'false', 'null'))"
+                    ));
                 }
                 CompareOp::NotEqual => {
                     let bools = "('true', 'false')";
@@ -318,7 +340,10 @@ fn is_in(field: &Field, list: &[Literal], params: &mut Params) -> Option<String>
         }
     }
     let mut listed = |values: Vec<Param>| {
-        let numbers: Vec<String> = values.into_iter().map(|value| format!("?{}", params.push(value))).collect();
+        let numbers: Vec<String> = values
+            .into_iter()
+            .map(|value| format!("?{}", params.push(value)))
+            .collect();
         numbers.join(", ")
     };
     let mut terms = Vec::new();
@@ -337,7 +362,10 @@ fn is_in(field: &Field, list: &[Literal], params: &mut Params) -> Option<String>
                 terms.push(format!("({value} IN ({}) AND {kind} = 'text')", listed(texts)));
             }
             if !numbers.is_empty() {
-                terms.push(format!("({value} IN ({}) AND {kind} IN {NUMBERS})", listed(numbers)));
+                terms.push(format!(
+                    "({value} IN ({}) AND {kind} IN {NUMBERS})",
+                    listed(numbers)
+                ));
             }
             if !kinds.is_empty() {
                 terms.push(format!("{kind} IN ({})", kinds.join(", ")));
@@ -383,7 +411,10 @@ fn text_test(
         // By bytes, since a text may hold a NUL, which ends a text for `substr`.
         TextTest::EndsWith => {
             let number = params.push(Param::Text(part.to_owned()));
-            format!("substr(CAST({text} AS BLOB), -{}) = CAST(?{number} AS BLOB)", part.len())
+            format!(
+                "substr(CAST({text} AS BLOB), -{}) = CAST(?{number} AS BLOB)",
+                part.len()
+            )
         }
         TextTest::Contains => {
             let number = params.push(Param::Text(part.to_owned()));
@@ -406,10 +437,16 @@ fn array_contains(field: &Field, wanted: &Literal, negated: bool, params: &mut P
         Literal::Null => "e.type = 'null'".to_owned(),
         Literal::Bool(value) => format!("e.type = '{value}'"),
         Literal::Number(value) => {
-            format!("e.value = ?{} AND e.type IN {NUMBERS}", params.push(Param::Number(*value)))
+            format!(
+                "e.value = ?{} AND e.type IN {NUMBERS}",
+                params.push(Param::Number(*value))
+            )
         }
         Literal::String(text) => {
-            format!("e.value = ?{} AND e.type = 'text'", params.push(Param::Text(text.clone())))
+            format!(
+                "e.value = ?{} AND e.type = 'text'",
+                params.push(Param::Text(text.clone()))
+            )
         }
     };
     let (kind, _) = json(field);
