@@ -8,12 +8,14 @@
 //! `holdfast-wire`'s; this crate only joins them with the engine.
 
 mod certificates;
+mod configurations;
 mod consumer_groups;
 mod digital_twins;
 mod events;
 mod extract;
 mod feedback;
 mod identities;
+mod jobs;
 mod messages;
 mod methods;
 mod models;
@@ -31,6 +33,8 @@ mod twins;
 
 use std::sync::Arc;
 
+use holdfast_fleet::configurations::Configurations;
+use holdfast_fleet::jobs::Jobs;
 use holdfast_fleet::models::ModelFolder;
 use holdfast_fleet::transfer::TransferJobs;
 use holdfast_hub::Hub;
@@ -56,6 +60,10 @@ pub struct Api {
     pub transfer: Arc<TransferJobs>,
     /// Models of plug and play devices.
     pub models: Arc<ModelFolder>,
+    /// Configurations and edge deployments.
+    pub configurations: Arc<Configurations>,
+    /// Scheduled jobs.
+    pub jobs: Arc<Jobs>,
     /// Events, for reading.
     pub log: Arc<dyn EventLog>,
     /// Queries over twins and jobs.

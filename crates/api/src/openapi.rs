@@ -6,8 +6,8 @@ use holdfast_wire::headers;
 use utoipa::OpenApi;
 
 use crate::{
-    certificates, consumer_groups, digital_twins, events, feedback, identities, messages, methods, models,
-    policies, provisioning, query, statistics, transfer, twins,
+    certificates, configurations, consumer_groups, digital_twins, events, feedback, identities, jobs,
+    messages, methods, models, policies, provisioning, query, statistics, transfer, twins,
 };
 
 #[derive(OpenApi)]
@@ -32,6 +32,16 @@ use crate::{
         statistics::devices,
         statistics::service,
         query::run,
+        configurations::list,
+        configurations::get,
+        configurations::put,
+        configurations::delete,
+        configurations::test_queries,
+        configurations::apply_content,
+        jobs::list,
+        jobs::get,
+        jobs::create,
+        jobs::cancel,
         twins::get_device,
         twins::patch_device,
         twins::put_device,

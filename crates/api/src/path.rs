@@ -5,8 +5,8 @@
 //! a literal follows from its place, since a device may well be called `modules`.
 
 use axum::extract::Request;
-use axum::http::{Method, Uri};
 use axum::http::uri::PathAndQuery;
+use axum::http::{Method, Uri};
 
 /// Literal segments in the spelling of the routes.
 const LITERALS: &[&str] = &[
@@ -32,6 +32,10 @@ const LITERALS: &[&str] = &[
     "consumerGroups",
     "events",
     "jobs",
+    "v2",
+    "cancel",
+    "testQueries",
+    "applyConfigurationContent",
     "configurations",
     "query",
     "enrollments",
@@ -55,7 +59,11 @@ const DEVICE_CALLED_QUERY: &str = "/devices/%71uery";
 pub(crate) fn canonicalize(mut request: Request) -> Request {
     let path = canonical(request.uri().path());
     let is_query = path.as_deref().unwrap_or(request.uri().path()) == QUERIES;
-    let path = if is_query && request.method() != Method::POST { Some(DEVICE_CALLED_QUERY.to_owned()) } else { path };
+    let path = if is_query && request.method() != Method::POST {
+        Some(DEVICE_CALLED_QUERY.to_owned())
+    } else {
+        path
+    };
     if let Some(path) = path {
         let query = request
             .uri()
@@ -114,6 +122,13 @@ fn is_literal_place(segments: &[&str], index: usize) -> bool {
     {
         return segments[2].eq_ignore_ascii_case("regenerate");
     }
+    if first.eq_ignore_ascii_case("jobs") && segments.get(1).is_some_and(|v2| v2.eq_ignore_ascii_case("v2")) {
+        // /jobs/v2/query, /jobs/v2/{id}, /jobs/v2/{id}/cancel
+        return index != 2 || segments[2].eq_ignore_ascii_case("query") && segments.len() == 3;
+    }
+    if first.eq_ignore_ascii_case("configurations") && segments.len() == 2 {
+        return index == 0 || segments[1].eq_ignore_ascii_case("testQueries");
+    }
     index.is_multiple_of(2)
 }
 
@@ -144,6 +159,15 @@ mod tests {
             (
                 "/holdfast/V1/Policies/Devices",
                 Some("/holdfast/v1/policies/Devices"),
+            ),
+            ("/Jobs/V2/Query", Some("/jobs/v2/query")),
+            ("/jobs/v2/Job-1/Cancel", Some("/jobs/v2/Job-1/cancel")),
+            ("/jobs/v2/cancel", None),
+            ("/Configurations/TESTQUERIES", Some("/configurations/testQueries")),
+            ("/Configurations/Devices", Some("/configurations/Devices")),
+            (
+                "/devices/D1/applyconfigurationcontent",
+                Some("/devices/D1/applyConfigurationContent"),
             ),
             ("/", None),
         ] {

@@ -16,8 +16,8 @@ use crate::extract::BODY_BYTES_MAX;
 use crate::operation::{Operation, Operations, apply_method_override};
 use crate::reply::Failure;
 use crate::{
-    Api, certificates, consumer_groups, digital_twins, events, feedback, identities, messages, methods,
-    models, openapi, path, policies, provisioning, query, statistics, transfer, twins,
+    Api, certificates, configurations, consumer_groups, digital_twins, events, feedback, identities, jobs,
+    messages, methods, models, openapi, path, policies, provisioning, query, statistics, transfer, twins,
 };
 
 /// Largest plain text of a framework's rejection that is passed on.
@@ -52,6 +52,7 @@ fn declare(api: Api) -> (Router<Api>, Vec<Operation>) {
     let operations = Operations::new(api);
     let operations = own_operations(service_operations(registry_operations(operations)));
     let operations = model_operations(transfer_operations(operations));
+    let operations = management_operations(operations);
     provisioning_settings(provisioning_operations(operations)).finish()
 }
 
@@ -257,6 +258,35 @@ fn model_operations(operations: Operations) -> Operations {
             service,
             models::check_module,
         )
+}
+
+fn management_operations(operations: Operations) -> Operations {
+    let (read, write, service) = (
+        Rights::REGISTRY_READ,
+        Rights::REGISTRY_WRITE,
+        Rights::SERVICE_CONNECT,
+    );
+    operations
+        .add("GET", "/configurations", read, configurations::list)
+        .add("GET", "/configurations/{id}", read, configurations::get)
+        .add("PUT", "/configurations/{id}", write, configurations::put)
+        .add("DELETE", "/configurations/{id}", write, configurations::delete)
+        .add(
+            "POST",
+            "/configurations/testQueries",
+            write,
+            configurations::test_queries,
+        )
+        .add(
+            "POST",
+            "/devices/{id}/applyConfigurationContent",
+            write,
+            configurations::apply_content,
+        )
+        .add("GET", "/jobs/v2/query", service, jobs::list)
+        .add("GET", "/jobs/v2/{id}", service, jobs::get)
+        .add("PUT", "/jobs/v2/{id}", service, jobs::create)
+        .add("POST", "/jobs/v2/{id}/cancel", service, jobs::cancel)
 }
 
 fn provisioning_operations(operations: Operations) -> Operations {

@@ -14,6 +14,8 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use axum::response::Response;
 use holdfast_api::{Api, Closing};
+use holdfast_fleet::configurations::{self, Configurations};
+use holdfast_fleet::jobs::{self, Jobs};
 use holdfast_fleet::models::ModelFolder;
 use holdfast_fleet::transfer::{
     BlobPlace, BlobReader, BlobWriter, Metrics as TransferMetrics, Transfer, TransferFiles, TransferJobs,
@@ -95,11 +97,14 @@ impl Service {
         let transfer = TransferJobs::new(transfer, files.clone(), store.clone(), clock)
             .await
             .expect("the memory store works");
+        let (configurations, jobs) = management(&hub, &store).await;
         let (closing, follow) = watch::channel(false);
         let api = Api {
             hub,
             provisioning,
             transfer,
+            configurations,
+            jobs,
             models: Arc::new(ModelFolder::new(work.path().join("models"))),
             log,
             queries: store.clone(),
@@ -114,6 +119,25 @@ impl Service {
             _work: work,
             _closing: closing,
         }
+    }
+
+    /// Imports one line, which must be a good one.
+    pub async fn import_line(&self, line: &Value) {
+        let token = self.token("iothubowner");
+        let headers = [("authorization", token.as_str())];
+        let answer = self
+            .raw("POST", "/holdfast/v1/import", &headers, Some(line.clone()))
+            .await;
+        assert_eq!(answer.body["imported"], 1, "{}", answer.body);
+    }
+
+    /// Import and export jobs as a hub finds them that starts on the same store.
+    pub async fn restarted_jobs(&self) -> Arc<TransferJobs> {
+        let transfer = self.api.transfer.transfer().clone();
+        let clock = Arc::new(SystemClock::new());
+        TransferJobs::new(transfer, self.files.clone(), self.store.clone(), clock)
+            .await
+            .expect("the memory store works")
     }
 
     /// A token of a policy, valid for an hour.
@@ -351,4 +375,32 @@ async fn provisioning(store: &Arc<MemoryStore>) -> Arc<Provisioning> {
 
 pub fn hours_from_now(hours: i64) -> Timestamp {
     Timestamp::from_seconds(SystemClock::new().now().as_seconds() + hours * 3_600)
+}
+
+/// Configurations and jobs; whoever wants them to work runs them.
+async fn management(hub: &Arc<Hub>, store: &Arc<MemoryStore>) -> (Arc<Configurations>, Arc<Jobs>) {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let drivers = configurations::Drivers {
+        store: store.clone(),
+        query: store.clone(),
+        clock: Arc::clone(&clock),
+    };
+    let metrics = configurations::events::Metrics::register(&mut Registry::new());
+    let configurations = Configurations::new(
+        configurations::ConfigurationsConfig {
+            metrics_age: std::time::Duration::ZERO,
+            ..configurations::ConfigurationsConfig::default()
+        },
+        hub.clone(),
+        drivers,
+        metrics,
+    );
+    let drivers = jobs::Drivers {
+        store: store.clone(),
+        query: store.clone(),
+        clock,
+    };
+    let metrics = jobs::events::Metrics::register(&mut Registry::new());
+    let jobs = Jobs::new(jobs::JobsConfig::default(), hub.clone(), drivers, metrics);
+    (configurations.await.expect("the memory store works"), jobs)
 }

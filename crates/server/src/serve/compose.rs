@@ -37,6 +37,7 @@ use super::certificates::ServerIdentities;
 use super::config::{self, Config};
 use super::connection_env::{self as variables, ConnectionEnv, write_private};
 use super::data_dir::unusable;
+use super::fleet::{self, Management};
 use super::listen::{self, bind, bind_all};
 use super::periodic::Periodic;
 use super::provisioning::{Connector, HttpWebhook};
@@ -104,6 +105,7 @@ struct Parts {
     provisioning: Arc<Provisioning>,
     transfer: Arc<TransferJobs>,
     models: Arc<ModelFolder>,
+    management: Management,
     tls: Arc<TlsSettings>,
     clock: Arc<dyn Clock>,
     health: Health,
@@ -138,6 +140,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
         data_dir: settings.data_dir.path().to_owned(),
     };
     let mut upkeep = periodic.start();
+    let mut management = parts.management.start();
 
     announce(&settings, &parts, addresses).map_err(unusable)?;
     loop {
@@ -149,6 +152,8 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!("stopping; a second signal ends at once");
     notify(&[NotifyState::Stopping]);
     parts.health.drain();
+    // Before the sessions end, so that no job takes a device for gone.
+    management.shutdown().await;
     let drained = drain(&parts, &stop, &mut heads, settings.config.server.drain_timeout.0);
     tokio::select! {
         () = drained => {}
@@ -174,6 +179,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
     let heads = holdfast_heads::events::Metrics::register(&mut registry);
     let transfer_metrics = holdfast_fleet::transfer::Metrics::register(&mut registry);
     let provisioning_metrics = holdfast_provisioning::events::Metrics::register(&mut registry);
+    let management_metrics = fleet::Metrics::register(&mut registry);
 
     let store = SqliteStore::open(&settings.data_dir.join("hub.db"), state_metrics)
         .context("cannot open the state database")?;
@@ -207,6 +213,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
     let provisioning = provision(settings, &hub, &store, &clock, provisioning_metrics).await?;
     let transfer = transfer_jobs(settings, &hub, &store, &clock, transfer_metrics).await?;
     let models = Arc::new(ModelFolder::new(settings.data_dir.join("models")));
+    let management = Management::new(&hub, &store, &clock, management_metrics).await?;
     let identities = settings.certificates.load()?;
     let tls = TlsSettings::new(
         server_certificates(identities),
@@ -224,6 +231,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
         provisioning,
         transfer,
         models,
+        management,
         tls,
         clock,
         health,
@@ -633,6 +641,7 @@ async fn drain(parts: &Parts, stop: &watch::Sender<bool>, heads: &mut JoinSet<()
         );
         heads.abort_all();
     }
+    parts.transfer.stop().await;
     parts.hub.drain().await;
 }
 
@@ -684,6 +693,8 @@ fn https_router(parts: &Parts, watched: Router, stopped: &watch::Receiver<bool>)
         provisioning: Arc::clone(&parts.provisioning),
         transfer: Arc::clone(&parts.transfer),
         models: Arc::clone(&parts.models),
+        configurations: Arc::clone(&parts.management.configurations),
+        jobs: Arc::clone(&parts.management.jobs),
         log: Arc::clone(&parts.log) as Arc<_>,
         queries: Arc::new(parts.store.clone()),
         checkpoints: Arc::new(parts.store.clone()),

@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod config;
 pub mod connection_env;
 pub mod data_dir;
+mod fleet;
 pub mod units;
 
 mod admin;
