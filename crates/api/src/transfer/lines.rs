@@ -1,6 +1,6 @@
 //! Lines of imports and exports in the contract's form.
 
-use holdfast_fleet::transfer::{LineError, LineFormat};
+use holdfast_fleet::transfer::{BadLine, LineError, LineFormat};
 use holdfast_hub::{ImportEntry, ImportMode, Restored};
 use holdfast_model::registry::IdentityRecord;
 use holdfast_model::twin::Twin;
@@ -15,15 +15,19 @@ use crate::identities::bulk_entry;
 pub struct JsonLines;
 
 impl LineFormat for JsonLines {
-    fn read(&self, line: &[u8]) -> Result<ImportEntry, Error> {
+    fn read(&self, line: &[u8]) -> Result<ImportEntry, BadLine> {
         let mut device: ExportImportDevice = from_json(line).map_err(|error| Error {
             message: error.message.replacen("the body", "the line", 1),
             ..error
         })?;
         if device.id.is_empty() {
-            return Err(Error::new(ErrorCode::ArgumentNull, "the line has no id"));
+            return Err(Error::new(ErrorCode::ArgumentNull, "the line has no id").into());
         }
-        let entry = bulk_entry(&device)?;
+        let entry = bulk_entry(&device).map_err(|error| BadLine {
+            device_id: Some(device.id.clone()),
+            module_id: device.module_id.clone(),
+            error,
+        })?;
         let properties = device.properties.take().unwrap_or_default();
         let version = |section: &Option<Map<String, Value>>| section.as_ref()?.get("$version")?.as_u64();
         let creates = matches!(

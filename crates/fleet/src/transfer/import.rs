@@ -12,7 +12,7 @@ use super::errors::ImportErrors;
 use super::lines::Lines;
 use super::parse::{Batcher, Parsed};
 use super::spool::Spool;
-use super::{LineError, LineFormat, Progress, Transfer};
+use super::{BadLine, LineError, LineFormat, Progress, Transfer};
 
 /// Batches that are parsed and wait for the store.
 const BATCHES_WAITING_MAX: usize = 2;
@@ -167,7 +167,7 @@ impl Import<'_> {
                     entries.push(entry);
                     places.push((line.number, line.text));
                 }
-                Err(error) => failures.push((line.number, None, error)),
+                Err(bad) => failures.push((line.number, bad)),
             }
         }
         let outcomes = self.transfer.hub.import(&entries).await;
@@ -183,25 +183,29 @@ impl Import<'_> {
                     {
                         continue;
                     }
-                    failures.push((number, Some(entry), error));
+                    let bad = BadLine {
+                        device_id: Some(entry.entry.device_id),
+                        module_id: entry.entry.module_id,
+                        error,
+                    };
+                    failures.push((number, bad));
                 }
             }
         }
         failures.sort_by_key(|(number, ..)| *number);
-        for (number, entry, error) in failures {
-            self.note(number, entry.as_ref(), &error)?;
+        for (number, bad) in failures {
+            self.note(number, &bad)?;
         }
         unavailable.map_or(Ok(()), Err)
     }
 
-    fn note(&mut self, line: u64, entry: Option<&ImportEntry>, error: &Error) -> Result<(), Error> {
+    fn note(&mut self, line: u64, bad: &BadLine) -> Result<(), Error> {
         Progress::add(&self.progress.failed, 1);
-        let entry = entry.map(|import| &import.entry);
         let error = LineError {
             line,
-            device_id: entry.map(|entry| entry.device_id.as_str()),
-            module_id: entry.and_then(|entry| entry.module_id.as_deref()),
-            error,
+            device_id: bad.device_id.as_deref(),
+            module_id: bad.module_id.as_deref(),
+            error: &bad.error,
         };
         self.errors
             .note(&*self.transfer.format, &error)

@@ -6,7 +6,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use holdfast_observe::Event as _;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::settings::SettingsStore;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_blocking;
 
 use super::errors::ImportErrors;
@@ -32,6 +32,8 @@ const HISTORY_MAX: usize = 50;
 const PIECES_WAITING_MAX: usize = 4;
 /// Size of a piece that is read.
 const PIECE_BYTES: usize = 256 * 1024;
+/// How long a stopping hub waits for a job to end; one that waits for a blob longer is marked as failed at the next start.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often the record of a running job is stored.
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -44,6 +46,8 @@ pub struct TransferJobs {
     state: Mutex<State>,
     /// Keeps the stored list in the order of its changes.
     saving: tokio::sync::Mutex<()>,
+    stopping: AtomicBool,
+    ended: Notify,
 }
 
 #[derive(Default)]
@@ -83,14 +87,10 @@ impl TransferJobs {
                 Vec::new()
             }),
         };
-        let mut interrupted = false;
+        let mut changed = false;
         for job in jobs.iter_mut().filter(|job| job.status == JobStatus::Running) {
-            interrupted = true;
-            let reason = format!(
-                "the hub was stopped while the job ran, after {} lines; what was done until then stays, and the same \
-                 request can be made again",
-                job.lines
-            );
+            changed = true;
+            let reason = interrupted(job.lines);
             job.end(JobStatus::Failed, Some(reason), clock.now());
         }
         let this = Arc::new(TransferJobs {
@@ -103,8 +103,10 @@ impl TransferJobs {
                 ..State::default()
             }),
             saving: tokio::sync::Mutex::new(()),
+            stopping: AtomicBool::new(false),
+            ended: Notify::new(),
         });
-        if interrupted {
+        if changed {
             this.save().await?;
         }
         Ok(this)
@@ -121,6 +123,12 @@ impl TransferJobs {
     /// # Errors
     /// `BlobContainerValidationError`; `JobQuotaExceeded` while another one runs; `ServiceUnavailable`.
     pub async fn create(self: &Arc<Self>, request: JobRequest) -> Result<TransferJob, Error> {
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(Error::new(
+                ErrorCode::ServiceUnavailable,
+                "the hub is stopping; try again later",
+            ));
+        }
         let places = request.places()?;
         self.files.check(&places.lines)?;
         if let Some(errors) = &places.errors {
@@ -191,6 +199,21 @@ impl TransferJobs {
         self.get(id)
     }
 
+    /// Ends the running job, because the hub stops.
+    pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let ended = self.ended.notified();
+        let mut ended = std::pin::pin!(ended);
+        // Listen first, look second: an end that comes in between is not missed.
+        ended.as_mut().enable();
+        let running = self.state.lock().running.clone();
+        if let Some((_, progress)) = running {
+            progress.cancel();
+            // In vain only if the job waits for a blob; the next start finds it unfinished.
+            let _ = tokio::time::timeout(STOP_TIMEOUT, ended).await;
+        }
+    }
+
     async fn run(self: Arc<Self>, id: String, request: JobRequest, places: Places, progress: Arc<Progress>) {
         let work = async {
             match &request {
@@ -213,6 +236,11 @@ impl TransferJobs {
                 }
             }
         };
+        let mut end = end;
+        if end.status == JobStatus::Cancelled && self.stopping.load(Ordering::SeqCst) {
+            end.status = JobStatus::Failed;
+            end.reason = Some(interrupted(progress.lines()));
+        }
         JobEnded {
             job_id: &id,
             kind: request.kind(),
@@ -226,6 +254,7 @@ impl TransferJobs {
         if let Err(error) = self.save().await {
             holdfast_observe::tracing::warn!(job = id, %error, "the end of a job is not stored; after a restart it will count as failed");
         }
+        self.ended.notify_waiters();
     }
 
     fn update(&self, id: &str, progress: &Progress, end: Option<End>) {
@@ -454,6 +483,13 @@ fn show(job: &mut TransferJob, progress: &Progress) {
     job.progress = progress.percent();
     job.lines = progress.lines();
     job.failed_lines = progress.failed();
+}
+
+fn interrupted(lines: u64) -> String {
+    format!(
+        "the hub was stopped while the job ran, after {lines} lines; what was done until then stays, and the same request \
+         can be made again"
+    )
 }
 
 fn not_found(id: &str) -> Error {

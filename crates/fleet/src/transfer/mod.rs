@@ -67,13 +67,34 @@ pub trait LineFormat: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why it is none, for the person who repairs the file.
-    fn read(&self, line: &[u8]) -> Result<ImportEntry, Error>;
+    fn read(&self, line: &[u8]) -> Result<ImportEntry, BadLine>;
 
     /// Appends the line of an identity, with its end. Without keys if `exclude_keys`.
     fn write(&self, out: &mut Vec<u8>, record: &IdentityRecord, twin: &Twin, exclude_keys: bool);
 
     /// Appends the line, with its end, that tells of a bad line of an import.
     fn write_error(&self, out: &mut Vec<u8>, error: &LineError<'_>);
+}
+
+/// A line that cannot be read, with as much of it as could be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BadLine {
+    /// Device id.
+    pub device_id: Option<String>,
+    /// Module id of a module.
+    pub module_id: Option<String>,
+    /// Why.
+    pub error: Error,
+}
+
+impl From<Error> for BadLine {
+    fn from(error: Error) -> Self {
+        BadLine {
+            device_id: None,
+            module_id: None,
+            error,
+        }
+    }
 }
 
 /// A line of an import that was not carried out.

@@ -7,13 +7,13 @@ use holdfast_hub::{ImportEntry, ImportMode};
 use holdfast_model::{Error, ErrorCode};
 
 use super::lines::Line;
-use super::{BATCH_BYTES_MAX, BATCH_LINES_MAX, LINE_BYTES_MAX, LineFormat};
+use super::{BATCH_BYTES_MAX, BATCH_LINES_MAX, BadLine, LINE_BYTES_MAX, LineFormat};
 
 /// A line with what it says.
 pub(super) struct Parsed {
     pub(super) number: u64,
     pub(super) text: Bytes,
-    pub(super) entry: Result<ImportEntry, Error>,
+    pub(super) entry: Result<ImportEntry, BadLine>,
 }
 
 /// Gathers lines that may be carried out in one step: no identity twice, and nothing that changes or deletes a device
@@ -77,7 +77,7 @@ fn parse(format: &dyn LineFormat, line: Line) -> Parsed {
         return Parsed {
             number: line.number,
             text: Bytes::new(),
-            entry: Err(Error::new(ErrorCode::ArgumentInvalid, message)),
+            entry: Err(Error::new(ErrorCode::ArgumentInvalid, message).into()),
         };
     };
     Parsed {
@@ -107,7 +107,7 @@ mod tests {
     struct Words;
 
     impl LineFormat for Words {
-        fn read(&self, line: &[u8]) -> Result<ImportEntry, Error> {
+        fn read(&self, line: &[u8]) -> Result<ImportEntry, BadLine> {
             let text = std::str::from_utf8(line).unwrap();
             let (verb, id) = text
                 .split_once(' ')
@@ -185,7 +185,7 @@ mod tests {
         );
         let batch = batcher.take().unwrap();
         assert_eq!(
-            batch[0].entry.as_ref().unwrap_err().code,
+            batch[0].entry.as_ref().unwrap_err().error.code,
             ErrorCode::ArgumentInvalid
         );
     }

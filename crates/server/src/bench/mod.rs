@@ -29,6 +29,7 @@ pub(crate) mod fleet;
 pub(crate) mod histogram;
 mod http;
 mod idle;
+mod import;
 mod ingest;
 mod method;
 pub mod mqtt_load;
@@ -68,6 +69,7 @@ enum Measurement {
     Provision(provision::ProvisionArgs),
     Query(query::QueryArgs),
     Read(read::ReadArgs),
+    Import(import::ImportArgs),
     Start(start::StartArgs),
 }
 
@@ -88,6 +90,7 @@ impl BenchCommand {
             Measurement::Provision(args) => args.run(wanted, format),
             Measurement::Query(args) => args.run(format),
             Measurement::Read(args) => args.run(wanted, format),
+            Measurement::Import(args) => args.run(wanted, format),
             Measurement::Start(args) => args.run(format),
         }
     }

@@ -51,7 +51,10 @@ impl BlobAddress {
         if scheme != "https" && scheme != "http" {
             return Err("the URI must begin with https://, http:// or file://".to_owned());
         }
-        let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let authority = uri
+            .authority()
+            .map(|authority| authority.as_str())
+            .unwrap_or_default();
         if authority.contains('@') {
             return Err("the URI must not hold a user name".to_owned());
         }
@@ -79,7 +82,9 @@ impl BlobAddress {
 
     /// When the signature ends; `None` if the URI does not say (a stored access policy may).
     pub(super) fn signature_expiry(&self) -> Result<Option<Timestamp>, String> {
-        let Some(expiry) = self.parameter("se") else { return Ok(None) };
+        let Some(expiry) = self.parameter("se") else {
+            return Ok(None);
+        };
         let text = percent_decode_str(expiry).decode_utf8_lossy().into_owned();
         let whole = match text.len() {
             // Forms that the storage service takes too: a day, or minutes.
@@ -124,11 +129,17 @@ mod tests {
     fn containers_and_blobs_become_addresses() {
         let address = BlobAddress::in_container("https://a.test/box/?sv=1&sig=S%3D", "dir/a b.txt").unwrap();
         assert_eq!(address.uri(""), "https://a.test/box/dir/a%20b.txt?sv=1&sig=S%3D");
-        assert_eq!(address.uri("comp=block"), "https://a.test/box/dir/a%20b.txt?comp=block&sv=1&sig=S%3D");
+        assert_eq!(
+            address.uri("comp=block"),
+            "https://a.test/box/dir/a%20b.txt?comp=block&sv=1&sig=S%3D"
+        );
         assert_eq!(address.to_string(), "https://a.test/box/dir/a%20b.txt");
         assert!(!format!("{address:?}").contains("S%3D"));
         let plain = BlobAddress::parse("http://127.0.0.1:10000/acc/box/x.txt").unwrap();
-        assert_eq!((plain.uri("").as_str(), plain.host()), ("http://127.0.0.1:10000/acc/box/x.txt", "127.0.0.1"));
+        assert_eq!(
+            (plain.uri("").as_str(), plain.host()),
+            ("http://127.0.0.1:10000/acc/box/x.txt", "127.0.0.1")
+        );
     }
 
     #[test]
@@ -145,7 +156,10 @@ mod tests {
             ("", "not a valid URI"),
         ] {
             let error = BlobAddress::in_container(container, "x").unwrap_err();
-            assert!(error.contains(why) && !error.contains("SECRET"), "{container}: {error}");
+            assert!(
+                error.contains(why) && !error.contains("SECRET"),
+                "{container}: {error}"
+            );
         }
     }
 
@@ -153,7 +167,9 @@ mod tests {
     fn the_end_of_a_signature_is_read() {
         let expiry = |se: &str| {
             let address = BlobAddress::parse(&format!("https://a.test/box?se={se}&sig=x")).unwrap();
-            address.signature_expiry().map(|end| end.map(Timestamp::as_seconds))
+            address
+                .signature_expiry()
+                .map(|end| end.map(Timestamp::as_seconds))
         };
         assert_eq!(expiry("1970-01-02T00%3A00%3A01Z"), Ok(Some(86_401)));
         assert_eq!(expiry("1970-01-02"), Ok(Some(86_400)));

@@ -88,7 +88,13 @@ impl BlobClient {
         }
     }
 
-    fn put(&self, address: &BlobAddress, parameters: &str, fields: &[(&str, &str)], body: &[u8]) -> Result<(), String> {
+    fn put(
+        &self,
+        address: &BlobAddress,
+        parameters: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<(), String> {
         let mut pause = PAUSE;
         let mut failure = String::new();
         for number in 0..TRIES_MAX {
@@ -96,7 +102,10 @@ impl BlobClient {
                 std::thread::sleep(pause);
                 pause *= 2;
             }
-            let mut request = self.agent.put(address.uri(parameters)).header("x-ms-version", API_VERSION);
+            let mut request = self
+                .agent
+                .put(address.uri(parameters))
+                .header("x-ms-version", API_VERSION);
             for (name, value) in fields {
                 request = request.header(*name, *value);
             }
@@ -220,7 +229,9 @@ pub(crate) struct BlockWriter {
 impl BlockWriter {
     fn put_block(&mut self) -> io::Result<()> {
         if self.blocks >= BLOCKS_MAX {
-            return Err(io::Error::other(format!("a blob can have {BLOCKS_MAX} blocks at most")));
+            return Err(io::Error::other(format!(
+                "a blob can have {BLOCKS_MAX} blocks at most"
+            )));
         }
         let parameters = format!("comp=block&blockid={}", block_id(self.blocks).replace('=', "%3D"));
         self.client
@@ -339,7 +350,8 @@ mod tests {
     }
 
     fn answer(status: &str, fields: &str, length: usize, body: &str) -> Vec<u8> {
-        format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n{fields}\r\n{body}").into_bytes()
+        format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n{fields}\r\n{body}")
+            .into_bytes()
     }
 
     fn client() -> BlobClient {
@@ -365,7 +377,10 @@ mod tests {
         let requests = server.join().unwrap();
         assert!(requests[0].starts_with("GET /box/devices.txt?sig=SECRET HTTP/1.1"));
         let last = requests[2].to_ascii_lowercase();
-        assert!(last.contains("range: bytes=5-") && last.contains("if-match: \"v1\""), "{last}");
+        assert!(
+            last.contains("range: bytes=5-") && last.contains("if-match: \"v1\""),
+            "{last}"
+        );
     }
 
     #[test]
@@ -375,8 +390,15 @@ mod tests {
             answer("412 Changed", "x-ms-error-code: ConditionNotMet\r\n", 0, ""),
         ]);
         let mut reader = client().open(address(&base)).unwrap();
-        let error = reader.bytes.read_to_string(&mut String::new()).unwrap_err().to_string();
-        assert!(error.contains("changed meanwhile (HTTP 412 ConditionNotMet)"), "{error}");
+        let error = reader
+            .bytes
+            .read_to_string(&mut String::new())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("changed meanwhile (HTTP 412 ConditionNotMet)"),
+            "{error}"
+        );
         assert!(!error.contains("SECRET"));
         server.join().unwrap();
     }
@@ -384,9 +406,17 @@ mod tests {
     #[test]
     fn refusals_say_why_and_hide_the_signature() {
         for (status, fields, why) in [
-            ("403 No", "x-ms-error-code: AuthenticationFailed\r\n", "has expired, or does not allow this (HTTP 403 AuthenticationFailed)"),
+            (
+                "403 No",
+                "x-ms-error-code: AuthenticationFailed\r\n",
+                "has expired, or does not allow this (HTTP 403 AuthenticationFailed)",
+            ),
             ("404 No", "", "no such container or blob (HTTP 404)"),
-            ("302 Found", "location: http://169.254.169.254/\r\n", "not followed (HTTP 302)"),
+            (
+                "302 Found",
+                "location: http://169.254.169.254/\r\n",
+                "not followed (HTTP 302)",
+            ),
         ] {
             let (base, server) = serve(vec![answer(status, fields, 0, "")]);
             let error = client().open(address(&base)).unwrap_err();
@@ -395,7 +425,10 @@ mod tests {
         }
         let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let error = client().open(address(&format!("http://{gone}"))).unwrap_err();
-        assert!(error.contains("cannot be reached") && !error.contains("SECRET"), "{error}");
+        assert!(
+            error.contains("cannot be reached") && !error.contains("SECRET"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -405,7 +438,10 @@ mod tests {
         writer.write_all(b"one\n").unwrap();
         writer.finish().unwrap();
         let request = server.join().unwrap().remove(0);
-        assert!(request.starts_with("PUT /box/devices.txt?sig=SECRET "), "{request}");
+        assert!(
+            request.starts_with("PUT /box/devices.txt?sig=SECRET "),
+            "{request}"
+        );
         assert!(request.to_ascii_lowercase().contains("x-ms-blob-type: blockblob"));
 
         let created = || answer("201 Created", "", 0, "");

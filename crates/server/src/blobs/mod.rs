@@ -36,7 +36,8 @@ impl Blobs {
         let path = place.container.strip_prefix("file://")?;
         Some(match &self.folder {
             None => Err(
-                "file: containers are not allowed here: set transfer.folder in the configuration of the hub".to_owned(),
+                "file: containers are not allowed here: set transfer.folder in the configuration of the hub"
+                    .to_owned(),
             ),
             Some(folder) => folder::place(folder, path, &place.blob),
         })

@@ -231,6 +231,40 @@ impl Call<'_> {
     /// As [`Call::send`].
     pub fn open(self) -> anyhow::Result<Response<Body>> {
         let login = &self.client.login;
+        let agent = &self.client.agent;
+        let request = self.request();
+        let sent = match self.body {
+            Some(body) => {
+                let request = request
+                    .header("content-type", "application/json; charset=utf-8")
+                    .body(serde_json::to_vec(&body)?)?;
+                let request = agent.configure_request(request).timeout_global(self.timeout);
+                agent.run(request.allow_non_standard_methods(true).build())
+            }
+            None => {
+                let request = agent
+                    .configure_request(request.body(())?)
+                    .timeout_global(self.timeout);
+                agent.run(request.allow_non_standard_methods(true).build())
+            }
+        };
+        accepted(sent, login)
+    }
+
+    /// As [`Call::open`], with a body of any length that is read while it is sent.
+    ///
+    /// # Errors
+    /// As [`Call::send`].
+    pub fn upload(self, content_type: &str, body: &mut dyn std::io::Read) -> anyhow::Result<Response<Body>> {
+        let request = self.request().header("content-type", content_type);
+        let request = request.body(ureq::SendBody::from_reader(body))?;
+        let agent = &self.client.agent;
+        let request = agent.configure_request(request).timeout_global(self.timeout);
+        accepted(agent.run(request.build()), &self.client.login)
+    }
+
+    fn request(&self) -> ureq::http::request::Builder {
+        let login = &self.client.login;
         let host = if login.host.contains(':') {
             format!("[{}]", login.host)
         } else {
@@ -248,34 +282,22 @@ impl Call<'_> {
             query.join("&")
         );
         let mut request = Request::builder()
-            .method(self.method)
+            .method(&self.method)
             .uri(&uri)
             .header("authorization", self.client.token());
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }
-        let agent = &self.client.agent;
-        let sent = match self.body {
-            Some(body) => {
-                let request = request
-                    .header("content-type", "application/json; charset=utf-8")
-                    .body(serde_json::to_vec(&body)?)?;
-                let request = agent.configure_request(request).timeout_global(self.timeout);
-                agent.run(request.allow_non_standard_methods(true).build())
-            }
-            None => {
-                let request = agent
-                    .configure_request(request.body(())?)
-                    .timeout_global(self.timeout);
-                agent.run(request.allow_non_standard_methods(true).build())
-            }
-        };
-        let response = sent.map_err(|error| unreachable_hub(login, &error))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        Err(refused(response, login).into())
+        request
     }
+}
+
+fn accepted(sent: Result<Response<Body>, ureq::Error>, login: &Login) -> anyhow::Result<Response<Body>> {
+    let response = sent.map_err(|error| unreachable_hub(login, &error))?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    Err(refused(response, login).into())
 }
 
 fn unreachable_hub(login: &Login, error: &ureq::Error) -> Failure {

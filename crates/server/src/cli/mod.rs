@@ -18,12 +18,15 @@ mod consumer_group;
 mod credentials;
 mod device;
 mod dps;
+mod export;
 mod identity;
+mod import;
 mod input;
 mod internal;
 mod method;
 mod module;
 mod monitor;
+mod pnp;
 mod policy;
 mod query;
 mod reference;
@@ -179,6 +182,13 @@ enum Command {
     Dps(Box<dps::Command>),
     /// Ask for twins, modules and jobs by their properties
     Query(query::QueryArgs),
+    /// Create and change devices and modules by a file of lines, as exports are
+    Import(import::ImportArgs),
+    /// Write all devices and modules with keys and twins to a file
+    Export(export::ExportArgs),
+    /// Plug and play: models and digital twins
+    #[command(subcommand)]
+    Pnp(pnp::Command),
     /// Count devices and connections
     Statistics,
     /// Run a fleet of simulated devices
@@ -229,6 +239,9 @@ fn run(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
         Command::ConsumerGroup(command) => command.run(global)?,
         Command::Dps(command) => command.run(global)?,
         Command::Query(args) => args.run(global)?,
+        Command::Import(args) => args.run(global)?,
+        Command::Export(args) => args.run(global)?,
+        Command::Pnp(command) => command.run(global)?,
         Command::Statistics => statistics::run(global)?,
         Command::Simulate(command) => command.run(&global.wanted(), global.output())?,
         Command::Bench(command) => command.run(&global.wanted(), global.output())?,

@@ -50,7 +50,9 @@ impl QueryArgs {
             if let Value::Array(page) = page {
                 rows.extend(page);
             }
-            let next = fields.get("x-ms-continuation").and_then(|value| value.to_str().ok());
+            let next = fields
+                .get("x-ms-continuation")
+                .and_then(|value| value.to_str().ok());
             continuation = next.map(str::to_owned);
             if continuation.is_none() || self.top.is_some_and(|top| rows.len() as u64 >= top) {
                 break;
@@ -73,13 +75,22 @@ fn print(global: &Global, item_type: ItemType, rows: &[Value]) -> anyhow::Result
         .filter(|(_, path)| *path != "/moduleId" || rows.iter().any(|row| row.get("moduleId").is_some()))
         .map(|(title, path)| (title.to_owned(), path.to_owned()))
         .collect(),
-        ItemType::DeviceJob => ["jobId", "deviceId", "jobType", "status", "lastUpdatedDateTimeUtc", "error"]
-            .map(|name| (name.to_owned(), format!("/{name}")))
-            .to_vec(),
+        ItemType::DeviceJob => [
+            "jobId",
+            "deviceId",
+            "jobType",
+            "status",
+            "lastUpdatedDateTimeUtc",
+            "error",
+        ]
+        .map(|name| (name.to_owned(), format!("/{name}")))
+        .to_vec(),
         ItemType::Raw => raw_columns(rows),
     };
-    let columns: Vec<(&str, &str)> =
-        columns.iter().map(|(title, path)| (title.as_str(), path.as_str())).collect();
+    let columns: Vec<(&str, &str)> = columns
+        .iter()
+        .map(|(title, path)| (title.as_str(), path.as_str()))
+        .collect();
     global.output().list(rows, &columns)
 }
 
@@ -94,12 +105,18 @@ fn raw_columns(rows: &[Value]) -> Vec<(String, String)> {
         }
     }
     let pointer = |name: &str| format!("/{}", name.replace('~', "~0").replace('/', "~1"));
-    names.into_iter().map(|name| (name.clone(), pointer(name))).collect()
+    names
+        .into_iter()
+        .map(|name| (name.clone(), pointer(name)))
+        .collect()
 }
 
 /// The line with the mistake, and a mark below it.
 fn wrong(text: &str, error: &QueryError) -> Failure {
-    let line = text.lines().nth(error.start.line as usize - 1).unwrap_or_default();
+    let line = text
+        .lines()
+        .nth(error.start.line as usize - 1)
+        .unwrap_or_default();
     let before = error.start.column as usize - 1;
     let length = if error.end.line == error.start.line {
         (error.end.column - error.start.column).max(1) as usize
@@ -107,10 +124,17 @@ fn wrong(text: &str, error: &QueryError) -> Failure {
         line.chars().count().saturating_sub(before).max(1)
     };
     // A tab before the mistake stays a tab, so that the mark stands below it.
-    let indent: String = line.chars().take(before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    let indent: String = line
+        .chars()
+        .take(before)
+        .map(|c| if c == '\t' { '\t' } else { ' ' })
+        .collect();
     Failure::new(
         Kind::Usage,
-        format!("the query is wrong: {error}\n\n  {line}\n  {indent}{}", "^".repeat(length)),
+        format!(
+            "the query is wrong: {error}\n\n  {line}\n  {indent}{}",
+            "^".repeat(length)
+        ),
     )
 }
 
@@ -132,7 +156,10 @@ mod tests {
     fn columns_are_all_keys() {
         let rows = [json!({"a": 1}), json!({"b/c": 1, "a": 2})];
         let columns = raw_columns(&rows);
-        assert_eq!(columns, [("a".into(), "/a".into()), ("b/c".into(), "/b~1c".into())]);
+        assert_eq!(
+            columns,
+            [("a".into(), "/a".into()), ("b/c".into(), "/b~1c".into())]
+        );
         assert_eq!(rows[1].pointer(&columns[1].1), Some(&json!(1)));
     }
 }
