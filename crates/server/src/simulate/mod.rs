@@ -114,6 +114,12 @@ impl SimulateCommand {
         let run = self.simulate(&login, &mut simulated, clock, &stop);
         if self.cleanup {
             let bar = output::progress(u64::from(self.count_of_devices), "deleting devices");
+            // Those that provisioning put on another hub are not this login's to delete.
+            let here = |device: &&Device| {
+                let place = device.place.as_ref();
+                place.is_none_or(|place| place.host.eq_ignore_ascii_case(&login.host))
+            };
+            let devices: Vec<Device> = devices.iter().filter(here).cloned().collect();
             let deleted = delete(&client, &devices, |done| bar.inc(done as u64));
             bar.finish_and_clear();
             deleted?;
