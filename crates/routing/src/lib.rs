@@ -12,6 +12,7 @@
 mod batch;
 pub mod dispatcher;
 pub mod dispatchers;
+pub mod endpoints;
 pub mod enrich;
 pub mod health;
 mod message;
