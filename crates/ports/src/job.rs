@@ -98,7 +98,7 @@ pub trait JobStore: Send + Sync + 'static {
     fn add_targets<'a>(&'a self, id: &'a str, targets: Targets) -> BoxFuture<'a, StoreResult<Job>>;
 
     /// Up to `limit` targets in a status after `after`, by device id and module id.
-    fn targets<'a>(
+    fn job_targets<'a>(
         &'a self,
         id: &'a str,
         status: DeviceJobStatus,

@@ -153,7 +153,7 @@ impl Configurations {
             Some(filter) => Filter::Expr(filter),
         };
         let condition = Condition::new(select.source, filter);
-        match self.drivers.query.count(&condition).await {
+        match self.drivers.query.count_targets(&condition).await {
             Ok(count) => MetricValue::Count(count.min(select.top.unwrap_or(u64::MAX))),
             Err(_) => MetricValue::Unknown,
         }

@@ -66,7 +66,7 @@ impl Configurations {
         for condition in active.conditions() {
             let mut cursor = None;
             loop {
-                let page = self.drivers.query.targets(&condition, cursor, PAGE).await?;
+                let page = self.drivers.query.find_targets(&condition, cursor, PAGE).await?;
                 evaluated += page.identities.len() as u64;
                 worked &= self.evaluate_all(page.identities).await;
                 cursor = page.next;

@@ -227,7 +227,7 @@ impl Jobs {
         let mut cursor = job.cursor.as_deref().and_then(Cursor::from_token);
         let mut complete = job.expanded;
         while !complete {
-            let page = self.drivers.query.targets(&condition, cursor, SEARCH_PAGE).await;
+            let page = self.drivers.query.find_targets(&condition, cursor, SEARCH_PAGE).await;
             let page = match page {
                 Ok(page) => page,
                 Err(StoreError::Refused(error)) if error.code == ErrorCode::ThrottlingException => {
@@ -340,7 +340,7 @@ impl Jobs {
         // Those that are taken may stand in front.
         let limit = taken.len() + wanted;
         let pending = store
-            .targets(&job.id, DeviceJobStatus::Pending, None, limit)
+            .job_targets(&job.id, DeviceJobStatus::Pending, None, limit)
             .await;
         let mut fresh: Vec<Identity> = match pending {
             Ok(pending) => pending,

@@ -175,7 +175,7 @@ impl JobStore for MemoryStore {
         })
     }
 
-    fn targets<'a>(
+    fn job_targets<'a>(
         &'a self,
         id: &'a str,
         status: DeviceJobStatus,

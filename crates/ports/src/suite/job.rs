@@ -172,7 +172,7 @@ pub async fn targets_are_added_once_and_worked_off_in_order<S: StateStore>(store
         let store = Arc::clone(&store);
         async move {
             let found = store
-                .targets("a", DeviceJobStatus::Pending, after.as_ref(), 3)
+                .job_targets("a", DeviceJobStatus::Pending, after.as_ref(), 3)
                 .await;
             found
                 .expect("readable")

@@ -13,9 +13,11 @@ pub mod profile;
 
 mod c2d;
 mod ca;
+mod configuration;
 mod connection_string;
 mod consumer_group;
 mod credentials;
+mod deployment;
 mod device;
 mod dps;
 mod export;
@@ -23,6 +25,7 @@ mod identity;
 mod import;
 mod input;
 mod internal;
+mod job;
 mod method;
 mod module;
 mod monitor;
@@ -189,6 +192,15 @@ enum Command {
     /// Plug and play: models and digital twins
     #[command(subcommand)]
     Pnp(pnp::Command),
+    /// Configurations of devices and modules: create, list, show, update, delete, metrics
+    #[command(subcommand)]
+    Configuration(configuration::Command),
+    /// Edge deployments: create, list, show, update, delete, show-metric, apply
+    #[command(subcommand)]
+    Deployment(deployment::Command),
+    /// Scheduled jobs: create, list, show, cancel
+    #[command(subcommand)]
+    Job(job::Command),
     /// Count devices and connections
     Statistics,
     /// Run a fleet of simulated devices
@@ -242,6 +254,9 @@ fn run(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
         Command::Import(args) => args.run(global)?,
         Command::Export(args) => args.run(global)?,
         Command::Pnp(command) => command.run(global)?,
+        Command::Configuration(command) => command.run(global)?,
+        Command::Deployment(command) => command.run(global)?,
+        Command::Job(command) => command.run(global)?,
         Command::Statistics => statistics::run(global)?,
         Command::Simulate(command) => command.run(&global.wanted(), global.output())?,
         Command::Bench(command) => command.run(&global.wanted(), global.output())?,

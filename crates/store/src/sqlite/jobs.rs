@@ -152,7 +152,7 @@ impl JobStore for SqliteStore {
         })
     }
 
-    fn targets<'a>(
+    fn job_targets<'a>(
         &'a self,
         id: &'a str,
         status: DeviceJobStatus,
