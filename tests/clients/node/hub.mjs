@@ -65,6 +65,7 @@ export class Hub {
       this.provisioner = values.HOLDFAST_DPS_CS;
       this.idScope = values.HOLDFAST_ID_SCOPE;
       this.httpsPort = Number(values.HOLDFAST_HTTPS_PORT ?? 443);
+      this.amqpPort = Number(values.HOLDFAST_AMQP_PORT ?? 5671);
       this.amqpPlain = values.HOLDFAST_AMQP_PLAIN;
       this.ca = readFileSync(this.caFile, 'utf8');
       this.parts = parse(this.owner);
@@ -146,6 +147,12 @@ export class Hub {
     return `HostName=${this.host};DeviceId=${deviceId};SharedAccessKey=${key}`;
   }
 
+  /** The connection string of a device that is there. */
+  async deviceString(deviceId) {
+    const { body } = await this.request('GET', `/devices/${encodeURIComponent(deviceId)}`);
+    return `HostName=${this.host};DeviceId=${deviceId};SharedAccessKey=${body.authentication.symmetricKey.primaryKey}`;
+  }
+
   async sendC2d(deviceId, body, options = {}) {
     const answer = await this.request('POST', `/holdfast/v1/devices/${deviceId}/messages`, { body, ...options });
     if (answer.status !== 201) throw new Error(JSON.stringify(answer.body));
@@ -157,6 +164,7 @@ export class Hub {
     const received = [];
     const request = https.request({
       host: this.host,
+      port: this.httpsPort,
       path: `/holdfast/v1/events?device=${encodeURIComponent(deviceId)}&from=earliest`,
       ca: this.ca,
       agent: false,

@@ -90,3 +90,35 @@ def client(hub, device, websockets):
     client.device_id = device
     yield client
     client.shutdown()
+
+
+@pytest.fixture
+def consumer(hub):
+    """Makes clients that read events: a function of consumer group and options of the SDK."""
+    from azure.eventhub import EventHubConsumerClient
+
+    from eventhub import connection_string
+
+    made = []
+
+    def make(group="$Default", **options):
+        client = EventHubConsumerClient.from_connection_string(
+            connection_string(hub), group, connection_verify=hub.ca, **options
+        )
+        made.append(client)
+        return client
+
+    yield make
+    for client in made:
+        client.close()
+
+
+@pytest.fixture
+def producer(hub):
+    """A client that sends events."""
+    from azure.eventhub import EventHubProducerClient
+
+    from eventhub import connection_string
+
+    with EventHubProducerClient.from_connection_string(connection_string(hub), connection_verify=hub.ca) as client:
+        yield client

@@ -2,72 +2,17 @@
 
 import datetime
 import json
-import threading
 import time
 import uuid
 
-import paho.mqtt.client as mqtt
 import pytest
-from azure.eventhub import EventData, EventHubConsumerClient, EventHubProducerClient
+from azure.eventhub import EventData, EventHubConsumerClient
 from azure.eventhub.exceptions import AuthenticationError, ConnectError, EventHubError
 
 import hub as hubs
+from eventhub import Publisher, Reading, connection_string, send
 
 EVENTS = 10_000
-
-
-def connection_string(hub):
-    return f"Endpoint=sb://{hub.host}/;SharedAccessKeyName={hub.policy};SharedAccessKey={hub.policy_key};EntityPath=events"
-
-
-@pytest.fixture
-def consumer(hub):
-    made = []
-
-    def make(group="$Default", **options):
-        client = EventHubConsumerClient.from_connection_string(
-            connection_string(hub), group, connection_verify=hub.ca, **options
-        )
-        made.append(client)
-        return client
-
-    yield make
-    for client in made:
-        client.close()
-
-
-@pytest.fixture
-def producer(hub):
-    with EventHubProducerClient.from_connection_string(connection_string(hub), connection_verify=hub.ca) as client:
-        yield client
-
-
-class Reading:
-    """Reads one partition in a thread, in batches."""
-
-    def __init__(self, client, partition, position, **options):
-        self.events, self.errors = [], []
-        take = lambda _, batch: self.events.extend(batch)
-        self.thread = threading.Thread(
-            target=lambda: client.receive_batch(
-                take, partition_id=partition, starting_position=position, max_wait_time=0.2, max_batch_size=300,
-                on_error=lambda _, error: self.errors.append(error), **options,
-            ),
-            daemon=True,
-        )
-        self.thread.start()
-
-    def wait(self, count, seconds=30):
-        hubs.wait_until(lambda: len(self.events) >= count or self.errors, f"{count} events", seconds)
-        assert not self.errors, self.errors
-        return self.events
-
-
-def send(producer, bodies, **where):
-    batch = producer.create_batch(**where)
-    for body in bodies:
-        batch.add(EventData(body))
-    producer.send_batch(batch)
 
 
 def test_properties(consumer):
@@ -154,7 +99,9 @@ def test_telemetry_of_two_devices_is_complete_and_in_order(hub, consumer):
     devices = [f"eh-{uuid.uuid4().hex[:8]}" for _ in range(2)]
     for device in devices:
         hub.create_device(device)
-        publish(hub, device, EVENTS // 2)
+        publisher = Publisher(hub, device)
+        publisher.publish(range(EVENTS // 2)).wait_for_publish(60)
+        publisher.close()
     readings = [Reading(consumer(), n, ends[n]) for n in "0123"]
     hubs.wait_until(lambda: sum(len(reading.events) for reading in readings) >= EVENTS, "all events", 60)
     for device in devices:
@@ -168,22 +115,6 @@ def test_telemetry_of_two_devices_is_complete_and_in_order(hub, consumer):
     event = next(event for reading in readings for event in reading.events if event.system_properties.get(b"iothub-message-source") == b"Telemetry")
     method = json.loads(event.system_properties[b"iothub-connection-auth-method"])
     assert method == {"scope": "device", "type": "sas", "issuer": "iothub", "acceptingIpFilterRule": None}
-
-
-def publish(hub, device, count):
-    parts = hubs.parse_connection_string(hub.device_connection_string(device))
-    client = mqtt.Client(device, clean_session=False)
-    token = hubs.sas_token(f"{hub.host}/devices/{device}", parts["SharedAccessKey"])
-    client.username_pw_set(f"{hub.host}/{device}/?api-version=2021-04-12", token)
-    client.tls_set(hub.ca)
-    client.max_inflight_messages_set(500)
-    client.connect(hub.host, 8883)
-    client.loop_start()
-    for n in range(count):
-        last = client.publish(f"devices/{device}/messages/events/", str(n), qos=1)
-    last.wait_for_publish(60)
-    client.disconnect()
-    client.loop_stop()
 
 
 def test_strangers_get_nothing(hub, consumer):
