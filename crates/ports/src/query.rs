@@ -12,7 +12,7 @@
 //! }
 //! ```
 //! * A target condition: [`holdfast_query::twin::parse_condition`] gives a
-//!   [`Condition`](holdfast_query::twin::Condition); [`QueryStore::targets`] gives the identities it targets, page by
+//!   [`Condition`](holdfast_query::twin::Condition); [`QueryStore::find_targets`] gives the identities it targets, page by
 //!   page, and `condition.matches(&twin_item.row())` decides about one twin in memory, for instance after a change.
 //! * `configurations.[[id]].status` looks at [`holdfast_model::twin::Twin::configurations`].
 //! * `devices.jobs` reads what [`JobStore`](crate::job::JobStore) keeps; the documents are [`job_document`]s.
@@ -104,7 +104,7 @@ pub trait QueryStore: Send + Sync + 'static {
     fn query<'a>(&'a self, select: &'a Select, page: PageRequest) -> BoxFuture<'a, StoreResult<Page>>;
 
     /// Up to `limit` identities that a condition targets; fewer, even none, may come with more to follow.
-    fn targets<'a>(
+    fn find_targets<'a>(
         &'a self,
         condition: &'a Condition,
         cursor: Option<Cursor>,
@@ -127,7 +127,7 @@ pub trait QueryStore: Send + Sync + 'static {
     }
 
     /// How many identities a condition targets.
-    fn count<'a>(&'a self, condition: &'a Condition) -> BoxFuture<'a, StoreResult<u64>> {
+    fn count_targets<'a>(&'a self, condition: &'a Condition) -> BoxFuture<'a, StoreResult<u64>> {
         Box::pin(async move {
             let Some(select) = condition.count() else {
                 return Ok(0);
@@ -159,9 +159,9 @@ fn identity_of(item: &Item) -> Option<Identity> {
 #[must_use]
 pub fn job_document(job: &DeviceJob) -> Map<String, Value> {
     let time = |time: Option<Timestamp>| time.map(|time| Value::from(time_text(time)));
-    let outcome = job.outcome.as_ref().map(|outcome| {
-        json!({"deviceMethodResponse": {"status": outcome.status, "payload": outcome.payload}})
-    });
+    let outcome = job.outcome.as_ref().map(
+        |outcome| json!({"deviceMethodResponse": {"status": outcome.status, "payload": outcome.payload}}),
+    );
     let error = job.error.as_ref();
     let members: [(Root, Option<Value>); 11] = [
         (Root::DeviceId, Some(job.identity.device_id().into())),
@@ -174,7 +174,10 @@ pub fn job_document(job: &DeviceJob) -> Map<String, Value> {
         (Root::CreatedDateTimeUtc, time(Some(job.created_at))),
         (Root::LastUpdatedDateTimeUtc, time(Some(job.updated_at))),
         (Root::Outcome, outcome),
-        (Root::Error, error.map(|error| json!({"code": error.code, "description": error.description}))),
+        (
+            Root::Error,
+            error.map(|error| json!({"code": error.code, "description": error.description})),
+        ),
     ];
     members
         .into_iter()

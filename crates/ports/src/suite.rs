@@ -20,6 +20,7 @@ pub mod event_log;
 pub mod feedback;
 pub mod fixtures;
 pub mod job;
+pub mod query;
 pub mod queue;
 pub mod registry;
 pub mod settings;
@@ -29,6 +30,7 @@ use crate::configuration::ConfigurationStore;
 use crate::dead_letters::DeadLetterStore;
 use crate::enrollment::EnrollmentStore;
 use crate::job::JobStore;
+use crate::query::QueryStore;
 use crate::queue::C2dQueue;
 use crate::registry::RegistryStore;
 use crate::settings::{CheckpointStore, SessionStore, SettingsStore};
@@ -38,6 +40,7 @@ use crate::twin::TwinStore;
 pub trait StateStore:
     RegistryStore
     + TwinStore
+    + QueryStore
     + C2dQueue
     + SettingsStore
     + SessionStore
@@ -52,6 +55,7 @@ pub trait StateStore:
 impl<S> StateStore for S where
     S: RegistryStore
         + TwinStore
+        + QueryStore
         + C2dQueue
         + SettingsStore
         + SessionStore
@@ -97,6 +101,18 @@ macro_rules! store_suite {
             twins_are_independent
             concurrent_mutations_all_count
             changes_are_seen_in_the_order_they_returned
+        }
+        $crate::store_suite! { @suite $fresh, query:
+            queries_find_devices_and_modules_apart
+            a_page_ends_where_it_is_full
+            top_bounds_the_whole_result
+            figures_come_in_pages
+            rows_come_in_the_order_asked_for
+            pages_do_not_double_or_lose_rows
+            a_cursor_belongs_to_its_query
+            too_many_groups_are_refused
+            documents_show_waiting_messages
+            conditions_target_identities
         }
         $crate::store_suite! { @suite $fresh, queue:
             sequence_numbers_count_over_the_whole_store

@@ -30,7 +30,10 @@ async fn all(store: &dyn QueryStore, text: &str, limit: usize) -> Vec<String> {
             cursor: cursor.take(),
             limit,
         };
-        let page = store.query(&select, request).await.unwrap_or_else(|error| panic!("{text}: {error}"));
+        let page = store
+            .query(&select, request)
+            .await
+            .unwrap_or_else(|error| panic!("{text}: {error}"));
         assert!(page.items.len() <= limit, "{text}");
         for item in &page.items {
             rows.push(match item {
@@ -58,10 +61,31 @@ fn scalar() -> impl Strategy<Value = Value> {
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         (-3_i64..4).prop_map(Value::from),
-        prop::sample::select(vec![0.5, 1.0, 2.5, -0.0, 0.1 + 0.2, 1e300, 4_503_599_627_370_495.0])
-            .prop_map(Value::from),
-        prop::sample::select(vec!["", "a", "ab", "b", "true", "1", "Zürich", "a'b\"c\\d", "{}", "null", "x\u{0}y", "ÿ"])
-            .prop_map(Value::from),
+        prop::sample::select(vec![
+            0.5,
+            1.0,
+            2.5,
+            -0.0,
+            0.1 + 0.2,
+            1e300,
+            4_503_599_627_370_495.0
+        ])
+        .prop_map(Value::from),
+        prop::sample::select(vec![
+            "",
+            "a",
+            "ab",
+            "b",
+            "true",
+            "1",
+            "Zürich",
+            "a'b\"c\\d",
+            "{}",
+            "null",
+            "x\u{0}y",
+            "ÿ"
+        ])
+        .prop_map(Value::from),
     ]
 }
 
@@ -77,14 +101,23 @@ fn value() -> impl Strategy<Value = Value> {
 const KEYS: &[&str] = &["a", "b", "my key", "$x", "é'", "quo\"te", "group"];
 
 fn object(values: impl Strategy<Value = Value>) -> impl Strategy<Value = Map<String, Value>> {
-    prop::collection::btree_map(prop::sample::select(KEYS), values, 0..4)
-        .prop_map(|map| map.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    prop::collection::btree_map(prop::sample::select(KEYS), values, 0..4).prop_map(|map| {
+        map.into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect()
+    })
 }
 
 fn section() -> impl Strategy<Value = Section> {
     (object(value()), 1_u64..4).prop_map(|(properties, version)| Section {
-        properties: properties.into_iter().filter(|(key, _)| !key.starts_with('$')).collect(),
-        metadata: json!({"$lastUpdated": "2026-08-01T10:00:00Z"}).as_object().cloned().unwrap_or_default(),
+        properties: properties
+            .into_iter()
+            .filter(|(key, _)| !key.starts_with('$'))
+            .collect(),
+        metadata: json!({"$lastUpdated": "2026-08-01T10:00:00Z"})
+            .as_object()
+            .cloned()
+            .unwrap_or_default(),
         version,
     })
 }
@@ -110,14 +143,25 @@ fn twin() -> impl Strategy<Value = Twin> {
 }
 
 fn path() -> impl Strategy<Value = String> {
-    let name = prop::sample::select(vec!["a", "b", "[[my key]]", "$x", "[[é']]", "[[quo\"te]]", "[[group]]"]);
+    let name = prop::sample::select(vec![
+        "a",
+        "b",
+        "[[my key]]",
+        "$x",
+        "[[é']]",
+        "[[quo\"te]]",
+        "[[group]]",
+    ]);
     let document = prop::sample::select(vec!["tags", "properties.reported", "properties.desired"]);
-    let deep = (document, prop::collection::vec(name, 1..3), prop::option::weighted(0.1, 0_usize..3)).prop_map(
-        |(document, names, index)| {
+    let deep = (
+        document,
+        prop::collection::vec(name, 1..3),
+        prop::option::weighted(0.1, 0_usize..3),
+    )
+        .prop_map(|(document, names, index)| {
             let index = index.map_or(String::new(), |index| format!("[{index}]"));
             format!("{document}.{}{index}", names.join("."))
-        },
-    );
+        });
     let own = prop::sample::select(vec![
         "deviceId",
         "id",
@@ -179,12 +223,21 @@ fn quoted(text: &str) -> String {
 fn condition() -> impl Strategy<Value = String> {
     let op = prop::sample::select(vec!["=", "!=", "<>", "<", "<=", ">", ">="]);
     let function = prop::sample::select(vec![
-        "IS_NULL", "IS_BOOL", "IS_NUMBER", "IS_STRING", "IS_OBJECT", "IS_ARRAY", "IS_PRIMITIVE", "IS_DEFINED",
+        "IS_NULL",
+        "IS_BOOL",
+        "IS_NUMBER",
+        "IS_STRING",
+        "IS_OBJECT",
+        "IS_ARRAY",
+        "IS_PRIMITIVE",
+        "IS_DEFINED",
     ]);
     let text = prop::sample::select(vec!["STARTSWITH", "ENDSWITH", "CONTAINS"]);
     let part = prop::sample::select(vec!["", "a", "b", "x", "d", "1", "En", "\u{0}y"]);
-    let membership = (path(), any::<bool>(), prop::collection::vec(literal(), 0..4))
-        .prop_map(|(path, nin, list)| format!("{path} {} [{}]", if nin { "NIN" } else { "IN" }, list.join(", ")));
+    let membership =
+        (path(), any::<bool>(), prop::collection::vec(literal(), 0..4)).prop_map(|(path, nin, list)| {
+            format!("{path} {} [{}]", if nin { "NIN" } else { "IN" }, list.join(", "))
+        });
     let leaf = prop_oneof![
         4 => (path(), op.clone(), literal()).prop_map(|(path, op, literal)| format!("{path} {op} {literal}")),
         1 => (literal(), op.clone(), path()).prop_map(|(literal, op, path)| format!("{literal} {op} {path}")),
@@ -217,10 +270,12 @@ fn query() -> impl Strategy<Value = String> {
             format!(" GROUP BY {group}"),
         )),
     ];
-    (rows, source, prop::option::weighted(0.85, condition())).prop_map(|((select, tail), source, condition)| {
-        let filter = condition.map_or(String::new(), |condition| format!(" WHERE {condition}"));
-        format!("{select} FROM {source}{filter}{tail}")
-    })
+    (rows, source, prop::option::weighted(0.85, condition())).prop_map(
+        |((select, tail), source, condition)| {
+            let filter = condition.map_or(String::new(), |condition| format!(" WHERE {condition}"));
+            format!("{select} FROM {source}{filter}{tail}")
+        },
+    )
 }
 
 fn fleet() -> impl Strategy<Value = Vec<(Identity, Twin)>> {
@@ -243,7 +298,11 @@ async fn fill(store: &dyn RegistryStore, fleet: &[(Identity, Twin)]) {
         let mut record = record(identity);
         record.status_reason = (at % 3 == 0).then(|| "a".to_owned());
         record.iot_edge = at % 4 == 0;
-        record.parent_scopes = if at % 5 == 0 { vec!["a".into(), "b".into()] } else { Vec::new() };
+        record.parent_scopes = if at % 5 == 0 {
+            vec!["a".into(), "b".into()]
+        } else {
+            Vec::new()
+        };
         record.last_activity_at = Timestamp::from_seconds(at as i64 % 3 * 1_000_000_000);
         store.create(vec![(record, twin.clone())]).await.expect("new");
     }
@@ -291,7 +350,10 @@ proptest! {
 
 /// `HOLDFAST_QUERY_CASES` asks for more.
 fn cases() -> u32 {
-    std::env::var("HOLDFAST_QUERY_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(192)
+    std::env::var("HOLDFAST_QUERY_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(192)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,7 +368,10 @@ async fn an_index_follows_every_change() {
         twin
     };
     for at in 0..20 {
-        store.create(vec![(record(&id(at)), tagged("a"))]).await.expect("new");
+        store
+            .create(vec![(record(&id(at)), tagged("a"))])
+            .await
+            .expect("new");
     }
     let text = "SELECT deviceId FROM devices WHERE tags.site = 'b'";
     assert_eq!(all(&*store, text, 5).await.len(), 0);
@@ -322,7 +387,10 @@ async fn an_index_follows_every_change() {
     )
     .await
     .expect("there");
-    store.create(vec![(record(&id(20)), tagged("b"))]).await.expect("new");
+    store
+        .create(vec![(record(&id(20)), tagged("b"))])
+        .await
+        .expect("new");
     store.delete(&id(4), None).await.expect("there");
     assert_eq!(all(&*store, text, 5).await.len(), 2);
     store.delete(&id(20), None).await.expect("there");
@@ -335,8 +403,14 @@ async fn an_index_follows_every_change() {
     let week = 8 * 24 * 3_600;
     store.maintain_indexes(at(week)).await.expect("writable");
     for step in 0..10 {
-        store.maintain_indexes(at(week * 3 + step)).await.expect("writable");
+        store
+            .maintain_indexes(at(week * 3 + step))
+            .await
+            .expect("writable");
     }
-    assert_eq!(store.indexed_places().await.expect("readable"), Vec::<String>::new());
+    assert_eq!(
+        store.indexed_places().await.expect("readable"),
+        Vec::<String>::new()
+    );
     assert_eq!(all(&store, text, 5).await.len(), 1);
 }

@@ -18,7 +18,10 @@ use holdfast_store::sqlite::{Metrics, SqliteStore};
 use serde_json::json;
 
 fn devices() -> u32 {
-    std::env::var("HOLDFAST_SCALE_DEVICES").ok().and_then(|count| count.parse().ok()).unwrap_or(100_000)
+    std::env::var("HOLDFAST_SCALE_DEVICES")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(100_000)
 }
 
 fn device(n: u32) -> Identity {
@@ -28,7 +31,8 @@ fn device(n: u32) -> Identity {
 fn twin(n: u32) -> Twin {
     let mut twin = Twin::new(at(0));
     let spread = n.wrapping_mul(2_654_435_761);
-    let tags = json!({"location": {"region": format!("r{}", spread % 50), "plant": format!("p{}", spread % 5_000)}});
+    let tags =
+        json!({"location": {"region": format!("r{}", spread % 50), "plant": format!("p{}", spread % 5_000)}});
     twin.tags = tags.as_object().cloned().expect("an object");
     let status = ["success", "pending", "failed"][(spread / 7 % 3) as usize];
     let reported = json!({
@@ -76,14 +80,21 @@ async fn a_large_fleet_answers_in_time() {
             times.push(page(&store, text).await.1);
         }
         times.sort();
-        println!("with an index: median {:?}, slowest {:?} {text}", times[4], times[8]);
+        println!(
+            "with an index: median {:?}, slowest {:?} {text}",
+            times[4], times[8]
+        );
         assert!(times[4] < Duration::from_millis(limit), "{text}: {times:?}");
     }
     let (grouped, _) = page(&store, GROUPED).await;
-    let counted: u64 = grouped.items.iter().map(|item| match item {
-        Item::Raw(row) => row["n"].as_u64().expect("a number"),
-        other => panic!("{other:?}"),
-    }).sum();
+    let counted: u64 = grouped
+        .items
+        .iter()
+        .map(|item| match item {
+            Item::Raw(row) => row["n"].as_u64().expect("a number"),
+            other => panic!("{other:?}"),
+        })
+        .sum();
     assert_eq!((grouped.items.len(), counted), (3, u64::from(devices())));
     pages_while_devices_come(&store).await;
 }
@@ -122,19 +133,26 @@ async fn make_indexes(store: &SqliteStore) {
         times[times.len() / 2],
         times[times.len() - 1]
     );
-    assert!(times[times.len() - 1] < Duration::from_secs(2), "a change waited too long");
+    assert!(
+        times[times.len() - 1] < Duration::from_secs(2),
+        "a change waited too long"
+    );
 }
 
 /// Every device that is there from the first page to the last comes once, whatever is added between the pages.
 async fn pages_while_devices_come(store: &SqliteStore) {
-    let select = parse("SELECT deviceId FROM devices WHERE tags.location.region IN ['r7', 'r8']").expect("a query");
+    let select =
+        parse("SELECT deviceId FROM devices WHERE tags.location.region IN ['r7', 'r8']").expect("a query");
     let expected: HashSet<u32> = (0..devices())
         .filter(|n| [7, 8].contains(&(n.wrapping_mul(2_654_435_761) % 50)))
         .collect();
     let mut seen = HashSet::new();
     let (mut cursor, mut added) = (None, 0);
     loop {
-        let page = store.query(&select, PageRequest { cursor, limit: 500 }).await.expect("it runs");
+        let page = store
+            .query(&select, PageRequest { cursor, limit: 500 })
+            .await
+            .expect("it runs");
         for item in &page.items {
             let Item::Raw(row) = item else { panic!("{item:?}") };
             let id = row["deviceId"].as_str().expect("an id").to_owned();
@@ -147,7 +165,10 @@ async fn pages_while_devices_come(store: &SqliteStore) {
         // Before and after everything in the order of the ids.
         for id in [format!("a{added:04}"), format!("z{added:04}")] {
             let identity = Identity::device(&id).expect("an id");
-            store.create(vec![(record(&identity), twin(7))]).await.expect("new");
+            store
+                .create(vec![(record(&identity), twin(7))])
+                .await
+                .expect("new");
         }
         added += 1;
     }

@@ -3,9 +3,7 @@
 use holdfast_model::ErrorCode;
 use holdfast_model::Timestamp;
 use holdfast_query::twin::ast::Projection;
-use holdfast_query::twin::{
-    Cursor, Groups, JobRow, Position, Row, Select, Source, matches, order, project,
-};
+use holdfast_query::twin::{Cursor, Groups, JobRow, Position, Row, Select, Source, matches, order, project};
 
 use super::{MemoryStore, State};
 use crate::query::{Item, Page, PageRequest, QueryStore, TwinItem, job_document};
@@ -90,13 +88,16 @@ impl State {
 fn begin(select: &Select, cursor: Option<Cursor>) -> StoreResult<(u64, Option<Position>)> {
     match cursor {
         None => Ok((0, None)),
-        Some(cursor) if cursor.fingerprint == select.fingerprint => Ok((cursor.delivered, Some(cursor.position))),
+        Some(cursor) if cursor.fingerprint == select.fingerprint => {
+            Ok((cursor.delivered, Some(cursor.position)))
+        }
         Some(_) => Err(other_query()),
     }
 }
 
 fn other_query() -> StoreError {
-    let text = "the continuation token is of another query; send the query it came with, or begin without a token";
+    let text =
+        "the continuation token is of another query; send the query it came with, or begin without a token";
     StoreError::Refused(holdfast_model::Error::new(ErrorCode::ArgumentInvalid, text))
 }
 
@@ -129,7 +130,10 @@ fn aggregate(
     let mut groups = Groups::new(select);
     for keyed in rows {
         groups.add_row(&*keyed.row()).map_err(|error| {
-            StoreError::Refused(holdfast_model::Error::new(ErrorCode::ArgumentInvalid, error.to_string()))
+            StoreError::Refused(holdfast_model::Error::new(
+                ErrorCode::ArgumentInvalid,
+                error.to_string(),
+            ))
         })?;
     }
     let (rows, last) = groups.rows(after.as_deref(), limit);
@@ -147,8 +151,10 @@ fn list(
     position: Option<Position>,
     limit: usize,
 ) -> StoreResult<Page> {
-    let mut sorted: Vec<(Vec<order::SortKey>, Keyed)> =
-        rows.into_iter().map(|keyed| (keyed.sort_keys(select), keyed)).collect();
+    let mut sorted: Vec<(Vec<order::SortKey>, Keyed)> = rows
+        .into_iter()
+        .map(|keyed| (keyed.sort_keys(select), keyed))
+        .collect();
     let compare = |left: (&[order::SortKey], &str), right: (&[order::SortKey], &str)| {
         order::compare(&select.order_by, left.0, right.0).then_with(|| left.1.cmp(right.1))
     };
@@ -156,7 +162,9 @@ fn list(
     let after = match position {
         None => None,
         Some(Position::Row(key)) if select.order_by.is_empty() => Some((Vec::new(), key)),
-        Some(Position::Ordered(keys, key)) if keys.len() == select.order_by.len() => Some((keys, key)),
+        Some(Position::Ordered(keys, key)) if !keys.is_empty() && keys.len() == select.order_by.len() => {
+            Some((keys, key))
+        }
         Some(_) => return Err(other_query()),
     };
     if let Some((keys, key)) = &after {

@@ -165,3 +165,9 @@ macro_rules! assert_fails {
         }
     };
 }
+
+/// Whether an error is a refusal with this code.
+#[must_use]
+pub fn is_refusal_of(error: &StoreError, code: ErrorCode) -> bool {
+    matches!(error, StoreError::Refused(error) if error.code == code)
+}

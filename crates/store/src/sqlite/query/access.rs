@@ -54,7 +54,12 @@ struct Driver {
 
 impl Access {
     /// The way for a plan over devices or modules.
-    pub(super) fn choose(db: &Connection, dialect: Sqlite, plan: &Plan, ready: &[Ready]) -> Result<Self, Fault> {
+    pub(super) fn choose(
+        db: &Connection,
+        dialect: Sqlite,
+        plan: &Plan,
+        ready: &[Ready],
+    ) -> Result<Self, Fault> {
         let module = i64::from(dialect.source == Source::Modules);
         let conjuncts = plan.conjuncts();
         let mut best: Option<(i64, Driver)> = None;
@@ -68,9 +73,9 @@ impl Access {
             if count > SORT_MAX && !driver.is_sorted {
                 continue;
             }
-            let better = best.as_ref().is_none_or(|(least, old)| {
-                (count, !driver.is_sorted) < (*least, !old.is_sorted)
-            });
+            let better = best
+                .as_ref()
+                .is_none_or(|(least, old)| (count, !driver.is_sorted) < (*least, !old.is_sorted));
             if better {
                 best = Some((count, driver));
             }
@@ -138,11 +143,23 @@ impl Access {
             from.push_str(&format!(" CROSS JOIN twins AS t ON t.id = {}", self.id));
         }
         let mut conditions = self.conditions.join(" AND ");
-        conditions.push_str(&format!(" AND {} > ?{}", self.id, params.push(Param::Integer(after))));
+        conditions.push_str(&format!(
+            " AND {} > ?{}",
+            self.id,
+            params.push(Param::Integer(after))
+        ));
         if let Some(to) = to {
-            conditions.push_str(&format!(" AND {} <= ?{}", self.id, params.push(Param::Integer(to))));
+            conditions.push_str(&format!(
+                " AND {} <= ?{}",
+                self.id,
+                params.push(Param::Integer(to))
+            ));
         }
-        let order = if sorted { format!(" ORDER BY {}", self.id) } else { String::new() };
+        let order = if sorted {
+            format!(" ORDER BY {}", self.id)
+        } else {
+            String::new()
+        };
         Sql {
             text: format!("SELECT {columns} FROM {from} WHERE {conditions}{order}"),
             params,
@@ -192,7 +209,9 @@ impl Driver {
 }
 
 /// The parameters for rusqlite.
-pub(super) fn bind(params: &Params) -> rusqlite::ParamsFromIter<impl Iterator<Item = rusqlite::types::Value> + '_> {
+pub(super) fn bind(
+    params: &Params,
+) -> rusqlite::ParamsFromIter<impl Iterator<Item = rusqlite::types::Value> + '_> {
     use rusqlite::types::Value;
     rusqlite::params_from_iter(params.0.iter().map(|param| match param {
         Param::Text(text) => Value::Text(text.clone()),
@@ -241,14 +260,18 @@ fn by_configuration(test: &Test) -> Option<Driver> {
     else {
         return None;
     };
-    let (Root::Configurations, [Segment::Name(id), Segment::Name(name)]) = (path.root, path.rest.as_slice()) else {
+    let (Root::Configurations, [Segment::Name(id), Segment::Name(name)]) = (path.root, path.rest.as_slice())
+    else {
         return None;
     };
     if name != "status" {
         return None;
     }
     let mut params = Params::default();
-    let (id, status) = (params.push(Param::Text(id.clone())), params.push(Param::Text(status.clone())));
+    let (id, status) = (
+        params.push(Param::Text(id.clone())),
+        params.push(Param::Text(status.clone())),
+    );
     Some(Driver {
         table: "twin_configurations AS c".to_owned(),
         id: "c.id",
@@ -322,14 +345,20 @@ pub(super) fn index_condition(dialect: Sqlite, test: &Test, params: &mut Params)
             match op {
                 CompareOp::Equal => (format!("q.kind = {kind} AND q.value = {value}"), true),
                 CompareOp::NotEqual => return None,
-                _ => (format!("q.kind = {kind} AND q.value {} {value}", op.text()), false),
+                _ => (
+                    format!("q.kind = {kind} AND q.value {} {value}", op.text()),
+                    false,
+                ),
             }
         }
         Test::CompareTime { op, time, .. } => match op {
             CompareOp::NotEqual => return None,
             _ => {
                 let value = value(Param::Integer(time.as_micros()));
-                (format!("q.kind = {NUMBER} AND q.value {} {value}", op.text()), *op == CompareOp::Equal)
+                (
+                    format!("q.kind = {NUMBER} AND q.value {} {value}", op.text()),
+                    *op == CompareOp::Equal,
+                )
             }
         },
         Test::In {
@@ -350,7 +379,10 @@ pub(super) fn index_condition(dialect: Sqlite, test: &Test, params: &mut Params)
                 (true, false) => (NUMBER, numbers),
                 _ => return None,
             };
-            (format!("q.kind = {kind} AND q.value IN ({})", values.join(", ")), false)
+            (
+                format!("q.kind = {kind} AND q.value IN ({})", values.join(", ")),
+                false,
+            )
         }
         Test::Defined { path, negated } if path.root != Root::ConnectionState => {
             if *negated {
@@ -369,7 +401,10 @@ pub(super) fn index_condition(dialect: Sqlite, test: &Test, params: &mut Params)
             match after_prefix(part) {
                 Some(end) => {
                     let end = value(Param::Text(end));
-                    (format!("q.kind = {TEXT} AND q.value >= {from} AND q.value < {end}"), false)
+                    (
+                        format!("q.kind = {TEXT} AND q.value >= {from} AND q.value < {end}"),
+                        false,
+                    )
                 }
                 None => (format!("q.kind = {TEXT} AND q.value >= {from}"), false),
             }

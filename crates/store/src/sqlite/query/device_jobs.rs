@@ -69,7 +69,11 @@ impl Run<'_> {
         let parsed = key.split_once(' ').and_then(|(number, identity)| {
             let number = number.parse().ok()?;
             let identity = Identity::parse(identity).ok()?;
-            Some((number, identity.device_id().to_owned(), module_column(&identity).to_owned()))
+            Some((
+                number,
+                identity.device_id().to_owned(),
+                module_column(&identity).to_owned(),
+            ))
         });
         parsed.ok_or_else(other_query)
     }

@@ -1,11 +1,11 @@
 //! Aggregates and GROUP BY.
 
+use holdfast_model::Timestamp;
 use holdfast_ports::query::{Item, Page};
 use holdfast_query::twin::aggregate::Input;
 use holdfast_query::twin::row::time_text;
 use holdfast_query::twin::sql::sqlite::Field;
 use holdfast_query::twin::{Groups, Path, Position, Root, Source};
-use holdfast_model::Timestamp;
 use rusqlite::types::ValueRef;
 use std::ops::ControlFlow;
 
@@ -41,14 +41,22 @@ impl Run<'_> {
             return Ok(());
         }
         let access = self.access()?;
-        let fields: Option<Vec<Field>> = groups.paths().iter().map(|path| self.dialect.field(path)).collect();
+        let fields: Option<Vec<Field>> = groups
+            .paths()
+            .iter()
+            .map(|path| self.dialect.field(path))
+            .collect();
         match fields {
             Some(fields) if self.plan.exact => self.from_columns(groups, &access, &fields)?,
             _ => self.from_rows(groups, &access)?,
         }
         // An index over what is grouped by spares the scan too.
         let grouped = groups.paths().iter().take(1).cloned().collect::<Vec<Path>>();
-        let also = if self.select.filter.is_none() { grouped } else { Vec::new() };
+        let also = if self.select.filter.is_none() {
+            grouped
+        } else {
+            Vec::new()
+        };
         self.note_scan(&access, also);
         Ok(())
     }
@@ -61,7 +69,10 @@ impl Run<'_> {
         } else {
             let access = self.access()?;
             let sql = access.select("count(*)", 0, None, false);
-            let count = self.db.prepare(&sql.text)?.query_row(bind(&sql.params), |row| row.get(0))?;
+            let count = self
+                .db
+                .prepare(&sql.text)?
+                .query_row(bind(&sql.params), |row| row.get(0))?;
             self.note_scan(&access, []);
             count
         };
@@ -102,7 +113,9 @@ impl Run<'_> {
                 bool => Input::Bool(bool != BOOL_FALSE),
             };
             let count: i64 = row.get(2)?;
-            groups.add_many(&[input], count as u64).map_err(|error| refused(error.to_string()))?;
+            groups
+                .add_many(&[input], count as u64)
+                .map_err(|error| refused(error.to_string()))?;
         }
         self.store.shared.usage.used(index.path.clone());
         Ok(true)
@@ -117,7 +130,11 @@ impl Run<'_> {
                 format!("{kind}, {value}")
             })
             .collect();
-        let columns = if columns.is_empty() { "1".to_owned() } else { columns.join(", ") };
+        let columns = if columns.is_empty() {
+            "1".to_owned()
+        } else {
+            columns.join(", ")
+        };
         let sql = access.select(&columns, 0, None, false);
         let mut statement = self.db.prepare(&sql.text)?;
         let mut rows = statement.query(bind(&sql.params))?;
@@ -149,7 +166,9 @@ impl Run<'_> {
             0,
             |id| {
                 if let Some(item) = self.load(id)? {
-                    groups.add_row(&item.row()).map_err(|error| refused(error.to_string()))?;
+                    groups
+                        .add_row(&item.row())
+                        .map_err(|error| refused(error.to_string()))?;
                 }
                 Ok(ControlFlow::Continue(()))
             },

@@ -116,7 +116,9 @@ impl Usage {
     /// The place that scans have spent most time for, if that is enough.
     fn most_wanted(&self, have: &[Row]) -> Option<Path> {
         let mut places = self.0.lock();
-        places.scanned.retain(|path, _| !have.iter().any(|row| row.path == *path));
+        places
+            .scanned
+            .retain(|path, _| !have.iter().any(|row| row.path == *path));
         let wanted = places.scanned.iter().max_by_key(|(_, took)| **took)?;
         (*wanted.1 >= WANTED_AFTER || places.at_once).then(|| wanted.0.clone())
     }
@@ -163,7 +165,11 @@ fn source_of(path: &Path) -> Option<Target> {
         }
     };
     // `$metadata` and `$version` change with every write.
-    if path.rest.iter().any(|segment| matches!(segment, Segment::Name(name) if name.starts_with('$'))) {
+    if path
+        .rest
+        .iter()
+        .any(|segment| matches!(segment, Segment::Name(name) if name.starts_with('$')))
+    {
         return None;
     }
     Some(Target {
@@ -181,11 +187,17 @@ impl Target {
             Field::Text(sql) => {
                 let sql = on(sql);
                 // A module id that is empty is none.
-                (format!("iif(nullif({sql}, '') IS NULL, {MISSING}, {TEXT})"), format!("ifnull({sql}, 0)"))
+                (
+                    format!("iif(nullif({sql}, '') IS NULL, {MISSING}, {TEXT})"),
+                    format!("ifnull({sql}, 0)"),
+                )
             }
             Field::Number(sql) | Field::Time(sql) => {
                 let sql = on(sql);
-                (format!("iif({sql} IS NULL, {MISSING}, {NUMBER})"), format!("ifnull({sql}, 0)"))
+                (
+                    format!("iif({sql} IS NULL, {MISSING}, {NUMBER})"),
+                    format!("ifnull({sql}, 0)"),
+                )
             }
             Field::Bool(sql) => (format!("({BOOL_FALSE} + {})", on(sql)), "0".to_owned()),
             Field::Json(document, path) => {
@@ -265,8 +277,9 @@ struct Row {
 }
 
 fn rows(db: &Connection) -> Result<Vec<Row>, Fault> {
-    let mut statement =
-        db.prepare_cached("SELECT number, target, state, filled_to, used_at FROM query_indexes ORDER BY number")?;
+    let mut statement = db.prepare_cached(
+        "SELECT number, target, state, filled_to, used_at FROM query_indexes ORDER BY number",
+    )?;
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
@@ -379,7 +392,10 @@ fn fill(context: &WriteContext, row: &Row) -> Result<(), Fault> {
         .prepare_cached("SELECT ifnull(max(id), 0) FROM identities")?
         .query_row([], |row| row.get(0))?;
     let to = row.filled_to + STEP;
-    context.db.prepare(&target.fill(row.number))?.execute(params![row.filled_to, to])?;
+    context
+        .db
+        .prepare(&target.fill(row.number))?
+        .execute(params![row.filled_to, to])?;
     // Whatever comes after the last identity of now comes through the triggers.
     let state = if to >= last { READY } else { FILLING };
     context
@@ -429,8 +445,9 @@ fn remove(context: &WriteContext, row: &Row) -> Result<(), Fault> {
 }
 
 fn touch(context: &WriteContext, numbers: &[i64], now: Timestamp) -> Result<(), Fault> {
-    let mut statement =
-        context.db.prepare_cached("UPDATE query_indexes SET used_at = ?2 WHERE number = ?1")?;
+    let mut statement = context
+        .db
+        .prepare_cached("UPDATE query_indexes SET used_at = ?2 WHERE number = ?1")?;
     for number in numbers {
         statement.execute(params![number, now.as_micros()])?;
     }

@@ -18,8 +18,8 @@ mod indexes;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use holdfast_model::{Error, ErrorCode, Timestamp};
 use holdfast_model::twin::Twin;
+use holdfast_model::{Error, ErrorCode, Timestamp};
 use holdfast_ports::query::{Item, Page, PageRequest, QueryStore, TwinItem};
 use holdfast_ports::{BoxFuture, StoreError, StoreResult};
 use holdfast_query::twin::ast::Projection;
@@ -35,8 +35,8 @@ use super::{SqliteStore, c2d, registry, twin};
 use access::{Access, bind};
 use connections::{Stop, StopOnDrop};
 
-pub use connections::QueryLimits;
 pub(super) use connections::Connections;
+pub use connections::QueryLimits;
 pub use indexes::INDEXES_MAX;
 pub(super) use indexes::Usage;
 
@@ -61,7 +61,10 @@ impl QueryStore for SqliteStore {
             let (store, select) = (self.clone(), select.clone());
             let task = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
-                store.shared.queries.run(&stop, |db| Run::new(&store, db, &select, page)?.page())
+                store
+                    .shared
+                    .queries
+                    .run(&stop, |db| Run::new(&store, db, &select, page)?.page())
             });
             task.await
                 .map_err(|error| StoreError::Unavailable(format!("the query failed inside: {error}")))?
@@ -90,14 +93,21 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(store: &'a SqliteStore, db: &'a Connection, select: &'a Select, page: PageRequest) -> Result<Self, Fault> {
+    fn new(
+        store: &'a SqliteStore,
+        db: &'a Connection,
+        select: &'a Select,
+        page: PageRequest,
+    ) -> Result<Self, Fault> {
         let dialect = Sqlite {
             source: select.source,
             boot: store.shared.boot,
         };
         let (delivered, position) = match page.cursor {
             None => (0, None),
-            Some(cursor) if cursor.fingerprint == select.fingerprint => (cursor.delivered, Some(cursor.position)),
+            Some(cursor) if cursor.fingerprint == select.fingerprint => {
+                (cursor.delivered, Some(cursor.position))
+            }
             Some(_) => return Err(other_query()),
         };
         let left = select.top.map_or(u64::MAX, |top| top.saturating_sub(delivered));
@@ -145,7 +155,11 @@ impl<'a> Run<'a> {
     }
 
     fn unless(&self, stop: bool) -> ControlFlow<()> {
-        if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if stop {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 
     fn is_late(&self) -> bool {
@@ -170,7 +184,10 @@ impl<'a> Run<'a> {
             access::index_condition(self.dialect, test, &mut Default::default())?;
             access::place(test).cloned()
         });
-        self.store.shared.usage.scanned(helpful.chain(also), self.started.elapsed());
+        self.store
+            .shared
+            .usage
+            .scanned(helpful.chain(also), self.started.elapsed());
     }
 
     fn last_id(&self) -> Result<i64, Fault> {
@@ -191,7 +208,11 @@ impl<'a> Run<'a> {
         let (mut from, mut slice) = (after, SLICE.0);
         loop {
             // An index finds what there is; without one, a slice bounds the time between two looks at the clock.
-            let to = if access.is_indexed { last } else { from.saturating_add(slice).min(last) };
+            let to = if access.is_indexed {
+                last
+            } else {
+                from.saturating_add(slice).min(last)
+            };
             let sql = access.select(access.id, from, Some(to), true);
             let mut statement = self.db.prepare(&sql.text)?;
             let mut rows = statement.query(bind(&sql.params))?;
@@ -322,18 +343,26 @@ impl<'a> Run<'a> {
             items.extend(self.load(id)?.map(|item| self.result(item)));
         }
         Ok(Page {
-            next: self.next(items.len(), position.map(|(keys, id)| Position::Ordered(keys, id.to_string()))),
+            next: self.next(
+                items.len(),
+                position.map(|(keys, id)| Position::Ordered(keys, id.to_string())),
+            ),
             items,
         })
     }
 }
 
 fn other_query() -> Fault {
-    refused("the continuation token is of another query; send the query it came with, or begin without a token")
+    refused(
+        "the continuation token is of another query; send the query it came with, or begin without a token",
+    )
 }
 
 fn refused(text: impl Into<String>) -> Fault {
-    Fault::Store(StoreError::Refused(Error::new(ErrorCode::ArgumentInvalid, text.into())))
+    Fault::Store(StoreError::Refused(Error::new(
+        ErrorCode::ArgumentInvalid,
+        text.into(),
+    )))
 }
 
 /// An identity with its twin and its waiting messages.
@@ -356,12 +385,20 @@ fn weight(item: &TwinItem) -> usize {
         reported,
         ..
     } = &item.twin;
-    let maps = [tags, &desired.properties, &desired.metadata, &reported.properties, &reported.metadata];
+    let maps = [
+        tags,
+        &desired.properties,
+        &desired.metadata,
+        &reported.properties,
+        &reported.metadata,
+    ];
     1_024 + maps.into_iter().map(map_weight).sum::<usize>()
 }
 
 fn map_weight(map: &Map<String, Value>) -> usize {
-    map.iter().map(|(key, value)| 64 + key.len() + value_weight(value)).sum()
+    map.iter()
+        .map(|(key, value)| 64 + key.len() + value_weight(value))
+        .sum()
 }
 
 fn value_weight(value: &Value) -> usize {
