@@ -244,25 +244,29 @@ impl Connection {
                 return Ok(None);
             };
             self.again = false;
-            let event = match (self.phase, frame.frame_type) {
+            // Passed on as it is: taking it apart and putting it together again would copy it each time.
+            let handled = match (self.phase, frame.frame_type) {
                 (Phase::Opened, FrameType::Amqp) => {
                     self.heard_ms = now;
-                    self.on_frame(frame.channel, frame.body, out)?
+                    self.on_frame(frame.channel, frame.body, out)
                 }
-                (Phase::Closing, FrameType::Amqp) => self.on_frame_while_closing(frame.body)?,
-                (Phase::Open, FrameType::Amqp) => self.on_open_frame(frame.body, now)?,
+                (Phase::Closing, FrameType::Amqp) => self.on_frame_while_closing(frame.body),
+                (Phase::Open, FrameType::Amqp) => self.on_open_frame(frame.body, now),
                 (
                     Phase::SaslInit | Phase::SaslResponse | Phase::SaslMechanisms | Phase::SaslOutcome,
                     FrameType::Sasl,
-                ) => self.on_sasl(frame.body, out)?,
-                _ => return Err(ConnectionError::Layer),
+                ) => self.on_sasl(frame.body, out),
+                _ => Err(ConnectionError::Layer),
             };
+            if handled.is_err() {
+                return handled;
+            }
             if !self.again {
                 self.cursor = None;
                 *input = &input[used..];
             }
-            if event.is_some() {
-                return Ok(event);
+            if !matches!(handled, Ok(None)) {
+                return handled;
             }
         }
     }

@@ -7,7 +7,7 @@ use super::session::{Link, LinkState, Session, SessionState};
 use super::{Connection, Event, LinkId, Phase};
 use crate::error::{ConnectionError, DecodeError, LinkError};
 use crate::performatives::{
-    Attach, Begin, Close, Detach, Disposition, End, Error, Fields, Flow, Role, Transfer, composite,
+    Arriving, Attach, Begin, Close, Detach, Disposition, End, Error, Fields, Flow, Role, composite,
     descriptor,
 };
 use crate::types::Reader;
@@ -24,7 +24,7 @@ impl Connection {
         let (code, fields) = composite(&mut reader)?;
         match code {
             descriptor::TRANSFER => {
-                let transfer = Transfer::read(fields)?;
+                let transfer = Arriving::read(fields)?;
                 self.on_transfer(channel, &transfer, reader.rest(), out)
             }
             descriptor::DISPOSITION => self.on_disposition(channel, &Disposition::read(fields)?, out),

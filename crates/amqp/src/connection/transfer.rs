@@ -6,14 +6,16 @@ use super::event::{Delivery, TAG_MAX, Tag};
 use super::session::{Link, LinkState, Partial, SessionState};
 use super::{Connection, Event, LinkId};
 use crate::error::{ConnectionError, LinkError};
-use crate::performatives::{Role, Transfer};
+use crate::performatives::{Arriving, Role};
 
 type Handled<'a> = Result<Option<Event<'a>>, ConnectionError>;
 
 /// What became of a transfer on its link.
-enum Arrival<'a> {
-    /// The message is whole.
-    Whole(Delivery<'a>),
+enum Arrival {
+    /// The message is whole, in this frame.
+    Whole,
+    /// With this frame it is whole.
+    Joined(Box<Partial>),
     /// More is to come, or it was given up.
     Nothing,
     /// Against the rules of the link.
@@ -25,7 +27,7 @@ impl Connection {
     pub(super) fn on_transfer<'a>(
         &mut self,
         remote: u16,
-        transfer: &Transfer<'a>,
+        transfer: &Arriving<'a>,
         payload: &'a [u8],
         out: &mut Vec<u8>,
     ) -> Handled<'a> {
@@ -68,37 +70,51 @@ impl Connection {
         if first && transfer.delivery_id.is_some() {
             session.last_delivery_id = transfer.delivery_id;
         }
-        let event = match arrival {
-            Arrival::Whole(delivery) => Some(self.deliver(id, delivery, out)),
-            Arrival::Nothing => None,
-            Arrival::Failed(error) => Some(self.fail_link(id, error, out)),
-        };
         if before != after {
             self.release(before);
             self.reassembling += u32::try_from(after).unwrap_or(u32::MAX);
         }
+        let delivery = match arrival {
+            Arrival::Whole => Delivery {
+                id: transfer.delivery_id.unwrap_or_default(),
+                settled: transfer.settled.unwrap_or(false),
+                message_format: transfer.message_format.unwrap_or(0),
+                tag: Cow::Borrowed(transfer.delivery_tag.unwrap_or_default()),
+                payload: Cow::Borrowed(payload),
+            },
+            Arrival::Joined(partial) => joined(*partial),
+            Arrival::Nothing => {
+                self.open_window(channel, out);
+                return Ok(None);
+            }
+            Arrival::Failed(error) => {
+                let event = self.fail_link(id, error, out);
+                self.open_window(channel, out);
+                return Ok(Some(event));
+            }
+        };
+        self.note(id, delivery.id, delivery.settled, out);
         self.open_window(channel, out);
-        Ok(event)
+        Ok(Some(Event::Transfer { link: id, delivery }))
     }
 
     /// Notes a message that is whole.
     #[inline]
-    fn deliver<'a>(&mut self, link: LinkId, delivery: Delivery<'a>, out: &mut Vec<u8>) -> Event<'a> {
-        let Some(session) = self.session(link.channel) else {
-            return Event::Transfer { link, delivery };
+    fn note(&mut self, id: LinkId, delivery: u32, settled: bool, out: &mut Vec<u8>) {
+        let Some(session) = self.session(id.channel) else {
+            return;
         };
-        if !delivery.settled {
+        if !settled {
             // The window leaves no room for more than `max_received` of them.
-            session.incoming.push(delivery.id, link.handle, ());
+            session.incoming.push(delivery, id.handle, ());
         }
-        let topped = session.slot(link.handle).is_some_and(|link| {
-            link.unsettled += u32::from(!delivery.settled);
-            delivery.settled && link.top_up()
+        let topped = session.slot(id.handle).is_some_and(|link| {
+            link.unsettled += u32::from(!settled);
+            settled && link.top_up()
         });
         if topped {
-            self.put_link_flow(link.channel, link.handle, out);
+            self.put_link_flow(id.channel, id.handle, out);
         }
-        Event::Transfer { link, delivery }
     }
 
     /// Gives the peer its window again, if that is worth a frame and no flow of a link has done so already.
@@ -113,13 +129,13 @@ impl Connection {
 
 impl Link {
     #[inline]
-    fn first_transfer<'a>(
+    fn first_transfer(
         &mut self,
-        transfer: &Transfer<'a>,
-        payload: &'a [u8],
+        transfer: &Arriving<'_>,
+        payload: &[u8],
         last_id: Option<u32>,
         room: usize,
-    ) -> Result<Arrival<'a>, ConnectionError> {
+    ) -> Result<Arrival, ConnectionError> {
         let (Some(id), Some(tag)) = (transfer.delivery_id, transfer.delivery_tag) else {
             return Err(ConnectionError::DeliveryId);
         };
@@ -138,38 +154,30 @@ impl Link {
         if self.is_too_large(payload.len()) {
             return Ok(Arrival::Failed(LinkError::MessageSize));
         }
-        let settled = transfer.settled.unwrap_or(false);
-        let message_format = transfer.message_format.unwrap_or(0);
         if transfer.more {
             return Ok(match Tag::new(tag) {
                 Some(tag) if payload.len() <= room => {
                     self.partial = Some(Box::new(Partial {
                         payload: payload.to_vec(),
                         id,
-                        message_format,
+                        message_format: transfer.message_format.unwrap_or(0),
                         tag,
-                        settled,
+                        settled: transfer.settled.unwrap_or(false),
                     }));
                     Arrival::Nothing
                 }
                 _ => Arrival::Failed(LinkError::Reassembly),
             });
         }
-        Ok(Arrival::Whole(Delivery {
-            id,
-            settled,
-            message_format,
-            tag: Cow::Borrowed(tag),
-            payload: Cow::Borrowed(payload),
-        }))
+        Ok(Arrival::Whole)
     }
 
-    fn later_transfer<'a>(
+    fn later_transfer(
         &mut self,
-        transfer: &Transfer<'a>,
+        transfer: &Arriving<'_>,
         payload: &[u8],
         room: usize,
-    ) -> Result<Arrival<'a>, ConnectionError> {
+    ) -> Result<Arrival, ConnectionError> {
         let Some(mut partial) = self.partial.take() else {
             return Ok(Arrival::Nothing);
         };
@@ -191,16 +199,21 @@ impl Link {
             self.partial = Some(partial);
             return Ok(Arrival::Nothing);
         }
-        Ok(Arrival::Whole(Delivery {
-            id: partial.id,
-            settled: partial.settled,
-            message_format: partial.message_format,
-            tag: Cow::Owned(partial.tag.as_bytes().to_vec()),
-            payload: Cow::Owned(partial.payload),
-        }))
+        Ok(Arrival::Joined(partial))
     }
 
     fn is_too_large(&self, len: usize) -> bool {
         self.max_message_size > 0 && len as u64 > self.max_message_size
+    }
+}
+
+/// A message that came in several frames.
+fn joined<'a>(partial: Partial) -> Delivery<'a> {
+    Delivery {
+        id: partial.id,
+        settled: partial.settled,
+        message_format: partial.message_format,
+        tag: Cow::Owned(partial.tag.as_bytes().to_vec()),
+        payload: Cow::Owned(partial.payload),
     }
 }

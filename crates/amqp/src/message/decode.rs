@@ -46,9 +46,8 @@ impl<'a> Body<'a> {
         match self {
             Self::Empty => Some(&[]),
             Self::Data(data) => {
-                let mut sections = data.iter();
-                let first = sections.next()?;
-                sections.next().is_none().then_some(first)
+                let first = data.iter().next();
+                first.filter(|_| data.count == 1)
             }
             Self::Value(Value::Binary(bytes)) => Some(bytes),
             Self::Value(Value::String(text)) => Some(text.as_bytes()),

@@ -368,6 +368,50 @@ impl<'a> Transfer<'a> {
     }
 }
 
+/// What a receiver needs of a [`Transfer`]. The machine's way in: small enough for registers, while a whole transfer goes
+/// through memory, which shows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Arriving<'a> {
+    pub(crate) handle: u32,
+    pub(crate) delivery_id: Option<u32>,
+    pub(crate) delivery_tag: Option<&'a [u8]>,
+    pub(crate) message_format: Option<u32>,
+    pub(crate) settled: Option<bool>,
+    pub(crate) more: bool,
+    pub(crate) aborted: bool,
+}
+
+impl<'a> Arriving<'a> {
+    /// Reads a transfer, with the checks of [`Transfer::read`].
+    #[inline]
+    pub(crate) fn read(fields: Fields<'a>) -> Result<Self, DecodeError> {
+        let mut fields = fields.of("transfer");
+        let handle = fields.uint()?;
+        let handle = fields.must(handle)?;
+        let delivery_id = fields.uint()?;
+        let delivery_tag = fields.binary()?;
+        let message_format = fields.uint()?;
+        let settled = fields.boolean()?;
+        let more = fields.boolean()?.unwrap_or(false);
+        ReceiverSettleMode::field(&mut fields)?;
+        if !fields.skip_null() {
+            DeliveryState::field(&mut fields)?;
+        }
+        fields.boolean()?;
+        let aborted = fields.boolean()?.unwrap_or(false);
+        fields.boolean()?;
+        Ok(Self {
+            handle,
+            delivery_id,
+            delivery_tag,
+            message_format,
+            settled,
+            more,
+            aborted,
+        })
+    }
+}
+
 /// Tells of state and settlement of deliveries (AMQP 2.7.6).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Disposition<'a> {

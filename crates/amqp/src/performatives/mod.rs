@@ -13,6 +13,7 @@ mod tests;
 mod transport;
 
 pub(crate) use fields::{Fields, composite};
+pub(crate) use link::Arriving;
 pub use link::{Attach, Detach, Disposition, Flow, ReceiverSettleMode, Role, SenderSettleMode, Transfer};
 pub use sasl::{Sasl, SaslCode, SaslInit, SaslMechanisms};
 pub use state::{DeliveryState, Error, condition};

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::error::DecodeError;
-use crate::types::{MapBuf, Symbols, Value};
+use crate::types::{MapBuf, Reader, Symbols, Value};
 
 fn encoded(performative: &Performative<'_>) -> Vec<u8> {
     let mut out = Vec::new();
@@ -236,4 +236,73 @@ fn sasl_bodies() {
             field: 0
         })
     );
+}
+
+/// The machine's short way of reading a transfer finds the same, and refuses the same.
+#[test]
+fn a_transfer_is_read_the_same_both_ways() {
+    let states = [
+        None,
+        Some(DeliveryState::Accepted),
+        Some(DeliveryState::Rejected(None)),
+    ];
+    let mut compared = 0;
+    for bits in 0..64u32 {
+        let bit = |n: u32| bits & (1 << n) != 0;
+        let transfer = Transfer {
+            handle: bits * 100,
+            delivery_id: bit(0).then_some(bits),
+            delivery_tag: bit(1).then_some(b"tag"),
+            message_format: bit(2).then_some(7),
+            settled: bit(3).then_some(bit(0)),
+            more: bit(4),
+            rcv_settle_mode: bit(5).then_some(ReceiverSettleMode::Second),
+            state: states[bits as usize % 3],
+            resume: bit(2),
+            aborted: bit(3),
+            batchable: bit(1),
+        };
+        let mut bytes = Vec::new();
+        transfer.encode(&mut bytes);
+        // Whole, and with each byte damaged in turn.
+        for at in 0..=bytes.len() {
+            let mut damaged = bytes.clone();
+            if let Some(byte) = damaged.get_mut(at) {
+                *byte ^= 0x11;
+            }
+            let read =
+                |bytes| -> Result<(u8, Fields<'_>), DecodeError> { composite(&mut Reader::new(bytes)) };
+            let Ok((code, fields)) = read(&damaged[..]) else {
+                continue;
+            };
+            if code != descriptor::TRANSFER {
+                continue;
+            }
+            let short = Arriving::read(fields).map(|short| {
+                (
+                    short.handle,
+                    short.delivery_id,
+                    short.delivery_tag,
+                    short.message_format,
+                    short.settled,
+                    short.more,
+                    short.aborted,
+                )
+            });
+            let long = Transfer::read(fields).map(|long| {
+                (
+                    long.handle,
+                    long.delivery_id,
+                    long.delivery_tag,
+                    long.message_format,
+                    long.settled,
+                    long.more,
+                    long.aborted,
+                )
+            });
+            assert_eq!(short, long, "{transfer:?}, byte {at}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 500, "{compared}");
 }
