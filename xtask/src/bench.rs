@@ -26,6 +26,7 @@ Presets:
   connect  new TLS connections per second, full and resumed
   method   direct method round trip
   twin     twin reads and durable reported updates
+  amqp     telemetry over AMQP beside MQTT, events through one connection, memory per idle connection
   start    time to start and memory of an empty hub
 
 The compare preset installs Debian's mosquitto when it is missing (as root); its system service is not started.";
@@ -57,6 +58,15 @@ const PRESETS: &[Preset] = &[
     preset("connect", &[&["connect"], &["connect", "--resume"]]),
     preset("method", &[&["method"]]),
     preset("twin", &[&["twin"]]),
+    preset(
+        "amqp",
+        &[
+            &["compare", "--protocols"],
+            &["read", "--protocol", "amqp", "--events", "3000000"],
+            &["read", "--protocol", "amqp", "--events", "3000000", "--tls"],
+            &["idle", "--protocol", "amqp", "--tls"],
+        ],
+    ),
     preset("start", &[&["start"]]),
 ];
 

@@ -97,6 +97,58 @@ fn every_measurement_of_a_hub_works() {
     assert!(number(&report["results"][0]["readyMs"]) > 1.0, "{report}");
 }
 
+#[test]
+fn every_measurement_over_amqp_works() {
+    let load = ["-c", "4", "--duration", "500ms", "--warm-up", "100ms"];
+    for extra in [&["--tls"][..], &["--rate", "500"]] {
+        let report = measure(&[&["ingest", "--protocol", "amqp"], &load[..], extra].concat());
+        assert_eq!(report["parameters"]["protocol"], "AMQP");
+        let result = &report["results"][0];
+        let rate = number(&result["ackedPerSecond"]);
+        assert!(rate > 100.0, "{report}");
+        if extra.contains(&"--rate") {
+            assert!(rate < 600.0, "{report}");
+        }
+        assert!(number(&result["latencyP50Ms"]) > 0.0, "{report}");
+    }
+    let report = measure(&[&["compare", "--protocols", "--rounds", "1"], &load[..]].concat());
+    assert_eq!(report["results"][0]["name"], "AMQP");
+    assert_eq!(report["results"][1]["name"], "MQTT");
+    assert!(
+        number(&report["ratios"]["ackedPerServerCpuSecond"]) > 0.0,
+        "{report}"
+    );
+    let idle = ["idle", "--protocol", "amqp", "-c", "20", "--settle", "100ms"];
+    let report = measure(&[&idle[..], &["--tls"]].concat());
+    assert_eq!(report["parameters"]["linksPerConnection"], 8);
+    assert!(number(&report["results"][0]["openedPerSecond"]) > 1.0, "{report}");
+    // Credit for one event at a time, so that readers stop in the middle of blocks; and for all of them.
+    for prefetch in ["1", "60000"] {
+        let read = [
+            "read",
+            "--protocol",
+            "amqp",
+            "--events",
+            "2000",
+            "--prefetch",
+            prefetch,
+        ];
+        let report = measure(&read);
+        assert!(number(&report["parameters"]["events"]) >= 2_000.0, "{report}");
+        assert!(number(&report["results"][0]["eventsPerSecond"]) > 1.0, "{report}");
+    }
+}
+
+#[test]
+fn a_broker_does_not_speak_amqp() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let arguments = ["bench", "ingest", "--protocol", "amqp", "--broker", "127.0.0.1:1"];
+    let output = holdfast(&arguments, dir.path());
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("AMQP is measured on a hub"), "{said}");
+}
+
 /// A hub that ends with the test.
 struct Hub {
     process: std::process::Child,
