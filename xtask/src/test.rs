@@ -34,7 +34,8 @@ Suites:
   node     official Node.js SDKs against a real hub
 
 Options:
-  --long         run the long versions (sets HOLDFAST_TEST_LONG=1 and HOLDFAST_KILL9_CUTS=5000)
+  --long         run the long versions (sets HOLDFAST_TEST_LONG=1, HOLDFAST_KILL9_CUTS=5000 and
+                 HOLDFAST_PROVISION_DEVICES=10000)
   --only SUITE   run this suite; may be given several times
   ARGUMENTS      passed on to cargo test, pytest or node, of the suites that run";
 
@@ -220,6 +221,7 @@ fn long(command: &mut Command, options: &Options) {
     if options.long {
         command
             .env("HOLDFAST_TEST_LONG", "1")
-            .env("HOLDFAST_KILL9_CUTS", "5000");
+            .env("HOLDFAST_KILL9_CUTS", "5000")
+            .env("HOLDFAST_PROVISION_DEVICES", "10000");
     }
 }

@@ -18,8 +18,12 @@ pub struct Metrics {
     pub assigned: Counter,
     /// Registrations that failed.
     pub failed: Counter,
+    /// Registrations that could not be completed, to be tried again.
+    pub delayed: Counter,
     /// Devices that did not prove themselves.
     pub refused: Counter,
+    /// Challenges made for TPMs.
+    pub challenges: Counter,
     /// Webhooks that failed.
     pub webhooks_failed: Counter,
     /// Operations a store or hub could not serve.
@@ -42,9 +46,17 @@ impl Metrics {
                 "holdfast_registrations_failed_total",
                 "Device registrations that failed",
             ),
+            delayed: registry.counter(
+                "holdfast_registrations_delayed_total",
+                "Device registrations that a hub or the store held up",
+            ),
             refused: registry.counter(
                 "holdfast_registrations_refused_total",
                 "Devices that did not prove themselves to provisioning",
+            ),
+            challenges: registry.counter(
+                "holdfast_tpm_challenges_total",
+                "Challenges that provisioning made for TPMs",
             ),
             webhooks_failed: registry.counter(
                 "holdfast_allocation_webhooks_failed_total",
@@ -187,6 +199,28 @@ impl Event for Assigned<'_> {
             hub = self.hub,
             "device assigned"
         );
+    }
+}
+
+/// A registration could not be completed; the device asks again.
+pub(crate) struct RegistrationDelayed<'a> {
+    pub(crate) registration_id: &'a str,
+    pub(crate) reason: &'a str,
+    pub(crate) second: u64,
+}
+
+impl Event for RegistrationDelayed<'_> {
+    type Metrics = Metrics;
+
+    fn emit(self, metrics: &Metrics) {
+        metrics.delayed.inc();
+        if metrics.line(self.second) {
+            tracing::warn!(
+                registration = self.registration_id,
+                reason = self.reason,
+                "registration delayed"
+            );
+        }
     }
 }
 

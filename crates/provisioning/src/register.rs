@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use crate::Provisioning;
 use crate::allocation::no_hub;
 use crate::certificate;
-use crate::events::{Assigned, NotAdmitted, RegistrationFailed, RequestRefused, shown};
+use crate::events::{Assigned, NotAdmitted, RegistrationDelayed, RegistrationFailed, RequestRefused, shown};
 use crate::failure::{is_transient, unauthorized};
 
 /// What a worker reports.
@@ -184,11 +184,29 @@ impl Provisioning {
                 key,
             };
             let outcome = this.work(&registrant, &entry, operation_id, payload).await;
+            let outcome = outcome.map_err(|error| this.delayed(&registrant, error));
             // Before the report: who asks after it finds the stored result.
             drop(done);
             let _ = report.send(Some(outcome));
         });
         Ok(pending)
+    }
+
+    /// Logs what holds a registration up. The device learns only that it may try again: what hubs say is the operator's.
+    fn delayed(&self, registrant: &Registrant, error: Error) -> Error {
+        RegistrationDelayed {
+            registration_id: registrant.registration_id.as_str(),
+            reason: &error.message,
+            second: self.drivers.clock.monotonic_millis() / 1_000,
+        }
+        .emit(&self.metrics);
+        match is_transient(&error) {
+            true => Error::new(
+                error.code,
+                "the registration cannot be completed now; try again later",
+            ),
+            false => error,
+        }
     }
 
     /// Waits a moment for the end of a registration.

@@ -166,6 +166,9 @@ fn a_hub_that_is_away_delays_a_registration_and_loses_none() {
         answer.body
     );
     assert!(exists(&second, "d"));
+    let (_, log) = first.stop();
+    let delayed = |line: &str| line.contains("registration delayed") && line.contains("\"d\"");
+    assert!(log.lines().any(delayed), "{log}");
 }
 
 #[test]

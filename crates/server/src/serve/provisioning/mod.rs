@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use holdfast_hub::Hub;
 use holdfast_model::Error;
-use holdfast_model::provisioning::LinkedHub;
+use holdfast_model::provisioning::{LINKED_HUBS_MAX, LinkedHub};
 use holdfast_ports::enrollment::{HubConnector, HubRegistry};
 use parking_lot::Mutex;
 
@@ -41,6 +41,10 @@ impl HubConnector for Connector {
         let client = Arc::new(remote::RemoteHub::new(hub)?);
         // At most one a host: a change of what is known of it makes the old client useless.
         known.retain(|(known, _)| known.host != hub.host);
+        // Hubs that were unlinked make room at last.
+        if known.len() >= LINKED_HUBS_MAX {
+            known.remove(0);
+        }
         known.push((hub.clone(), Arc::clone(&client)));
         Ok(client)
     }
