@@ -5,6 +5,7 @@
 
 use holdfast_model::event::{Origin, Records};
 use holdfast_model::limits::D2C_BYTES_MAX;
+use holdfast_model::message::SystemProperty;
 use holdfast_ports::event_log::{AppendTicket, LogError};
 use holdfast_ports::gateway::{Admitted, IngestError};
 use holdfast_ports::session::SessionHandle;
@@ -41,7 +42,14 @@ impl Hub {
         if session.is_ended() {
             return Err(IngestError::Fenced);
         }
-        self.append(session.partition, &session.origin, records)
+        match session.data_schema() {
+            None => self.append(session.partition, &session.origin, records),
+            // One copy of the run, for plug and play devices only.
+            Some(model_id) => {
+                let stamped = records.stamped(SystemProperty::DataSchema, model_id);
+                self.append(session.partition, &session.origin, &stamped)
+            }
+        }
     }
 
     pub(crate) fn ingest_admitted(

@@ -32,7 +32,8 @@ impl Hub {
         let record = &verified.record;
         let stored = self.stored_session(&record.identity, request.persistence).await?;
         self.note_model_id(&record.identity, request.model_id).await?;
-        let session = Arc::new(self.new_session(&verified, request.persistence, stored));
+        let session = self.new_session(&verified, request.persistence, stored);
+        let session = Arc::new(session.with_data_schema(request.model_id));
 
         let Ok(replaced) = self.sessions.insert(&session) else {
             // Two logins of one identity at once, and the other one is newer.

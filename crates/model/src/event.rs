@@ -196,6 +196,26 @@ impl Records {
         largest
     }
 
+    /// These records with one more system property each, before the others. Records that do not decode stay away.
+    #[must_use]
+    pub fn stamped(&self, property: SystemProperty, value: &str) -> Records {
+        let mut stamp = vec![property as u8];
+        put_text(&mut stamp, value);
+        let mut bytes = Vec::with_capacity(self.bytes.len() + stamp.len() * self.count as usize);
+        let mut cursor = Cursor {
+            data: &self.bytes,
+            at: 0,
+        };
+        let mut count = 0;
+        while let Some(record) = cursor.varint().and_then(|length| cursor.take(length)) {
+            bytes.extend_from_slice(&padded_varint(stamp.len() + record.len()));
+            bytes.extend_from_slice(&stamp);
+            bytes.extend_from_slice(record);
+            count += 1;
+        }
+        Records { bytes, count }
+    }
+
     /// Forgets all records and keeps the buffer.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -574,6 +594,10 @@ fn message_size(record: &[u8]) -> Option<usize> {
         match cursor.byte()? {
             FIELD_END => return Some(size + record.len() - cursor.at),
             FIELD_PROPERTY => size += cursor.text()?.len() + cursor.text()?.len(),
+            // Not the sender's.
+            stamp if stamp == SystemProperty::DataSchema as u8 => {
+                cursor.text()?;
+            }
             _ => size += cursor.text()?.len(),
         }
     }

@@ -68,6 +68,9 @@ pub struct SessionHandle {
     expires_at: AtomicI64,
     /// Whether its subscriptions outlive the connection.
     pub persistent: bool,
+    /// Model id announced at the login; boxed twice, so that the many without one pay a single pointer.
+    #[allow(clippy::box_collection, reason = "eight bytes for the session without one")]
+    data_schema: Option<Box<Box<str>>>,
     /// Second of the hub's monotonic clock at which the head last heard of the client.
     last_activity: AtomicU32,
     subscriptions: AtomicU32,
@@ -102,11 +105,25 @@ impl SessionHandle {
             epoch,
             expires_at: AtomicI64::new(expires_at.as_micros()),
             persistent,
+            data_schema: None,
             last_activity: AtomicU32::new(0),
             subscriptions: AtomicU32::new(u32::from(subscriptions.bits())),
             ended: AtomicBool::new(false),
             mailbox: Mutex::new(Mailbox::default()),
         }
+    }
+
+    /// For the engine: with the model id that the client announced.
+    #[must_use]
+    pub fn with_data_schema(mut self, model_id: Option<&str>) -> Self {
+        self.data_schema = model_id.filter(|id| !id.is_empty()).map(|id| Box::new(id.into()));
+        self
+    }
+
+    /// Model id that the client announced at its login; its telemetry carries it (languages.md 7.3).
+    #[must_use]
+    pub fn data_schema(&self) -> Option<&str> {
+        self.data_schema.as_ref().map(|id| &***id)
     }
 
     /// Whether the session has ended, by the engine or by its head. One atomic load: the hot path asks it for every

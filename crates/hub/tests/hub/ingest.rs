@@ -3,9 +3,10 @@
 use std::task::{Context, Poll, Waker};
 
 use holdfast_model::event::{EventSource, Records};
+use holdfast_model::limits::D2C_BYTES_MAX;
 use holdfast_model::message::SystemProperty;
 use holdfast_ports::event_log::EventLog as _;
-use holdfast_ports::gateway::{Credential, DeviceGateway as _, IngestError};
+use holdfast_ports::gateway::{ConnectRequest, Credential, DeviceGateway as _, IngestError, Persistence};
 use holdfast_ports::session::CloseReason;
 
 use crate::harness::*;
@@ -142,4 +143,54 @@ async fn a_failure_seen_while_waiting_counts_too() {
     assert!(matches!(polled, Poll::Ready(Err(_))));
     test.hub.tick().await;
     assert!(session.is_ended());
+}
+
+#[tokio::test]
+async fn telemetry_of_plug_and_play_devices_carries_their_model() {
+    let test = TestHub::new().await;
+    test.create("d1").await;
+    let token = test.token("d1").await;
+    let mut sent = Vec::new();
+    for announced in [Some("dtmi:com:ex:Thermostat;1"), None] {
+        let session = test
+            .hub
+            .connect(ConnectRequest {
+                access: access("d1", Credential::Sas(&token)),
+                persistence: Persistence::Forgotten,
+                model_id: announced,
+                client_type: None,
+            })
+            .await
+            .expect("good")
+            .session;
+        // The stamp does not count against the sender's limit.
+        let full = vec![b'x'; D2C_BYTES_MAX - 1];
+        sent.push(test.hub.send(&session, &records(&[b"one", &full])).expect("room"));
+    }
+    let blocks = test
+        .log
+        .read(sent[0].partition, 0, 1 << 20)
+        .await
+        .expect("readable");
+    let schemas: Vec<_> = blocks
+        .iter()
+        .flat_map(|block| block.events())
+        .map(|event| {
+            let event = event.expect("well formed");
+            let own = event.system(SystemProperty::MessageId).map(str::to_owned);
+            let schema = event.system(SystemProperty::DataSchema).map(str::to_owned);
+            (own, schema, event.body.len())
+        })
+        .collect();
+    let message_id = || Some("m".to_owned());
+    let model = || Some("dtmi:com:ex:Thermostat;1".to_owned());
+    assert_eq!(
+        schemas,
+        [
+            (message_id(), model(), 3),
+            (message_id(), model(), D2C_BYTES_MAX - 1),
+            (message_id(), None, 3),
+            (message_id(), None, D2C_BYTES_MAX - 1),
+        ]
+    );
 }
