@@ -181,6 +181,8 @@ pub struct FeedbackRecord {
 pub struct FeedbackBatch {
     /// Names the batch when it is settled.
     pub lock: LockToken,
+    /// When the lock ends, and the batch may come again.
+    pub locked_until: Timestamp,
     /// Its records, oldest first.
     pub records: Vec<FeedbackRecord>,
 }

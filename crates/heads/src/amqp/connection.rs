@@ -318,7 +318,9 @@ impl Connection {
         });
         self.entrance.step_back();
         // The machine has said it already in most cases.
-        self.core.say_farewell(&end.detail, &mut scratch.output);
+        if !self.core.silent {
+            self.core.say_farewell(&end.detail, &mut scratch.output);
+        }
         // What came before the end was judged before it.
         let rest = std::mem::take(&mut self.rest);
         self.look_for_close(&rest, scratch);
@@ -349,7 +351,7 @@ impl Connection {
         };
         farewell.hung_up |= hung_up;
         // Nobody answers any more.
-        let said = self.core.is_farewell_said() || farewell.hung_up;
+        let said = self.core.is_farewell_said() || self.core.silent || farewell.hung_up;
         if written.is_err() || (flushed && farewell.hung_up && farewell.shut) {
             return Poll::Ready(());
         }

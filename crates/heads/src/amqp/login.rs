@@ -42,6 +42,8 @@ pub(super) struct Login {
     waiting: VecDeque<Request>,
     running: bool,
     look_at: u64,
+    /// Nothing is proven any more; the client has been told on its links.
+    lapsed: bool,
 }
 
 impl Login {
@@ -53,6 +55,7 @@ impl Login {
             waiting: VecDeque::new(),
             running: false,
             look_at: 0,
+            lapsed: false,
         }
     }
 
@@ -257,6 +260,7 @@ impl Core {
     /// Keeps a token; sessions that rest on an earlier one of its holder go on with this one.
     fn put_grant(&mut self, grant: Grant) -> Result<(), Error> {
         self.used = true;
+        self.login.lapsed = false;
         for member in self.members.values() {
             if member.authority.as_ref() == Some(&grant.holder)
                 && let Some(session) = &member.session
@@ -328,7 +332,8 @@ impl Core {
     /// Ends what rests on a token that is over, or on a policy that has changed. Sessions of identities whose own token or
     /// state is over are ended by the engine.
     pub(super) fn tick_login(&mut self, out: &mut Vec<u8>) -> Result<(), End> {
-        if self.login.grants.is_empty() || self.now < self.login.look_at {
+        let nothing = self.login.grants.is_empty() && !self.login.lapsed;
+        if nothing || self.now < self.login.look_at {
             return Ok(());
         }
         let shared = Arc::clone(&self.shared);
@@ -357,7 +362,11 @@ impl Core {
             self.end_member(id, &failure, EndReason::TokenExpired, out)?;
         }
         if self.login.grants.is_empty() && self.members.is_empty() && self.login.certificates.is_empty() {
-            return Err(self.close(&failure, End::refused("no token is left"), out));
+            // Not in the breath that detaches the links: the SDKs for Node.js close in answer to that by themselves, and
+            // take 45 seconds over it when our close comes between.
+            if std::mem::replace(&mut self.login.lapsed, true) {
+                return Err(self.close(&failure, End::refused("no token is left"), out));
+            }
         }
         Ok(())
     }
@@ -377,7 +386,7 @@ impl Core {
     }
 
     pub(super) fn next_login_tick(&self) -> Option<u64> {
-        (!self.login.grants.is_empty()).then_some(self.login.look_at)
+        (self.login.lapsed || !self.login.grants.is_empty()).then_some(self.login.look_at)
     }
 }
 

@@ -610,13 +610,9 @@ impl Core {
     fn session_closed(&mut self, id: MemberId, reason: CloseReason, out: &mut Vec<u8>) -> Result<(), End> {
         let failure = Failure::from(reason);
         self.end_member(id, &failure, end_of(reason), out)?;
-        let last = self.members.is_empty() && self.services.paths.is_empty();
         match reason {
             CloseReason::StorageFailed => Err(self.close(&failure, End::storage(), out)),
-            // Nobody valid is left on the connection (AMQP contract, section 2.5).
-            CloseReason::TokenExpired if last => {
-                Err(self.close(&failure, End::refused("the last token has expired"), out))
-            }
+            // A connection on which nobody valid is left is closed with the next look at its tokens.
             _ => Ok(()),
         }
     }

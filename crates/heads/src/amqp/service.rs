@@ -7,7 +7,7 @@ use holdfast_amqp::LinkId;
 use holdfast_amqp::connection::{Delivery, Outgoing};
 use holdfast_amqp::performatives::DeliveryState;
 use holdfast_model::c2d::{FeedbackBatch, LockToken};
-use holdfast_model::{Error, Identity};
+use holdfast_model::{Error, Identity, Timestamp};
 
 use super::attach::Link;
 use super::core::{Core, Done};
@@ -23,6 +23,17 @@ struct Send {
     c2d: C2d,
 }
 
+/// A batch of feedback that its receiver has not settled.
+struct Held {
+    link: LinkId,
+    /// Number of the delivery.
+    number: u32,
+    lock: LockToken,
+    locked_until: Timestamp,
+    /// The lock has ended: the batch may come again. A late answer is still heard, and answered.
+    overdue: bool,
+}
+
 /// What services have going on a connection.
 #[derive(Default)]
 pub(super) struct Services {
@@ -31,8 +42,8 @@ pub(super) struct Services {
     waiting: VecDeque<Send>,
     /// Devices that a message is being queued for: the next one to the same device waits, so that they keep their order.
     running: Vec<Identity>,
-    /// Feedback sent and not settled: link, number of the delivery, lock.
-    feedback: Vec<(LinkId, u32, LockToken)>,
+    /// Feedback sent and not settled, oldest first.
+    feedback: Vec<Held>,
     receiving: bool,
     look_at: u64,
 }
@@ -129,7 +140,8 @@ impl Core {
 
     /// Locks a batch of feedback for a receiver, if there is one.
     pub(super) fn look_for_feedback(&mut self, link: LinkId) {
-        let full = self.services.feedback.len() >= self.shared.config.feedback_in_flight_max;
+        let held = self.services.feedback.iter().filter(|held| !held.overdue);
+        let full = held.count() >= self.shared.config.feedback_in_flight_max;
         if self.services.receiving || full || self.draining || self.machine.can_send(link) == 0 {
             return;
         }
@@ -177,7 +189,13 @@ impl Core {
         );
         match sent {
             Ok(number) => {
-                self.services.feedback.push((link, number, batch.lock));
+                self.services.feedback.push(Held {
+                    link,
+                    number,
+                    lock: batch.lock,
+                    locked_until: batch.locked_until,
+                    overdue: false,
+                });
                 self.look_for_feedback(link);
             }
             Err(_) => self.finish_feedback(batch.lock, false, None),
@@ -196,11 +214,13 @@ impl Core {
         let held = &mut self.services.feedback;
         let place = held
             .iter()
-            .position(|(of, number, _)| *of == link && *number == delivery);
+            .position(|held| held.link == link && held.number == delivery);
         let Some(place) = place else { return };
-        let (_, _, lock) = held.remove(place);
+        let lock = held.remove(place).lock;
         let complete = matches!(state, Some(DeliveryState::Accepted | DeliveryState::Rejected(_)));
         self.finish_feedback(lock, complete, (!settled).then_some((link, delivery)));
+        // There is room for another.
+        self.look_for_feedback(link);
     }
 
     fn finish_feedback(&mut self, lock: LockToken, complete: bool, answer: Option<(LinkId, u32)>) {
@@ -221,18 +241,42 @@ impl Core {
     /// A feedback link is gone: what was not settled is given back.
     pub(super) fn feedback_gone(&mut self, link: LinkId) {
         let held = std::mem::take(&mut self.services.feedback);
-        let (gone, kept): (Vec<_>, Vec<_>) = held.into_iter().partition(|(of, ..)| *of == link);
+        let (gone, kept): (Vec<_>, Vec<_>) = held.into_iter().partition(|held| held.link == link);
         self.services.feedback = kept;
-        for (_, _, lock) in gone {
-            self.finish_feedback(lock, false, None);
-        }
+        self.return_feedback(gone);
     }
 
     /// The connection is gone: all that was not settled is given back.
     pub(super) fn give_back_feedback(&mut self) {
-        for (_, _, lock) in std::mem::take(&mut self.services.feedback) {
-            self.finish_feedback(lock, false, None);
+        let held = std::mem::take(&mut self.services.feedback);
+        self.return_feedback(held);
+    }
+
+    fn return_feedback(&mut self, held: Vec<Held>) {
+        for held in held.into_iter().filter(|held| !held.overdue) {
+            self.finish_feedback(held.lock, false, None);
         }
+    }
+
+    /// Notes the locks that have ended, and gives up waiting for answers to the oldest of those, so that a receiver that
+    /// never answers costs no more than one that does.
+    fn tick_feedback(&mut self, out: &mut Vec<u8>) {
+        let now = self.shared.clock.now();
+        let held = &mut self.services.feedback;
+        for held in held.iter_mut().filter(|held| held.locked_until <= now) {
+            held.overdue = true;
+        }
+        let overdue = held.iter().filter(|held| held.overdue).count();
+        let mut too_many = overdue.saturating_sub(self.shared.config.feedback_in_flight_max);
+        let machine = &mut self.machine;
+        held.retain(|held| {
+            let forget = held.overdue && too_many > 0;
+            if forget {
+                too_many -= 1;
+                machine.settle_sent(held.link, held.number, Some(&DeliveryState::Released), out);
+            }
+            !forget
+        });
     }
 
     fn feedback_links(&self) -> impl Iterator<Item = LinkId> + '_ {
@@ -243,11 +287,12 @@ impl Core {
     }
 
     /// Looks for feedback again, while someone wants it.
-    pub(super) fn tick_services(&mut self) {
+    pub(super) fn tick_services(&mut self, out: &mut Vec<u8>) {
         if self.services.paths.is_empty() || self.now < self.services.look_at {
             return;
         }
         self.services.look_at = self.now + self.shared.config.feedback_interval.as_millis() as u64;
+        self.tick_feedback(out);
         let links: Vec<LinkId> = self.feedback_links().collect();
         for link in links {
             self.look_for_feedback(link);
@@ -255,6 +300,10 @@ impl Core {
     }
 
     pub(super) fn next_service_tick(&self) -> Option<u64> {
+        if self.services.paths.is_empty() {
+            // Nearly always, and there may be thousands of links of devices.
+            return None;
+        }
         self.feedback_links()
             .any(|link| self.machine.credit(link) > 0)
             .then_some(self.services.look_at)

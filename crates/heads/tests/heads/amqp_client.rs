@@ -60,7 +60,7 @@ impl Hub {
     pub(crate) fn start_with(config: AmqpConfig) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(START)));
         let gateway = FakeGateway::with_clock(clock.clone());
-        let services = FakeServices::new();
+        let services = FakeServices::with_clock(clock.clone());
         let head = AmqpHead::new(
             config,
             gateway.clone(),
@@ -379,6 +379,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             Got::Close(condition) => condition,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Waits until the hub hangs up without a close.
+    pub(crate) async fn hung_up(&mut self) {
+        self.wait("the end", |got| *got == Got::Gone).await;
+        assert!(!self.queue.iter().any(|got| matches!(got, Got::Close(_))));
+    }
+
+    /// As [`Peer::closed`], while the hub's time goes on in such steps.
+    pub(crate) async fn closed_in_time(&mut self, hub: &Hub, step: Duration) -> String {
+        for _ in 0..50 {
+            hub.clock.advance(step);
+            // The hub may say other things before.
+            let _ = tokio::time::timeout(Duration::from_millis(50), self.read_more()).await;
+            if self.queue.iter().any(|got| matches!(got, Got::Close(_))) {
+                return self.closed().await;
+            }
+        }
+        panic!("not closed; left: {:?}", self.queue)
     }
 
     /// Puts a message on its way; its token.

@@ -403,3 +403,58 @@ async fn events_larger_than_the_reader_takes_end_it_with_a_reason() {
     assert_eq!(peer.detached(reads).await, "amqp:link:message-size-exceeded");
     peer.is_alive().await;
 }
+
+#[tokio::test]
+async fn feedback_that_is_never_settled_comes_again_and_is_bounded() {
+    let config = AmqpConfig {
+        feedback_in_flight_max: 3,
+        ..quick()
+    };
+    let hub = Hub::start_with(config);
+    hub.services.make_feedback(10);
+    let mut never = hub.log_in(&["policy:service"]).await;
+    let feedback = "/messages/serviceBound/feedback";
+    let session = never.session().await;
+    let attach = Attach {
+        rcv_settle_mode: ReceiverSettleMode::Second,
+        ..Attach::receiver("feedback", feedback)
+    };
+    let link = never.attach(session, &attach, 1_000).await.expect("attached");
+    let mut first = Vec::new();
+    for _ in 0..3 {
+        for _ in 0..3 {
+            first.push(never.received(link).await.0);
+        }
+        never.is_alive().await;
+        assert!(!never.queue.iter().any(|got| matches!(got, Got::Transfer { .. })));
+        hub.clock.advance(Duration::from_secs(61));
+    }
+    // Few of those that are overdue are remembered, and a late answer to one of them is answered.
+    let told = never.wait("the end", |got| matches!(got, Got::Settled(..))).await;
+    assert_eq!(told, Got::Settled(first[0], "released".to_owned()));
+    never
+        .settle(link, first[8], &DeliveryState::Accepted, false)
+        .await;
+    let told = never
+        .wait(
+            "an answer",
+            |got| matches!(got, Got::Settled(of, _) if *of == first[8]),
+        )
+        .await;
+    assert!(
+        matches!(&told, Got::Settled(_, told) if told.starts_with("rejected ")),
+        "{told:?}"
+    );
+    drop(never);
+    until("the end", || hub.head.connections() == 0).await;
+    // Whoever settles gets all of it.
+    let mut other = hub.log_in(&["policy:service"]).await;
+    let session = other.session().await;
+    let link = other.attach(session, &attach, 1_000).await.expect("attached");
+    for _ in 0..10 {
+        let (id, _, _) = other.received(link).await;
+        other.settle(link, id, &DeliveryState::Accepted, true).await;
+        hub.clock.advance(Duration::from_secs(2));
+    }
+    until("all is complete", || hub.services.feedback_complete() == 10).await;
+}

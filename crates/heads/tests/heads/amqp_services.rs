@@ -11,6 +11,7 @@ use holdfast_model::message::Message;
 use holdfast_model::policy::Rights;
 use holdfast_model::{Error, ErrorCode, Identity, Timestamp};
 use holdfast_ports::BoxFuture;
+use holdfast_ports::clock::{Clock, SystemClock};
 use holdfast_ports::event_log::EventLog;
 use holdfast_ports::memory::event_log::MemoryLog;
 use holdfast_ports::service::{Grant, Holder, ServiceGateway};
@@ -25,8 +26,20 @@ pub(crate) const POLICY_KEY: &str = "a raw key";
 pub(crate) struct FakeServices {
     policies: Mutex<HashMap<String, (Rights, SymmetricKey)>>,
     sent: Mutex<Vec<(String, Vec<u8>)>>,
+    feedback: Mutex<Feedback>,
     pub(crate) log: Arc<MemoryLog>,
     judging: watch::Sender<bool>,
+    /// The head's.
+    clock: Arc<dyn Clock>,
+}
+
+/// One record per batch.
+#[derive(Default)]
+struct Feedback {
+    ready: u64,
+    next: u64,
+    locked: Vec<(LockToken, Timestamp)>,
+    complete: u64,
 }
 
 fn unauthorized(text: &str) -> Error {
@@ -35,6 +48,10 @@ fn unauthorized(text: &str) -> Error {
 
 impl FakeServices {
     pub(crate) fn new() -> Arc<Self> {
+        Self::with_clock(Arc::new(SystemClock::new()))
+    }
+
+    pub(crate) fn with_clock(clock: Arc<dyn Clock>) -> Arc<Self> {
         let policies = [
             ("service", Rights::SERVICE_CONNECT),
             ("device", Rights::DEVICE_CONNECT),
@@ -44,8 +61,10 @@ impl FakeServices {
         Arc::new(FakeServices {
             policies: Mutex::new(HashMap::from(policies)),
             sent: Mutex::default(),
+            feedback: Mutex::default(),
             log: Arc::new(MemoryLog::new(2)),
             judging: watch::channel(true).0,
+            clock,
         })
     }
 
@@ -64,6 +83,16 @@ impl FakeServices {
     /// Cloud-to-device messages sent: device, body.
     pub(crate) fn sent(&self) -> Vec<(String, Vec<u8>)> {
         self.sent.lock().clone()
+    }
+
+    /// Batches of feedback to be received.
+    pub(crate) fn make_feedback(&self, batches: u64) {
+        self.feedback.lock().ready += batches;
+    }
+
+    /// Batches that were completed.
+    pub(crate) fn feedback_complete(&self) -> u64 {
+        self.feedback.lock().complete
     }
 
     fn grant(&self, token: &str) -> Result<Grant, Error> {
@@ -151,11 +180,46 @@ impl ServiceGateway for FakeServices {
     }
 
     fn receive_feedback(&self) -> BoxFuture<'_, Result<Option<FeedbackBatch>, Error>> {
-        Box::pin(async { Ok(None) })
+        Box::pin(async {
+            let now = self.clock.now();
+            let mut feedback = self.feedback.lock();
+            let before = feedback.locked.len();
+            feedback.locked.retain(|(_, until)| *until > now);
+            feedback.ready += (before - feedback.locked.len()) as u64;
+            if feedback.ready == 0 {
+                return Ok(None);
+            }
+            feedback.ready -= 1;
+            feedback.next += 1;
+            let lock = LockToken {
+                sequence_number: feedback.next,
+                nonce: 1,
+            };
+            let locked_until = now.plus(Duration::from_secs(60));
+            feedback.locked.push((lock, locked_until));
+            Ok(Some(FeedbackBatch {
+                lock,
+                locked_until,
+                records: Vec::new(),
+            }))
+        })
     }
 
-    fn settle_feedback(&self, _lock: LockToken, _complete: bool) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async { Ok(()) })
+    fn settle_feedback(&self, lock: LockToken, complete: bool) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let now = self.clock.now();
+            let mut feedback = self.feedback.lock();
+            let held = |(token, until): &(LockToken, Timestamp)| *token == lock && *until > now;
+            let Some(place) = feedback.locked.iter().position(held) else {
+                return Err(Error::new(ErrorCode::DeviceMessageLockLost, "no such lock"));
+            };
+            feedback.locked.remove(place);
+            match complete {
+                true => feedback.complete += 1,
+                false => feedback.ready += 1,
+            }
+            Ok(())
+        })
     }
 
     fn consumer_groups(&self) -> BoxFuture<'_, Result<Vec<String>, Error>> {

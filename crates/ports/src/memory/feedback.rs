@@ -72,6 +72,7 @@ impl State {
         }
         Some(FeedbackBatch {
             lock,
+            locked_until: lock_until,
             records: ready.into_iter().map(|queued| queued.record.clone()).collect(),
         })
     }

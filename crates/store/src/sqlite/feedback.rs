@@ -83,6 +83,7 @@ pub(super) fn lock_batch(
     }
     Ok(Some(FeedbackBatch {
         lock,
+        locked_until: lock_until,
         records: ready.into_iter().map(|(_, record)| record).collect(),
     }))
 }
