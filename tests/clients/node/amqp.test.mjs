@@ -1,4 +1,4 @@
-// The unmodified Node.js SDKs over AMQP: devices and modules (also through WebSockets), and services.
+// The unmodified Node.js SDKs over AMQP and AMQP over WebSockets: devices and services.
 
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
@@ -8,10 +8,10 @@ import { describe, test } from 'node:test';
 import { Hub, waitUntil } from './hub.mjs';
 
 const require = createRequire(import.meta.url);
-const { Client, Message, ModuleClient } = require('azure-iot-device');
+const { Client, Message } = require('azure-iot-device');
 const { Amqp, AmqpWs } = require('azure-iot-device-amqp');
 const { NoRetry, Message: ServiceMessage } = require('azure-iot-common');
-const { Client: ServiceClient } = require('azure-iothub');
+const { Client: ServiceClient, Amqp: ServiceAmqp, AmqpWs: ServiceAmqpWs } = require('azure-iothub');
 
 const hub = Hub.running();
 
@@ -19,8 +19,8 @@ const newId = () => `amqp-${randomUUID().slice(0, 8)}`;
 
 const called = (call) => new Promise((resolve, reject) => call((error, result) => (error ? reject(error) : resolve(result))));
 
-async function connect(connectionString, transport, kind = Client) {
-  const client = kind.fromConnectionString(connectionString, transport);
+async function connect(connectionString, transport) {
+  const client = Client.fromConnectionString(connectionString, transport);
   client.setRetryPolicy(new NoRetry());
   await client.open();
   return client;
@@ -84,11 +84,11 @@ for (const [name, transport] of [['amqp', Amqp], ['amqp-ws', AmqpWs]]) {
   });
 }
 
-describe('services over AMQP', () => {
-  test('cloud-to-device messages completed, abandoned and rejected, with feedback', async () => {
+for (const [name, transport, deviceTransport] of [['amqp', ServiceAmqp, AmqpWs], ['amqp-ws', ServiceAmqpWs, Amqp]]) {
+  test(`a service over ${name}: cloud-to-device messages, feedback as asked for, file notifications`, async () => {
     const id = newId();
-    const client = await connect(await hub.createDevice(id), Amqp);
-    const service = ServiceClient.fromConnectionString(hub.owner);
+    const client = await connect(await hub.createDevice(id), deviceTransport);
+    const service = ServiceClient.fromConnectionString(hub.owner, transport);
     await service.open();
     const records = [];
     const receiver = await called((done) => service.getFeedbackReceiver(done));
@@ -96,32 +96,53 @@ describe('services over AMQP', () => {
       records.push(...JSON.parse(message.data.toString()).filter((record) => record.deviceId === id));
       receiver.complete(message, () => {});
     });
+    // Nothing uploads files here: the receiver opens and stays empty.
+    const files = await called((done) => service.getFileNotificationReceiver(done));
+    files.on('message', () => records.push('a file notification'));
 
     const seen = [];
     client.on('message', (message) => {
-      const body = message.data.toString();
-      seen.push(body);
-      // Not in the tick of the delivery: rhea merges outcomes of neighbours that are settled together.
-      setTimeout(() => {
-        if (body === 'reject') client.reject(message, () => {});
-        else if (body === 'abandon' && seen.filter((other) => other === body).length < 3) client.abandon(message, () => {});
-        else client.complete(message, () => {});
-      }, 50 * seen.length);
+      seen.push(message.data.toString());
+      client[message.data.toString() === 'reject' ? 'reject' : 'complete'](message, () => {});
     });
-    for (const body of ['complete', 'abandon', 'reject']) {
+    // One at a time: rhea merges outcomes of neighbours that are settled in the same tick.
+    for (const [ack, body] of [
+      ['none', 'complete'], ['none', 'reject'], ['positive', 'complete'], ['positive', 'reject'],
+      ['negative', 'complete'], ['negative', 'reject'], ['full', 'reject'], ['full', 'complete'],
+    ]) {
       const message = new ServiceMessage(body);
-      message.ack = 'full';
-      message.messageId = `${id}-${body}`;
+      message.ack = ack;
+      message.messageId = `${id} ${ack} ${body}`;
       message.properties.add('kind', body);
+      const before = seen.length;
       await service.send(id, message);
+      await waitUntil(() => seen.length > before, `${ack} ${body}`);
     }
-    await waitUntil(() => records.length === 3, 'three feedback records', 60);
-    const statuses = Object.fromEntries(records.map((record) => [record.originalMessageId.slice(id.length + 1), record.statusCode]));
-    assert.deepEqual(statuses, { complete: 'Success', abandon: 'Success', reject: 'Rejected' });
-    assert.equal(seen.filter((body) => body === 'abandon').length, 3);
+    await waitUntil(() => records.some((record) => record.originalMessageId === `${id} full complete`), 'feedback', 60);
+    const statuses = records.map((record) => [record.originalMessageId.slice(id.length + 1), record.statusCode]);
+    assert.deepEqual(statuses.sort(), [
+      ['full complete', 'Success'], ['full reject', 'Rejected'], ['negative reject', 'Rejected'], ['positive complete', 'Success'],
+    ]);
     await assert.rejects(service.send('nobody-of-this-name', new ServiceMessage('x')), { name: 'DeviceNotFoundError' });
+    await assert.rejects(service.send(id, new ServiceMessage('x'.repeat(70_000))), { name: 'MessageTooLargeError' });
     await service.close();
     await client.close();
+  });
+}
+
+describe('services over AMQP', () => {
+  test('a policy for devices sends no messages and receives no feedback', async () => {
+    const id = newId();
+    await hub.createDevice(id);
+    const { body } = await hub.request('PUT', `/holdfast/v1/policies/${id}`, { rights: 'DeviceConnect' });
+    const text = `HostName=${hub.host};SharedAccessKeyName=${id};SharedAccessKey=${body.primaryKey}`;
+    for (const transport of [ServiceAmqp, ServiceAmqpWs]) {
+      const service = ServiceClient.fromConnectionString(text, transport);
+      service.setRetryPolicy(new NoRetry());
+      await service.open();
+      await assert.rejects(service.send(id, new ServiceMessage('x')), { name: 'UnauthorizedError' });
+      await service.close().catch(() => {});
+    }
   });
 
   test('a full queue is said so', async () => {
@@ -135,22 +156,4 @@ describe('services over AMQP', () => {
     });
     await service.close();
   });
-});
-
-test('a module sends telemetry and has a twin', async () => {
-  const id = newId();
-  await hub.createDevice(id);
-  const answer = await hub.request('PUT', `/devices/${id}/modules/m1`, { deviceId: id, moduleId: 'm1' });
-  const key = answer.body.authentication.symmetricKey.primaryKey;
-  const client = await connect(`HostName=${hub.host};DeviceId=${id};ModuleId=m1;SharedAccessKey=${key}`, Amqp, ModuleClient);
-  const events = await hub.events(id);
-  await client.sendEvent(new Message('"from a module"'));
-  const [event] = await events.wait(1);
-  assert.equal(event.moduleId, 'm1');
-  const twin = await client.getTwin();
-  await called((done) => twin.properties.reported.update({ level: 1 }, done));
-  const view = await hub.request('GET', `/twins/${id}/modules/m1`);
-  assert.equal(view.body.properties.reported.level, 1);
-  events.close();
-  await client.close();
 });
