@@ -57,6 +57,7 @@ impl Provisioning {
                 reason: "too_many_challenges",
                 error,
             })?;
+        self.metrics.challenges.inc();
         Ok(blob.into())
     }
 
