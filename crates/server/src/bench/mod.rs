@@ -23,6 +23,7 @@ mod amqp_idle;
 mod amqp_load;
 mod amqp_read;
 mod compare;
+mod configuration;
 mod connect;
 pub(crate) mod devices;
 pub(crate) mod fleet;
@@ -31,6 +32,7 @@ mod http;
 mod idle;
 mod import;
 mod ingest;
+mod job;
 mod method;
 pub mod mqtt_load;
 pub(crate) mod pacing;
@@ -70,6 +72,8 @@ enum Measurement {
     Query(query::QueryArgs),
     Read(read::ReadArgs),
     Import(import::ImportArgs),
+    Configuration(configuration::ConfigurationArgs),
+    Job(job::JobArgs),
     Start(start::StartArgs),
 }
 
@@ -91,6 +95,8 @@ impl BenchCommand {
             Measurement::Query(args) => args.run(format),
             Measurement::Read(args) => args.run(wanted, format),
             Measurement::Import(args) => args.run(wanted, format),
+            Measurement::Configuration(args) => args.run(wanted, format),
+            Measurement::Job(args) => args.run(wanted, format),
             Measurement::Start(args) => args.run(format),
         }
     }
