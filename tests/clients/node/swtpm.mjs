@@ -14,18 +14,13 @@ const { Tpm } = require('tss.js');
 
 /** Hands commands to swtpm as they are: the `TpmDevice` of tss.js for a socket without the simulator's framing. */
 class SocketDevice {
-  constructor(path) {
-    this.path = path;
+  constructor(socket) {
+    this.socket = socket;
   }
 
-  /** One connection for all clients, since swtpm serves one at a time. */
+  /** All clients of a TPM share its connection, since swtpm serves one at a time. */
   connect(done) {
-    if (this.socket) {
-      setImmediate(done, null);
-      return null;
-    }
-    this.socket = net.connect(this.path);
-    this.socket.once('connect', () => done(null));
+    setImmediate(done, null);
     return null;
   }
 
@@ -43,9 +38,16 @@ class SocketDevice {
   }
 
   close() {
-    this.socket?.destroy();
+    this.socket.destroy();
   }
 }
+
+const connected = (path) =>
+  new Promise((resolve) => {
+    const socket = net.connect(path);
+    socket.once('connect', () => resolve(socket));
+    socket.once('error', () => resolve(undefined));
+  });
 
 export class SoftwareTpm {
   /** Starts a TPM that has never been used. */
@@ -54,20 +56,16 @@ export class SoftwareTpm {
     tpm.directory = mkdtempSync(join(tmpdir(), 'holdfast-swtpm-'));
     const path = join(tpm.directory, 'socket');
     const args = ['socket', '--tpm2', '--tpmstate', `dir=${tpm.directory}`, '--server', `type=unixio,path=${path}`];
-    tpm.process = spawn('swtpm', [...args, '--flags', 'startup-clear'], { stdio: ['ignore', 'ignore', 'pipe'] });
+    // It ends with its connection, so it does not outlive a run that is cut off.
+    tpm.process = spawn('swtpm', [...args, '--flags', 'startup-clear', '--terminate'], { stdio: ['ignore', 'ignore', 'pipe'] });
     let said = '';
     tpm.process.stderr.on('data', (chunk) => (said += chunk));
     tpm.exited = new Promise((resolve) => tpm.process.on('exit', resolve));
-    // It serves one client at a time; a connection for a look is let go before the real one comes.
-    await waitUntil(() => {
+    const socket = await waitUntil(() => {
       if (tpm.process.exitCode !== null) throw new Error(`swtpm has ended: ${said}`);
-      return new Promise((resolve) => {
-        const look = net.connect(path);
-        look.on('connect', () => look.end(() => resolve(true)));
-        look.on('error', () => resolve(false));
-      });
+      return connected(path);
     }, 'swtpm to listen');
-    tpm.device = new SocketDevice(path);
+    tpm.device = new SocketDevice(socket);
     return tpm;
   }
 
