@@ -258,10 +258,7 @@ impl Connection {
                 ) => self.on_sasl(frame.body, out),
                 _ => Err(ConnectionError::Layer),
             };
-            if handled.is_err() {
-                return handled;
-            }
-            if !self.again {
+            if handled.is_ok() && !self.again {
                 self.cursor = None;
                 *input = &input[used..];
             }
