@@ -51,9 +51,14 @@ enum ItemDto<'a> {
                body = Vec<Object>)))]
 pub(crate) async fn run(State(api): State<Api>, fields: HeaderMap, bytes: Bytes) -> Reply {
     let query: QueryDto = body(&bytes)?;
-    let select = twin::parse(&query.query).map_err(|error| invalid(format!("The query is invalid: {error}")))?;
+    let select =
+        twin::parse(&query.query).map_err(|error| invalid(format!("The query is invalid: {error}")))?;
     let request = page_request(&fields, &select)?;
-    let page = api.queries.query(&select, request).await.map_err(|error| failure(&error))?;
+    let page = api
+        .queries
+        .query(&select, request)
+        .await
+        .map_err(|error| failure(&error))?;
     let items: Vec<ItemDto<'_>> = page
         .items
         .iter()

@@ -19,7 +19,8 @@ use tempfile::TempDir;
 async fn store(limits: QueryLimits, devices: u32) -> (TempDir, SqliteStore) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let metrics = Metrics::register(&mut Registry::new());
-    let store = SqliteStore::open_with(&directory.path().join("state.db"), metrics, limits).expect("a database");
+    let store =
+        SqliteStore::open_with(&directory.path().join("state.db"), metrics, limits).expect("a database");
     let entries = (0..devices).map(|n| {
         let mut twin = Twin::new(at(0));
         twin.tags.insert("n".into(), n.into());
@@ -48,13 +49,29 @@ async fn a_query_ends_at_its_time() {
         ..QueryLimits::default()
     };
     let (_directory, store) = store(limits, 2_000).await;
-    for text in [SLOW, "SELECT AVG(tags.n) AS a FROM devices", "SELECT * FROM devices WHERE tags.n = -1"] {
+    for text in [
+        SLOW,
+        "SELECT AVG(tags.n) AS a FROM devices",
+        "SELECT * FROM devices WHERE tags.n = -1",
+    ] {
         let error = run(&store, text).await.expect_err("too slow");
         assert!(is_refusal_of(&error, ErrorCode::ArgumentInvalid), "{error}");
-        assert!(error.to_string().contains("the query took longer than 0 s; narrow it"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("the query took longer than 0 s; narrow it"),
+            "{error}"
+        );
     }
     // The connection is good for another query.
-    assert_eq!(run(&store, "SELECT COUNT() AS n FROM devices").await.expect("quick").items.len(), 1);
+    assert_eq!(
+        run(&store, "SELECT COUNT() AS n FROM devices")
+            .await
+            .expect("quick")
+            .items
+            .len(),
+        1
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,12 +81,18 @@ async fn a_page_ends_at_its_time_and_the_next_goes_on() {
         ..QueryLimits::default()
     };
     let (_directory, store) = store(limits, 30).await;
-    for text in ["SELECT deviceId FROM devices WHERE tags.n + 1 > 20", "SELECT deviceId FROM devices WHERE tags.n > 19"] {
+    for text in [
+        "SELECT deviceId FROM devices WHERE tags.n + 1 > 20",
+        "SELECT deviceId FROM devices WHERE tags.n > 19",
+    ] {
         let select = parse(text).expect("a query");
         let mut seen = BTreeSet::new();
         let (mut cursor, mut pages) = (None, 0);
         loop {
-            let page = store.query(&select, PageRequest { cursor, limit: 100 }).await.expect("it runs");
+            let page = store
+                .query(&select, PageRequest { cursor, limit: 100 })
+                .await
+                .expect("it runs");
             for item in page.items {
                 let Item::Raw(row) = item else { panic!("{item:?}") };
                 assert!(seen.insert(row["deviceId"].to_string()), "a row came twice");
@@ -80,7 +103,11 @@ async fn a_page_ends_at_its_time_and_the_next_goes_on() {
                 break;
             }
         }
-        assert!(seen.len() >= 10 && pages > 5, "{text}: {} rows on {pages} pages", seen.len());
+        assert!(
+            seen.len() >= 10 && pages > 5,
+            "{text}: {} rows on {pages} pages",
+            seen.len()
+        );
     }
 }
 
@@ -115,7 +142,12 @@ async fn a_query_stops_when_nobody_waits_for_it() {
     let gone = tokio::time::timeout(whole / 20, run(&store, SLOW)).await;
     assert!(gone.is_err(), "the slow query was not slow");
     let started = Instant::now();
-    run(&store, "SELECT * FROM devices WHERE deviceId = 'd7'").await.expect("it runs");
+    run(&store, "SELECT * FROM devices WHERE deviceId = 'd7'")
+        .await
+        .expect("it runs");
     let waited = started.elapsed();
-    assert!(waited < whole / 2, "waited {waited:?} for a query of {whole:?} that nobody wants");
+    assert!(
+        waited < whole / 2,
+        "waited {waited:?} for a query of {whole:?} that nobody wants"
+    );
 }

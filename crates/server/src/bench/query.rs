@@ -58,8 +58,12 @@ pub(crate) async fn fill(store: &SqliteStore, devices: u32, mut done: impl FnMut
     let now = SystemClock::new().now();
     for start in (0..devices).step_by(BATCH as usize) {
         let end = devices.min(start + BATCH);
-        let entries: anyhow::Result<Vec<(IdentityRecord, Twin)>> = (start..end).map(|n| entry(n, now)).collect();
-        store.create(entries?).await.context("the fleet cannot be stored")?;
+        let entries: anyhow::Result<Vec<(IdentityRecord, Twin)>> =
+            (start..end).map(|n| entry(n, now)).collect();
+        store
+            .create(entries?)
+            .await
+            .context("the fleet cannot be stored")?;
         done(u64::from(end - start));
     }
     Ok(())
@@ -70,7 +74,11 @@ fn entry(n: u32, now: Timestamp) -> anyhow::Result<(IdentityRecord, Twin)> {
         identity: Identity::device(&format!("bench-{n:07}"))?,
         generation_id: u64::from(n) + 1,
         version: 1,
-        status: if n % 97 == 0 { Status::Disabled } else { Status::Enabled },
+        status: if n % 97 == 0 {
+            Status::Disabled
+        } else {
+            Status::Enabled
+        },
         status_reason: None,
         status_updated_at: now,
         authentication: Authentication::CertificateAuthority,
@@ -89,7 +97,8 @@ fn entry(n: u32, now: Timestamp) -> anyhow::Result<(IdentityRecord, Twin)> {
         "line": spread % 40,
         "owner": "assembly",
     }));
-    twin.desired.properties = object(json!({"telemetryConfig": {"sendFrequencyInSecs": 60, "mode": "batch"}}));
+    twin.desired.properties =
+        object(json!({"telemetryConfig": {"sendFrequencyInSecs": 60, "mode": "batch"}}));
     let status = ["success", "pending", "failed", "unknown"][(spread / 7 % 4) as usize];
     twin.reported.properties = object(json!({
         "telemetryConfig": {"status": status, "sendFrequencyInSecs": spread % 300},
@@ -110,14 +119,22 @@ impl QueryArgs {
     pub(crate) fn run(self, format: Format) -> anyhow::Result<()> {
         let stage = Stage::new("query");
         let dir = WorkDir::new(self.work_dir.as_deref())?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
         let path = dir.path().join("state.db");
         let metrics = Metrics::register(&mut holdfast_observe::Registry::new());
         let store = SqliteStore::open(&path, metrics).context("the store cannot be opened")?;
         let mut subject = Subject::new("holdfast", format!("holdfast {}", env!("CARGO_PKG_VERSION")));
         runtime.block_on(self.measure(&store, &stage, &mut subject))?;
         let size = std::fs::metadata(&path)?.len();
-        subject.add("databaseMib", "database", Unit::Mebibytes, size as f64 / f64::from(1 << 20));
+        subject.add(
+            "databaseMib",
+            "database",
+            Unit::Mebibytes,
+            size as f64 / f64::from(1 << 20),
+        );
         let mut report = Report::new("query", json!({"devices": self.devices, "runs": self.runs}));
         report.subjects.push(subject);
         drop((stage, store, dir));
@@ -130,7 +147,12 @@ impl QueryArgs {
         fill(store, self.devices, |done| bar.inc(done)).await?;
         bar.finish_and_clear();
         let seconds = started.elapsed().as_secs_f64();
-        subject.add("storedPerSecond", "devices stored per second", Unit::Count, f64::from(self.devices) / seconds);
+        subject.add(
+            "storedPerSecond",
+            "devices stored per second",
+            Unit::Count,
+            f64::from(self.devices) / seconds,
+        );
         stage.say("without an index");
         for question in QUESTIONS {
             let took = ask(store, &(question.text)(0)).await?;
@@ -153,8 +175,18 @@ impl QueryArgs {
                 latency.record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
             }
             let ms = |ns: u64| ns as f64 / 1e6;
-            subject.add(question.p50.0, question.p50.1, Unit::Milliseconds, ms(latency.percentile(50.0)));
-            subject.add(question.max.0, question.max.1, Unit::Milliseconds, ms(latency.max()));
+            subject.add(
+                question.p50.0,
+                question.p50.1,
+                Unit::Milliseconds,
+                ms(latency.percentile(50.0)),
+            );
+            subject.add(
+                question.max.0,
+                question.max.1,
+                Unit::Milliseconds,
+                ms(latency.max()),
+            );
         }
         Ok(())
     }
@@ -215,13 +247,23 @@ const INDEXED: usize = 3;
 
 const QUESTIONS: &[Question] = &[
     Question {
-        text: |n| format!("SELECT * FROM devices WHERE tags.location.region = 'region-{}'", spread(n) % REGIONS),
+        text: |n| {
+            format!(
+                "SELECT * FROM devices WHERE tags.location.region = 'region-{}'",
+                spread(n) % REGIONS
+            )
+        },
         cold: ("tagColdMs", "first page by tag (1 in 50), no index"),
         p50: ("tagP50Ms", "first page by tag (1 in 50), p50"),
         max: ("tagMaxMs", "first page by tag (1 in 50), max"),
     },
     Question {
-        text: |n| format!("SELECT * FROM devices WHERE tags.location.plant = 'plant-{}'", spread(n) % PLANTS),
+        text: |n| {
+            format!(
+                "SELECT * FROM devices WHERE tags.location.plant = 'plant-{}'",
+                spread(n) % PLANTS
+            )
+        },
         cold: ("rareTagColdMs", "first page by tag (1 in 10,000), no index"),
         p50: ("rareTagP50Ms", "first page by tag (1 in 10,000), p50"),
         max: ("rareTagMaxMs", "first page by tag (1 in 10,000), max"),

@@ -23,6 +23,7 @@ use holdfast_ports::service::ServiceGateway;
 use holdfast_provisioning::{Drivers, Provisioning, ProvisioningConfig};
 use holdfast_store::log::{EmbeddedLog, LogConfig};
 use holdfast_store::sqlite::SqliteStore;
+use holdfast_store::sqlite::query::QueryLimits;
 use holdfast_wire::connection_string::{ConnectionString, Credential, Party};
 use holdfast_wire::links::EVENT_HUB_NAME;
 
@@ -167,6 +168,16 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
     close(parts, &settings).await
 }
 
+fn query_limits(settings: &Settings) -> QueryLimits {
+    let query = &settings.config.query;
+    QueryLimits {
+        running_max: query.running_max,
+        page_time: query.page_time.0,
+        time_max: query.time_max.0,
+        ..QueryLimits::default()
+    }
+}
+
 /// Opens the stores and makes the engine.
 async fn open(settings: &Settings) -> anyhow::Result<Parts> {
     let mut registry = Registry::new();
@@ -181,7 +192,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
     let provisioning_metrics = holdfast_provisioning::events::Metrics::register(&mut registry);
     let management_metrics = fleet::Metrics::register(&mut registry);
 
-    let store = SqliteStore::open(&settings.data_dir.join("hub.db"), state_metrics)
+    let store = SqliteStore::open_with(&settings.data_dir.join("hub.db"), state_metrics, query_limits(settings))
         .context("cannot open the state database")?;
     let log =
         EmbeddedLog::open_with(log_config(settings), log_metrics).context("cannot open the event log")?;

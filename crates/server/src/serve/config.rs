@@ -33,6 +33,8 @@ pub struct Config {
     pub log: EventLogConfig,
     /// Cloud-to-device messages.
     pub c2d: C2dConfig,
+    /// Queries over twins, modules and jobs.
+    pub query: QueryConfig,
     /// Import and export jobs.
     pub transfer: TransferConfig,
     /// What the process says about itself on standard error.
@@ -309,6 +311,30 @@ impl Default for C2dConfig {
     }
 }
 
+/// Queries over twins, modules and jobs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueryConfig {
+    /// Most queries that run at once, 1 to 64; each may keep one core busy. 64 more wait for up to 10 seconds, further
+    /// ones are refused.
+    pub running_max: usize,
+    /// Time after which a page is closed with the items found so far; the next page goes on from there.
+    pub page_time: Span,
+    /// Time after which a query is stopped with an error.
+    pub time_max: Span,
+}
+
+impl Default for QueryConfig {
+    fn default() -> Self {
+        let limits = holdfast_store::sqlite::query::QueryLimits::default();
+        QueryConfig {
+            running_max: limits.running_max,
+            page_time: Span(limits.page_time),
+            time_max: Span(limits.time_max),
+        }
+    }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -424,6 +450,14 @@ impl Config {
                 "64 MiB is a good size",
             );
         }
+        if !(1..=64).contains(&self.query.running_max) {
+            return bad(
+                "query.running_max",
+                &self.query.running_max,
+                "must be 1 to 64",
+                "the default is 4",
+            );
+        }
         if !(1..=100).contains(&self.c2d.delivery_count) {
             return bad(
                 "c2d.delivery_count",
@@ -491,6 +525,7 @@ impl Config {
                 self.amqp.login_timeout,
                 default.amqp.login_timeout,
             ),
+            ("query.time_max", self.query.time_max, default.query.time_max),
             (
                 "https.handshake_timeout",
                 self.https.handshake_timeout,
