@@ -13,7 +13,7 @@ use holdfast_amqp::{
     Config, Connection, ConnectionError, Event, LinkId, Message, OpenError, SendError, SessionId,
 };
 
-/// Bytes of all link names: as long as those of the SDKs, which are UUIDs.
+/// The node for tokens.
 const CBS: &str = "$cbs";
 
 /// Who connects, and for what.
@@ -133,16 +133,14 @@ impl Client {
         };
         machine.open(&open, out);
         let session = machine.begin(out)?;
-        let mut client = Client {
+        Ok(Client {
             token_link: attach_cbs(&mut machine, session, number, out)?,
             machine,
             links: Vec::new(),
             session,
             account: Some(Box::new(account)),
             step: Step::Opening,
-        };
-        client.links = Vec::new();
-        Ok(client)
+        })
     }
 
     /// Whether all links are attached.
