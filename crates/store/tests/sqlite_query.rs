@@ -414,3 +414,18 @@ async fn an_index_follows_every_change() {
     );
     assert_eq!(all(&store, text, 5).await.len(), 1);
 }
+
+proptest! {
+    /// SQLite reads numbers out of JSON as this program writes them.
+    #[test]
+    fn numbers_survive_json(numbers in prop::collection::vec(prop::num::f64::NORMAL | prop::num::f64::ZERO, 64)) {
+        let db = rusqlite::Connection::open_in_memory().expect("memory");
+        for number in numbers {
+            let text = json!({ "a": number }).to_string();
+            let found: f64 = db
+                .query_row("SELECT json_extract(?1, '$.a')", [&text], |row| row.get(0))
+                .expect("a number");
+            prop_assert_eq!(found, number, "{}", text);
+        }
+    }
+}

@@ -63,6 +63,10 @@ async fn a_query_ends_at_its_time() {
             "{error}"
         );
     }
+    // What was stopped gets an index first of all.
+    store.want_indexes(true);
+    while store.maintain_indexes(at(1)).await.expect("writable") {}
+    assert_eq!(store.indexed_places().await.expect("readable"), ["tags.n"]);
     // The connection is good for another query.
     assert_eq!(
         run(&store, "SELECT COUNT() AS n FROM devices")

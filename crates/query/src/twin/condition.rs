@@ -100,9 +100,8 @@ impl Condition {
             expr.visit_paths(&mut |path| {
                 let reported = path.root == Root::Properties
                     && path.rest.first() == Some(&super::ast::Segment::Name("reported".into()));
-                if !(matches!(path.root, Root::DeviceId | Root::ModuleId | Root::Tags) || reported)
-                    && !paths.contains(path)
-                {
+                let documented = reported || matches!(path.root, Root::DeviceId | Root::ModuleId | Root::Tags);
+                if !documented && !paths.contains(path) {
                     paths.push(path.clone());
                 }
             });

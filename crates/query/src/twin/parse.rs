@@ -49,7 +49,7 @@ pub fn parse_condition(text: &str) -> Result<Condition, QueryError> {
         return Err(parser.error("a target condition is only what follows WHERE, without SELECT and WHERE"));
     }
     if parser.eat_keyword("FROM") {
-        parser.source = parser.from_source()?;
+        parser.source = parser.source_after_from()?;
         if parser.source == Source::Jobs {
             return Err(parser.error_before("a target condition is over devices or devices.modules"));
         }
@@ -218,7 +218,7 @@ impl<'a> Parser<'a> {
             return Err(self.expected("`,`, AS or FROM"));
         }
         self.advance();
-        self.from_source()?;
+        self.source_after_from()?;
         let filter = if self.eat_keyword("WHERE") {
             Some(self.expression()?)
         } else {
@@ -248,7 +248,7 @@ impl<'a> Parser<'a> {
         }
         let parenthesised = self.eat_symbol(Symbol::Open);
         let top = match *self.token() {
-            Token::Number(number) if number >= 1.0 && number <= 1e15 && number.fract() == 0.0 => {
+            Token::Number(number) if (1.0..=1e15).contains(&number) && number.fract() == 0.0 => {
                 number as u64
             }
             _ => return Err(self.expected("a whole number above 0 after TOP")),
@@ -271,10 +271,10 @@ impl<'a> Parser<'a> {
             self.advance();
         }
         self.advance();
-        self.from_source()
+        self.source_after_from()
     }
 
-    fn from_source(&mut self) -> Result<Source, QueryError> {
+    fn source_after_from(&mut self) -> Result<Source, QueryError> {
         const EXPECTED: &str = "devices, devices.modules or devices.jobs after FROM";
         let start = self.range().start;
         if !self.eat_keyword("devices") {

@@ -89,6 +89,9 @@ impl Sqlite {
 }
 
 fn section_field(section: &str, rest: &[Segment]) -> Option<Field> {
+    if !matches!(section, "desired" | "reported") {
+        return None;
+    }
     match rest {
         // The whole section has members that are columns of their own.
         [] => None,

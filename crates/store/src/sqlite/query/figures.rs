@@ -5,7 +5,7 @@ use holdfast_ports::query::{Item, Page};
 use holdfast_query::twin::aggregate::Input;
 use holdfast_query::twin::row::time_text;
 use holdfast_query::twin::sql::sqlite::Field;
-use holdfast_query::twin::{Groups, Path, Position, Root, Source};
+use holdfast_query::twin::{Groups, Position, Root, Source};
 use rusqlite::types::ValueRef;
 use std::ops::ControlFlow;
 
@@ -36,28 +36,24 @@ impl Run<'_> {
         }
         let ready = indexes::ready(self.db)?;
         if let Some(index) = self.covering(groups, &ready)
-            && self.from_index(groups, index)?
+            && self.take_index(groups, index)?
         {
             return Ok(());
         }
         let access = self.access()?;
+        if let ([path], None) = (groups.paths(), &self.select.filter) {
+            // An index over what is grouped by spares the scan too.
+            self.scanned.borrow_mut().push(path.clone());
+        }
         let fields: Option<Vec<Field>> = groups
             .paths()
             .iter()
             .map(|path| self.dialect.field(path))
             .collect();
         match fields {
-            Some(fields) if self.plan.exact => self.from_columns(groups, &access, &fields)?,
-            _ => self.from_rows(groups, &access)?,
+            Some(fields) if self.plan.exact => self.take_columns(groups, &access, &fields)?,
+            _ => self.take_rows(groups, &access)?,
         }
-        // An index over what is grouped by spares the scan too.
-        let grouped = groups.paths().iter().take(1).cloned().collect::<Vec<Path>>();
-        let also = if self.select.filter.is_none() {
-            grouped
-        } else {
-            Vec::new()
-        };
-        self.note_scan(&access, also);
         Ok(())
     }
 
@@ -73,7 +69,6 @@ impl Run<'_> {
                 .db
                 .prepare(&sql.text)?
                 .query_row(bind(&sql.params), |row| row.get(0))?;
-            self.note_scan(&access, []);
             count
         };
         groups.add_count(count as u64);
@@ -91,7 +86,7 @@ impl Run<'_> {
     }
 
     /// Takes all rows from an index, many equal ones at once; false if the index does not have them all.
-    fn from_index(&self, groups: &mut Groups<'_>, index: &Ready) -> Result<bool, Fault> {
+    fn take_index(&self, groups: &mut Groups<'_>, index: &Ready) -> Result<bool, Fault> {
         let module = i64::from(self.select.source == Source::Modules);
         let table = index.table();
         // Objects and arrays are not kept there.
@@ -122,7 +117,7 @@ impl Run<'_> {
     }
 
     /// Takes rows in by the columns that are needed.
-    fn from_columns(&self, groups: &mut Groups<'_>, access: &Access, fields: &[Field]) -> Result<(), Fault> {
+    fn take_columns(&self, groups: &mut Groups<'_>, access: &Access, fields: &[Field]) -> Result<(), Fault> {
         let columns: Vec<String> = fields
             .iter()
             .map(|field| {
@@ -160,7 +155,7 @@ impl Run<'_> {
     }
 
     /// Takes whole rows in.
-    fn from_rows(&self, groups: &mut Groups<'_>, access: &Access) -> Result<(), Fault> {
+    fn take_rows(&self, groups: &mut Groups<'_>, access: &Access) -> Result<(), Fault> {
         self.visit(
             access,
             0,

@@ -3,11 +3,11 @@
 //! A page is made in two steps: numbers of identities that pass what SQL can check, then the whole rows of these, which
 //! are checked again if the plan was not exact. Everything of a page is read in one state of the database.
 //!
-//! - [`access`]: by which index the numbers are found
-//! - [`figures`]: aggregates and GROUP BY
-//! - [`device_jobs`]: `devices.jobs`
-//! - [`indexes`]: indexes that make themselves
-//! - [`connections`]: threads, connections, bounds
+//! - `access`: by which index the numbers are found
+//! - `figures`: aggregates and GROUP BY
+//! - `device_jobs`: `devices.jobs`
+//! - `indexes`: indexes that make themselves
+//! - `connections`: threads, connections, bounds
 
 mod access;
 mod connections;
@@ -15,6 +15,7 @@ mod device_jobs;
 mod figures;
 mod indexes;
 
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -24,9 +25,9 @@ use holdfast_ports::query::{Item, Page, PageRequest, QueryStore, TwinItem};
 use holdfast_ports::{BoxFuture, StoreError, StoreResult};
 use holdfast_query::twin::ast::Projection;
 use holdfast_query::twin::order::{self, SortKey};
-use holdfast_query::twin::sql::Dialect as _;
+use holdfast_query::twin::sql::{Dialect as _, Params};
 use holdfast_query::twin::sql::sqlite::Sqlite;
-use holdfast_query::twin::{Cursor, Plan, Position, Select, Source, matches, project};
+use holdfast_query::twin::{Cursor, Path, Plan, Position, Select, Source, matches, project};
 use rusqlite::Connection;
 use serde_json::{Map, Value};
 
@@ -90,6 +91,8 @@ struct Run<'a> {
     position: Option<Position>,
     /// Most rows of this page.
     limit: usize,
+    /// Places whose index would spare a scan.
+    scanned: RefCell<Vec<Path>>,
 }
 
 impl<'a> Run<'a> {
@@ -121,10 +124,17 @@ impl<'a> Run<'a> {
             delivered,
             position,
             limit: page.limit.min(usize::try_from(left).unwrap_or(usize::MAX)),
+            scanned: RefCell::default(),
         })
     }
 
     fn page(self) -> Result<Page, Fault> {
+        let page = self.make_page();
+        self.note_scan();
+        page
+    }
+
+    fn make_page(&self) -> Result<Page, Fault> {
         if self.limit == 0 {
             return Ok(Page {
                 items: Vec::new(),
@@ -171,23 +181,22 @@ impl<'a> Run<'a> {
         if let Some(path) = &access.used {
             self.store.shared.usage.used(path.clone());
         }
+        if !access.is_indexed {
+            let tests = self.plan.conjuncts();
+            let helpful = tests.iter().filter_map(|test| {
+                access::index_condition(self.dialect, test, &mut Params::default())?;
+                access::place(test).cloned()
+            });
+            self.scanned.borrow_mut().extend(helpful);
+        }
         Ok(access)
     }
 
-    /// Notes how long a scan took, for the places whose index would have spared it.
-    fn note_scan(&self, access: &Access, also: impl IntoIterator<Item = holdfast_query::twin::Path>) {
-        if access.is_indexed {
-            return;
-        }
-        let tests = self.plan.conjuncts();
-        let helpful = tests.iter().filter_map(|test| {
-            access::index_condition(self.dialect, test, &mut Default::default())?;
-            access::place(test).cloned()
-        });
-        self.store
-            .shared
-            .usage
-            .scanned(helpful.chain(also), self.started.elapsed());
+    /// Notes how long the query took, for the places whose index would have spared it a scan; also of one that was
+    /// stopped, which needs it most.
+    fn note_scan(&self) {
+        let places = self.scanned.take();
+        self.store.shared.usage.scanned(places, self.started.elapsed());
     }
 
     fn last_id(&self) -> Result<i64, Fault> {
@@ -244,7 +253,7 @@ impl<'a> Run<'a> {
         let mut items = Vec::new();
         let mut last = after;
         let mut bytes = 0;
-        let full_at = std::cell::Cell::new(None::<Instant>);
+        let full_at = Cell::new(None::<Instant>);
         let visited = self.visit(
             &access,
             after,
@@ -268,12 +277,8 @@ impl<'a> Run<'a> {
                 None => self.is_late(),
             },
         )?;
-        self.note_scan(&access, []);
-        let position = match visited {
-            None => None,
-            // Everything up to there is in the page, unless the page was full before.
-            Some(to) => Some(if full_at.get().is_some() { last } else { to }),
-        };
+        // Everything up to there is in the page, unless the page was full before.
+        let position = visited.map(|to| if full_at.get().is_some() { last } else { to });
         Ok(Page {
             next: self.next(items.len(), position.map(|id| Position::Row(id.to_string()))),
             items,
@@ -333,7 +338,6 @@ impl<'a> Run<'a> {
             },
             || false,
         )?;
-        self.note_scan(&access, []);
         kept.sort_by(compare);
         let more = kept.len() > self.limit;
         kept.truncate(self.limit);
