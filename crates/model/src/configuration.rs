@@ -101,7 +101,7 @@ impl Content {
         let Content::Edge(modules) = self else {
             return Layering::Base;
         };
-        let whole = |id: &str| modules.get(id).is_some_and(|entries| has_root(entries));
+        let whole = |id: &str| modules.get(id).is_some_and(has_root);
         if whole(EDGE_AGENT) || whole(EDGE_HUB) {
             Layering::Base
         } else {
