@@ -200,7 +200,10 @@ impl Configurations {
             .await
             .map_err(|error| self.store_error("save configuration", id, error))?;
         self.reload().await?;
-        self.view(Arc::new(configuration)).await
+        let view = self.view(Arc::new(configuration)).await;
+        // What it has reached changes from now on; the next reader wants to know.
+        self.shown.lock().remove(id);
+        view
     }
 
     /// Deletes a configuration. Twins that show it take on the next best one, or lose what it wrote.
