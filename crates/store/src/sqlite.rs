@@ -12,8 +12,8 @@
 
 mod c2d;
 mod checkpoints;
-mod dead_letters;
 mod configurations;
+mod dead_letters;
 mod enrollments;
 pub mod events;
 mod fault;
@@ -87,6 +87,7 @@ impl SqliteStore {
         let boot = schema::begin_boot(&mut connection).map_err(set_up)?;
         Opened { path, boot }.emit(&metrics);
         let readers = Readers::new(path.to_owned(), metrics.clone());
+        let queries = query::Connections::new(path.to_owned(), metrics.clone(), limits);
         let writer = Writer::start(WriteContext::new(connection, boot, metrics)).map_err(|source| {
             OpenError::File {
                 path: path.to_owned(),
@@ -95,7 +96,7 @@ impl SqliteStore {
         })?;
         Ok(SqliteStore {
             shared: Arc::new(Shared {
-                queries: query::Connections::new(path.to_owned(), limits),
+                queries,
                 usage: query::Usage::default(),
                 writer,
                 readers,

@@ -1,6 +1,8 @@
 //! Queries over a large fleet. `HOLDFAST_SCALE_DEVICES` sets its size; 1,000,000 is the size that the promises of
 //! SPECIFICATION.md are about, 100,000 what every test run can afford.
 
+#![allow(clippy::print_stdout, reason = "the numbers are what one looks for")]
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -26,6 +26,10 @@ pub struct Metrics {
     pub readers: Gauge,
     /// Feedback records dropped because nobody fetches them.
     pub feedback_dropped: Counter,
+    /// Duration of a page of a query, whether it succeeded or not.
+    pub query_seconds: Histogram,
+    /// Queries that were stopped at their time, or refused since too many were running.
+    pub queries_refused: Counter,
     /// Indexes that queries made themselves, made by this process less those dropped.
     pub query_indexes: Gauge,
 }
@@ -63,6 +67,15 @@ impl Metrics {
             feedback_dropped: registry.counter(
                 "holdfast_state_feedback_dropped_total",
                 "Feedback records dropped because nobody fetches them",
+            ),
+            query_seconds: registry.histogram(
+                "holdfast_state_query_seconds",
+                "Duration of a page of a query over twins or jobs",
+                LATENCY_SECONDS,
+            ),
+            queries_refused: registry.counter(
+                "holdfast_state_queries_refused_total",
+                "Queries stopped at their time, or refused since too many were running",
             ),
             query_indexes: registry.gauge(
                 "holdfast_state_query_indexes",
@@ -150,6 +163,32 @@ impl Event for FeedbackDropped {
     fn emit(self, metrics: &Metrics) {
         metrics.feedback_dropped.add(self.records as u64);
         tracing::debug!(records = self.records, "oldest feedback dropped");
+    }
+}
+
+/// A page of a query was made, or was not.
+pub(super) struct QueryEnded {
+    pub(super) took: Duration,
+}
+
+impl Event for QueryEnded {
+    type Metrics = Metrics;
+    fn emit(self, metrics: &Metrics) {
+        metrics.query_seconds.observe_duration(self.took);
+        tracing::trace!(took = ?self.took, "page of a query ended");
+    }
+}
+
+/// A query was stopped at its time, or refused since too many were running.
+pub(super) struct QueryRefused<'a> {
+    pub(super) reason: &'a str,
+}
+
+impl Event for QueryRefused<'_> {
+    type Metrics = Metrics;
+    fn emit(self, metrics: &Metrics) {
+        metrics.queries_refused.inc();
+        tracing::debug!(reason = self.reason, "query refused");
     }
 }
 

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_model::{Error, ErrorCode};
+use holdfast_observe::Event as _;
 use holdfast_ports::{StoreError, StoreResult};
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode as SqliteCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::super::events::{Metrics, QueryEnded, QueryRefused};
 use super::super::fault::Fault;
 use super::super::schema;
 
@@ -51,6 +53,7 @@ const STEPS_PER_LOOK: i32 = 4_096;
 /// The connections.
 pub(in crate::sqlite) struct Connections {
     path: PathBuf,
+    metrics: Metrics,
     limits: QueryLimits,
     idle: Mutex<Vec<(Connection, Instant)>>,
     permits: Arc<Semaphore>,
@@ -84,9 +87,10 @@ impl Drop for StopOnDrop {
 pub(super) type Permit = OwnedSemaphorePermit;
 
 impl Connections {
-    pub(in crate::sqlite) fn new(path: PathBuf, limits: QueryLimits) -> Self {
+    pub(in crate::sqlite) fn new(path: PathBuf, metrics: Metrics, limits: QueryLimits) -> Self {
         Connections {
             path,
+            metrics,
             limits,
             idle: Mutex::new(Vec::new()),
             permits: Arc::new(Semaphore::new(limits.running_max)),
@@ -103,6 +107,7 @@ impl Connections {
         let busy = || {
             let running = self.limits.running_max;
             let text = format!("{running} queries are running and others are waiting; try again later");
+            QueryRefused { reason: &text }.emit(&self.metrics);
             StoreError::Refused(Error::new(ErrorCode::ThrottlingException, text))
         };
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
@@ -127,19 +132,27 @@ impl Connections {
             Some((connection, _)) => connection,
             None => open(&self.path).map_err(Fault::Sqlite)?,
         };
-        let deadline = Instant::now() + self.limits.time_max;
-        let result = limited(&mut connection, stop.clone(), deadline, read);
+        let started = Instant::now();
+        let result = limited(
+            &mut connection,
+            stop.clone(),
+            started + self.limits.time_max,
+            read,
+        );
+        let took = started.elapsed();
+        QueryEnded { took }.emit(&self.metrics);
         let mut idle = self.idle.lock();
         if idle.len() < self.limits.running_max {
             idle.push((connection, Instant::now()));
         }
         result.map_err(|fault| match fault {
-            Fault::Sqlite(error) if error.sqlite_error_code() == Some(SqliteCode::OperationInterrupted) => {
+            Fault::Sqlite(error) if error.sqlite_error_code() == Some(SqliteCode::OperationInterrupted) && !stop.is_set() => {
                 let seconds = self.limits.time_max.as_secs_f64();
                 let text = format!(
                     "the query took longer than {seconds} s; narrow it with a condition on deviceId or on a tag that few \
                      devices have, or ask again later: places that slow queries look at get an index"
                 );
+                QueryRefused { reason: &text }.emit(&self.metrics);
                 StoreError::Refused(Error::new(ErrorCode::ArgumentInvalid, text))
             }
             other => other.into(),

@@ -65,11 +65,9 @@ impl Run<'_> {
         } else {
             let access = self.access()?;
             let sql = access.select("count(*)", 0, None, false);
-            let count = self
-                .db
+            self.db
                 .prepare(&sql.text)?
-                .query_row(bind(&sql.params), |row| row.get(0))?;
-            count
+                .query_row(bind(&sql.params), |row| row.get(0))?
         };
         groups.add_count(count as u64);
         Ok(())
