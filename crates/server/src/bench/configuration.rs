@@ -21,6 +21,9 @@ use crate::serve::units::Span;
 /// The configuration of the measurement.
 const ID: &str = "bench-configuration";
 
+/// How long the hub may take to count them; results of metrics are shown again for a moment.
+const COUNT_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What devices are to hear.
 const TOPIC: &str = "$iothub/twin/PATCH/properties/desired/";
 
@@ -86,7 +89,12 @@ impl ConfigurationArgs {
         create(client, &common_prefix(accounts))?;
         self.wait(&mut fleet, &mut reached, stage)?;
         let seconds = reached.began.elapsed().as_secs_f64();
-        subject.add("reachedSeconds", "all devices reached, s", Unit::Count, seconds);
+        subject.add(
+            "reachedMs",
+            "all devices reached",
+            Unit::Milliseconds,
+            seconds * 1e3,
+        );
         subject.add_latency(&reached.latency);
         check_counts(client, u64::from(self.connections))?;
 
@@ -96,18 +104,18 @@ impl ConfigurationArgs {
         self.wait(&mut fleet, &mut reached, stage)?;
         let seconds = reached.began.elapsed().as_secs_f64();
         subject.add(
-            "removedSeconds",
-            "removed from all devices, s",
-            Unit::Count,
-            seconds,
+            "removedMs",
+            "removed from all devices",
+            Unit::Milliseconds,
+            seconds * 1e3,
         );
         if let (Some(before), Some(after)) = (before, target.usage()?) {
             let cpu = after.cpu_seconds() - before.cpu_seconds();
             subject.add(
-                "serverCpuSeconds",
-                "server CPU-seconds for both",
-                Unit::Count,
-                cpu,
+                "serverCpuMs",
+                "server CPU time for both",
+                Unit::Milliseconds,
+                cpu * 1e3,
             );
         }
         Ok(subject)
@@ -155,18 +163,21 @@ fn common_prefix(accounts: &Accounts) -> String {
 
 /// What the hub says must be what the devices have seen.
 fn check_counts(client: &Client, devices: u64) -> anyhow::Result<()> {
-    let shown = client.get(format!("/configurations/{ID}")).send()?;
-    let result = |name: &str| {
-        shown
-            .pointer(&format!("/systemMetrics/results/{name}"))
-            .and_then(Value::as_u64)
-    };
-    anyhow::ensure!(
-        result("appliedCount").is_some_and(|count| count >= devices),
-        "the hub counts {:?} devices with the configuration, not {devices}",
-        result("appliedCount")
-    );
-    Ok(())
+    let began = Instant::now();
+    loop {
+        let shown = client.get(format!("/configurations/{ID}")).send()?;
+        let count = shown
+            .pointer("/systemMetrics/results/appliedCount")
+            .and_then(Value::as_u64);
+        if count.is_some_and(|count| count >= devices) {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            began.elapsed() < COUNT_PATIENCE,
+            "the hub counts {count:?} devices with the configuration, not {devices}"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Which devices have heard of the change.

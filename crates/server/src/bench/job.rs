@@ -82,7 +82,7 @@ impl JobArgs {
             "the job did not reach every device: {job}"
         );
         let mut subject = Subject::new(&target.name, &target.version);
-        subject.add("seconds", "seconds", Unit::Count, seconds);
+        subject.add("tookMs", "job took", Unit::Milliseconds, seconds * 1e3);
         subject.add(
             "devicesPerSecond",
             "devices/s",
