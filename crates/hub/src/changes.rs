@@ -5,7 +5,7 @@
 //! nobody listens, so a hub without configurations pays one load of an atomic for a change.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use foldhash::fast::RandomState;
 use holdfast_model::Identity;
@@ -26,9 +26,21 @@ pub struct Changed {
     pub overflowed: bool,
 }
 
+/// Which changes are noted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Listening {
+    /// None.
+    Off = 0,
+    /// All but those of reported properties, which may be very many.
+    WithoutReports = 1,
+    /// All.
+    Everything = 2,
+}
+
 #[derive(Default)]
 pub(crate) struct Changes {
-    listening: AtomicBool,
+    /// A [`Listening`].
+    listening: AtomicU8,
     changed: Mutex<Changed>,
     wake: Notify,
 }
@@ -36,7 +48,16 @@ pub(crate) struct Changes {
 impl Changes {
     /// Notes an identity whose record or twin has changed.
     pub(crate) fn note(&self, identity: &Identity) {
-        if !self.listening.load(Ordering::Acquire) {
+        self.note_for(Listening::WithoutReports, identity);
+    }
+
+    /// Notes an identity whose reported properties have changed.
+    pub(crate) fn note_report(&self, identity: &Identity) {
+        self.note_for(Listening::Everything, identity);
+    }
+
+    fn note_for(&self, least: Listening, identity: &Identity) {
+        if self.listening.load(Ordering::Acquire) < least as u8 {
             return;
         }
         {
@@ -52,10 +73,10 @@ impl Changes {
 }
 
 impl Hub {
-    /// Begins or ends the noting of changes. What was noted before the end is forgotten.
-    pub fn listen_to_changes(&self, listening: bool) {
-        self.changes.listening.store(listening, Ordering::Release);
-        if !listening {
+    /// Says which changes are noted from now on. What was noted before the end is forgotten.
+    pub fn listen_to_changes(&self, listening: Listening) {
+        self.changes.listening.store(listening as u8, Ordering::Release);
+        if listening == Listening::Off {
             *self.changes.changed.lock() = Changed::default();
         }
     }
@@ -85,16 +106,23 @@ mod tests {
         let changes = Changes::default();
         changes.note(&id(1));
         assert!(changes.changed.lock().identities.is_empty());
-        changes.listening.store(true, Ordering::Release);
+        let listen = |listening: Listening| changes.listening.store(listening as u8, Ordering::Release);
+        listen(Listening::WithoutReports);
         changes.note(&id(1));
         changes.note(&id(1));
+        changes.note_report(&id(2));
         assert_eq!(changes.changed.lock().identities.len(), 1);
+        listen(Listening::Everything);
+        changes.note_report(&id(2));
+        assert_eq!(changes.changed.lock().identities.len(), 2);
     }
 
     #[test]
     fn the_set_is_bounded_and_says_when_it_is_full() {
         let changes = Changes::default();
-        changes.listening.store(true, Ordering::Release);
+        changes
+            .listening
+            .store(Listening::WithoutReports as u8, Ordering::Release);
         for number in 0..CHANGED_IDENTITIES_MAX {
             changes.note(&id(number));
         }

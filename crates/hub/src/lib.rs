@@ -45,7 +45,7 @@ mod twins;
 
 pub use auth::ServiceCaller;
 pub use c2d::C2dSend;
-pub use changes::{CHANGED_IDENTITIES_MAX, Changed};
+pub use changes::{CHANGED_IDENTITIES_MAX, Changed, Listening};
 pub use config::HubConfig;
 pub use hub::{Hub, Stores};
 pub use if_match::IfMatch;

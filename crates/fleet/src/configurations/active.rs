@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use holdfast_hub::Listening;
 use holdfast_model::configuration::{Configuration, Content};
-use holdfast_query::twin::{Condition, Filter, Root, Source, TwinRow, parse_condition};
+use holdfast_query::twin::{Condition, Filter, Path, Root, Segment, Source, TwinRow, parse_condition};
 
 /// All configurations at one moment.
 #[derive(Debug)]
@@ -58,6 +59,23 @@ impl Active {
         conditions
     }
 
+    /// Which changes of devices and modules can matter.
+    pub(super) fn concerned(&self) -> Listening {
+        if self.entries.is_empty() {
+            return Listening::Off;
+        }
+        let mut reported = false;
+        for entry in &self.entries {
+            if let Filter::Expr(expression) = &entry.condition.filter {
+                expression.visit_paths(&mut |path| reported |= reaches_reported(path));
+            }
+        }
+        match reported {
+            true => Listening::Everything,
+            false => Listening::WithoutReports,
+        }
+    }
+
     /// Whether there are configurations of modules.
     pub(super) fn has_module_configurations(&self) -> bool {
         let mut all = self.entries.iter();
@@ -101,5 +119,44 @@ impl Active {
             .filter(|entry| kind(&entry.configuration.content) && entry.condition.matches(row))
             .map(|entry| Arc::clone(&entry.configuration))
             .collect()
+    }
+}
+
+/// Whether what stands there may change with the reported properties.
+fn reaches_reported(path: &Path) -> bool {
+    let first = path.rest.first();
+    path.root == Root::Properties && first.is_none_or(|first| *first == Segment::Name("reported".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn reports_matter_only_to_conditions_on_them() {
+        let concerned = |condition: &str| {
+            let configuration = Configuration {
+                id: "c".into(),
+                schema_version: None,
+                labels: [].into(),
+                content: Content::Device(serde_json::Map::new()),
+                target_condition: condition.into(),
+                priority: 1,
+                metrics: [].into(),
+                created_at: Timestamp::from_seconds(1),
+                updated_at: Timestamp::from_seconds(1),
+                version: 1,
+            };
+            Active::new(1, vec![configuration]).concerned()
+        };
+        assert_eq!(Active::new(1, Vec::new()).concerned(), Listening::Off);
+        assert_eq!(concerned("tags.a = 1"), Listening::WithoutReports);
+        assert_eq!(concerned("*"), Listening::WithoutReports);
+        assert_eq!(
+            concerned("tags.a = 1 OR NOT is_defined(properties.reported.b)"),
+            Listening::Everything
+        );
     }
 }

@@ -60,6 +60,9 @@ pub struct ConfigurationsConfig {
     pub rescan_interval: Duration,
     /// How long to wait after a store has failed. Default: 5 seconds.
     pub retry_after: Duration,
+    /// Least time from one look at who has changed to the next: a device that changes all the time is evaluated so
+    /// often and not more. Default: 50 milliseconds.
+    pub changes_interval: Duration,
     /// Devices evaluated at once. Default: 256.
     pub evaluations_at_once: usize,
     /// How old the results of metrics may be that are shown again. Default: 3 seconds.
@@ -71,6 +74,7 @@ impl Default for ConfigurationsConfig {
         ConfigurationsConfig {
             rescan_interval: Duration::from_secs(300),
             retry_after: Duration::from_secs(5),
+            changes_interval: Duration::from_millis(50),
             evaluations_at_once: 256,
             metrics_age: Duration::from_secs(3),
         }
@@ -119,13 +123,14 @@ impl Configurations {
         metrics: Metrics,
     ) -> StoreResult<Arc<Self>> {
         let all = drivers.store.configurations().await?;
-        hub.listen_to_changes(!all.is_empty());
+        let active = Active::new(0, all);
+        hub.listen_to_changes(active.concerned());
         Ok(Arc::new(Configurations {
             config,
             hub,
             drivers,
             metrics,
-            active: RwLock::new(Arc::new(Active::new(0, all))),
+            active: RwLock::new(Arc::new(active)),
             generation: Arc::default(),
             changes: tokio::sync::Mutex::new(()),
             rescan_wanted: Notify::new(),
@@ -229,11 +234,12 @@ impl Configurations {
     async fn reload(&self) -> Result<(), Error> {
         let all = self.drivers.store.configurations().await;
         let all = all.map_err(|error| self.store_error("read configurations", "", error))?;
-        self.hub.listen_to_changes(!all.is_empty());
         Changed { count: all.len() }.emit(&self.metrics);
         // First the set, then the number: who sees the new number plans with the new set.
         let generation = self.generation.load(Ordering::Acquire) + 1;
-        *self.active.write() = Arc::new(Active::new(generation, all));
+        let active = Active::new(generation, all);
+        self.hub.listen_to_changes(active.concerned());
+        *self.active.write() = Arc::new(active);
         self.generation.store(generation, Ordering::Release);
         self.shown.lock().clear();
         self.rescan_wanted.notify_one();

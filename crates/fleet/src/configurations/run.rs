@@ -8,7 +8,7 @@ use futures_util::stream;
 use holdfast_model::Identity;
 use holdfast_observe::Event as _;
 use holdfast_ports::{StoreError, StoreResult};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Configurations;
 use super::events::{Rescanned, Unavailable};
@@ -27,6 +27,7 @@ impl Configurations {
     async fn follow_changes(&self) {
         loop {
             let changed = self.hub.changed().await;
+            let next_look = Instant::now() + self.config.changes_interval;
             if changed.overflowed {
                 self.rescan_wanted.notify_one();
             }
@@ -35,6 +36,7 @@ impl Configurations {
                 sleep(self.config.retry_after).await;
                 self.rescan_wanted.notify_one();
             }
+            sleep_until(next_look).await;
         }
     }
 

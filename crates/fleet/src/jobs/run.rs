@@ -84,7 +84,10 @@ impl Jobs {
         self.at_work.lock().insert(job.id.clone(), Arc::clone(&stop));
         let jobs = Arc::clone(self);
         at_work.spawn(async move {
-            let id = job.id.clone();
+            let _place = Place {
+                jobs: &jobs,
+                id: job.id.clone(),
+            };
             if let Err(error) = jobs.work(job, &stop).await {
                 Unavailable {
                     operation: "run a job",
@@ -94,8 +97,19 @@ impl Jobs {
                 // It is taken up again from what is stored; not at once, since the store has trouble.
                 let _ = timeout(jobs.config.retry_after, stop.asked()).await;
             }
-            jobs.at_work.lock().remove(&id);
-            jobs.wake.notify_one();
         });
+    }
+}
+
+/// The place of a job among those at work; it is given back however the work ends.
+struct Place<'a> {
+    jobs: &'a Jobs,
+    id: String,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.jobs.at_work.lock().remove(&self.id);
+        self.jobs.wake.notify_one();
     }
 }

@@ -227,7 +227,11 @@ impl Jobs {
         let mut cursor = job.cursor.as_deref().and_then(Cursor::from_token);
         let mut complete = job.expanded;
         while !complete {
-            let page = self.drivers.query.find_targets(&condition, cursor, SEARCH_PAGE).await;
+            let page = self
+                .drivers
+                .query
+                .find_targets(&condition, cursor, SEARCH_PAGE)
+                .await;
             let page = match page {
                 Ok(page) => page,
                 Err(StoreError::Refused(error)) if error.code == ErrorCode::ThrottlingException => {

@@ -113,7 +113,7 @@ impl Hub {
             .await
             .map_err(|error| self.twin_error(identity, error))?;
         self.metrics.twin_changes.of(TwinWriter::Device).inc();
-        self.changes.note(identity);
+        self.changes.note_report(identity);
         Ok(twin.reported.version)
     }
 
