@@ -118,7 +118,7 @@ impl Serialize for Body<'_> {
 const DEPTH_MAX: usize = 64;
 
 /// The text as it stands, when it is one JSON value: numbers keep their digits, members their order.
-fn raw_json(text: &str) -> Option<&RawValue> {
+pub(crate) fn raw_json(text: &str) -> Option<&RawValue> {
     if depth(text) > DEPTH_MAX {
         return None;
     }
@@ -151,7 +151,7 @@ fn depth(text: &str) -> usize {
 
 /// Replaces line breaks by spaces. Inside JSON they can only stand between tokens, since strings escape them, and
 /// readers take one line for one event.
-fn one_line(text: &str) -> Cow<'_, str> {
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     if text.bytes().any(|byte| matches!(byte, b'\n' | b'\r')) {
         Cow::Owned(text.replace(['\n', '\r'], " "))
     } else {

@@ -20,5 +20,6 @@ pub mod http_device;
 pub mod links;
 mod percent;
 pub mod provisioning;
+pub mod routed;
 pub mod topics;
 pub mod username;
