@@ -3,6 +3,8 @@
 //! Goal: a fleet goes out of one hub and into another by files, streams and jobs; bad lines, cut-off jobs and closed
 //! folders are told. Method: the program as users run it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::fs;

@@ -36,7 +36,8 @@ def pnp(hub, device, websockets):
 
 def test_the_model_is_in_twin_telemetry_and_query(hub, pnp, service):
     registry = IoTHubRegistryManager.from_connection_string(hub.owner)
-    assert registry.get_twin(pnp.device_id).model_id == MODEL
+    # The SDK's class of twins has no member for it.
+    assert hub.request("GET", f"/twins/{pnp.device_id}").json()["modelId"] == MODEL
     assert service.get_digital_twin(pnp.device_id)["$metadata"]["$model"] == MODEL
     message = Message(json.dumps({"temperature": 21.5}), content_encoding="utf-8", content_type="application/json")
     message.custom_properties["$.sub"] = "thermostat1"

@@ -46,7 +46,8 @@ pub(in crate::cli) enum Command {
         module: Option<String>,
     },
     /// Invoke a command and wait for its answer
-    InvokeCommand(InvokeArgs),
+    #[command(name = "invoke-command")]
+    Invoke(InvokeArgs),
 }
 
 #[derive(Args, Debug)]
@@ -94,7 +95,7 @@ impl Command {
                 let result = global.client()?.get(place).send()?;
                 report(global.output(), &result)
             }
-            Command::InvokeCommand(args) => args.run(global),
+            Command::Invoke(args) => args.run(global),
         }
     }
 }
