@@ -1,12 +1,20 @@
 //! Endpoints by kind. Each kind is a folder alike: `config` (its settings), `request` (from an event to what is sent),
 //! and the endpoint itself; [`KINDS`] is the table of all.
 
+#[cfg(feature = "http")]
+pub mod http;
+pub mod secret;
+#[allow(dead_code, reason = "each kind uses a part of it, and kinds are features")]
+pub(crate) mod socket;
+
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_model::routing::EndpointDefinition;
 use holdfast_ports::clock::Clock;
-use holdfast_ports::endpoint::Endpoint;
+use holdfast_ports::endpoint::{Endpoint, Outbound};
+use holdfast_wire::routed::Routed;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -28,6 +36,8 @@ pub struct Environment {
 pub(crate) struct Kind {
     /// Its name in definitions.
     name: &'static str,
+    /// Settings that nobody is shown once they are stored; members of objects stay named.
+    secrets: &'static [&'static str],
     /// Checks settings and fills in what is not given.
     check: fn(&Value) -> Result<Value, String>,
     /// Makes an endpoint of checked settings.
@@ -35,7 +45,14 @@ pub(crate) struct Kind {
 }
 
 /// Every kind that this build knows.
-const KINDS: &[Kind] = &[];
+const KINDS: &[Kind] = &[
+    #[cfg(feature = "http")]
+    http::KIND,
+];
+
+/// How long an endpoint may take for one batch before it tells what it has got rid of: less than dispatchers wait
+/// ([`DeliveryPolicy::timeout`](crate::DeliveryPolicy)), so that a slow peer makes progress.
+pub(crate) const DELIVERY_TIME_MAX: Duration = Duration::from_secs(25);
 
 /// Makes endpoints of every kind that this build knows.
 pub struct Endpoints {
@@ -52,6 +69,45 @@ impl Endpoints {
     /// Names of all kinds.
     pub fn kinds() -> impl Iterator<Item = &'static str> {
         KINDS.iter().map(|kind| kind.name)
+    }
+
+    /// Settings as operators may see them: each secret is [`secret::HIDDEN`]. Of a kind that this build does not know
+    /// nothing is shown.
+    #[must_use]
+    pub fn without_secrets(kind: &str, settings: &Value) -> Value {
+        let Ok(kind) = find(kind) else {
+            return Value::Object(serde_json::Map::new());
+        };
+        let mut shown = settings.clone();
+        for name in kind.secrets {
+            match shown.get_mut(name) {
+                None | Some(Value::Null) => {}
+                Some(Value::Object(members)) => members.values_mut().for_each(hide),
+                Some(value) => hide(value),
+            }
+        }
+        shown
+    }
+
+    /// Settings that an operator has changed after [`Endpoints::without_secrets`]: what is still hidden is taken from
+    /// the stored ones.
+    #[must_use]
+    pub fn with_secrets_of(kind: &str, given: &Value, stored: &Value) -> Value {
+        let mut merged = given.clone();
+        for name in find(kind).map_or(&[][..], |kind| kind.secrets) {
+            let (Some(value), Some(stored)) = (merged.get_mut(name), stored.get(name)) else {
+                continue;
+            };
+            match (value, stored) {
+                (Value::Object(members), Value::Object(stored)) => {
+                    for (name, member) in members {
+                        restore(member, stored.get(name));
+                    }
+                }
+                (value, stored) => restore(value, Some(stored)),
+            }
+        }
+        merged
     }
 }
 
@@ -83,4 +139,33 @@ pub(crate) fn settings<T: DeserializeOwned>(given: &Value) -> Result<T, String> 
 /// Settings with their defaults filled in, as they are stored.
 pub(crate) fn filled<T: Serialize>(settings: &T) -> Result<Value, String> {
     serde_json::to_value(settings).map_err(|error| format!("settings: {error}"))
+}
+
+/// An event for the functions of [`holdfast_wire::routed`].
+pub(crate) fn routed<'a>(event: &'a Outbound<'a>) -> Routed<'a> {
+    Routed {
+        event: &event.event,
+        enrichments: &event.enrichments,
+    }
+}
+
+/// Checks that a number is within its bounds.
+pub(crate) fn bounded(name: &str, value: u64, least: u64, most: u64) -> Result<(), String> {
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err(format!("{name} must be between {least} and {most}, not {value}"))
+    }
+}
+
+fn hide(value: &mut Value) {
+    *value = Value::String(secret::HIDDEN.to_owned());
+}
+
+fn restore(value: &mut Value, stored: Option<&Value>) {
+    if value.as_str() == Some(secret::HIDDEN)
+        && let Some(stored) = stored
+    {
+        *value = stored.clone();
+    }
 }

@@ -47,8 +47,13 @@ impl<'a> Routed<'a> {
         if all.len() > FEW {
             return all.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect();
         }
-        let last = |(at, (key, _)): &(usize, &(&str, _))| !all[at + 1..].iter().any(|(later, _)| later == key);
-        all.iter().enumerate().filter(last).map(|(_, entry)| *entry).collect()
+        let last =
+            |(at, (key, _)): &(usize, &(&str, _))| !all[at + 1..].iter().any(|(later, _)| later == key);
+        all.iter()
+            .enumerate()
+            .filter(last)
+            .map(|(_, entry)| *entry)
+            .collect()
     }
 
     /// An application property, as [`Routed::properties`] has it.
@@ -78,7 +83,10 @@ impl<'a> Routed<'a> {
     #[must_use]
     pub fn says_json(&self) -> bool {
         let content_type = self.event.system(SystemProperty::ContentType).unwrap_or_default();
-        let encoding = self.event.system(SystemProperty::ContentEncoding).unwrap_or_default();
+        let encoding = self
+            .event
+            .system(SystemProperty::ContentEncoding)
+            .unwrap_or_default();
         let media = content_type.split(';').next().unwrap_or_default().trim();
         let suffixed = media.len() > 5 && media.as_bytes()[media.len() - 5..].eq_ignore_ascii_case(b"+json");
         (media.eq_ignore_ascii_case("application/json") || suffixed)

@@ -7,7 +7,12 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn block(source: EventSource, auth: AuthMethod, identity: &str, fill: impl FnOnce(&mut Records)) -> EventBlock {
+fn block(
+    source: EventSource,
+    auth: AuthMethod,
+    identity: &str,
+    fill: impl FnOnce(&mut Records),
+) -> EventBlock {
     let origin = Origin {
         source,
         identity: Identity::parse(identity).unwrap(),
@@ -44,7 +49,11 @@ fn telemetry(content: Option<(&str, &str)>, properties: &[(&str, Option<&str>)],
 
 const JSON: Option<(&str, &str)> = Some(("application/json", "utf-8"));
 
-fn written(block: &EventBlock, enrichments: &[(&str, String)], write: impl Fn(Routed<'_>, &mut Vec<u8>)) -> Value {
+fn written(
+    block: &EventBlock,
+    enrichments: &[(&str, String)],
+    write: impl Fn(Routed<'_>, &mut Vec<u8>),
+) -> Value {
     let event = block.events().next().unwrap().unwrap();
     let routed = Routed {
         event: &event,
@@ -62,11 +71,15 @@ fn stored(block: &EventBlock, enrichments: &[(&str, String)]) -> Value {
 }
 
 fn grid(block: &EventBlock) -> Value {
-    written(block, &[], |event, out| event_grid::write(event, &event_grid::topic("hub1"), "hub1", out))
+    written(block, &[], |event, out| {
+        event_grid::write(event, &event_grid::topic("hub1"), "hub1", out)
+    })
 }
 
 fn cloud(block: &EventBlock) -> Value {
-    written(block, &[], |event, out| cloud_events::write(event, "/hub1", "hub1", out))
+    written(block, &[], |event, out| {
+        cloud_events::write(event, "/hub1", "hub1", out)
+    })
 }
 
 #[test]
@@ -92,8 +105,14 @@ fn the_storage_record_of_the_contract() {
 fn bodies_are_inline_only_when_they_say_and_are_json() {
     let body = |content, body: &[u8]| stored(&telemetry(content, &[], body), &[])["Body"].clone();
     assert_eq!(body(JSON, b"[1,\n 2]"), json!([1, 2]));
-    assert_eq!(body(Some(("Application/JSON; charset=utf-8", "UTF-8")), b"1"), json!(1));
-    assert_eq!(body(Some(("application/json-patch+json", "utf-8")), b"[]"), json!([]));
+    assert_eq!(
+        body(Some(("Application/JSON; charset=utf-8", "UTF-8")), b"1"),
+        json!(1)
+    );
+    assert_eq!(
+        body(Some(("application/json-patch+json", "utf-8")), b"[]"),
+        json!([])
+    );
     assert_eq!(body(None, b"{}"), json!("e30="));
     assert_eq!(body(Some(("application/json", "utf-16")), b"{}"), json!("e30="));
     assert_eq!(body(JSON, b"{"), json!("ew=="));
@@ -109,10 +128,19 @@ fn each_property_stands_once_and_enrichments_win() {
     let block = telemetry(None, &twice, b"");
     assert_eq!(stored(&block, &[])["Properties"], json!({"a": "2", "b": null}));
     let added = [("a", "3".to_owned()), ("c", "4".to_owned())];
-    assert_eq!(stored(&block, &added)["Properties"], json!({"a": "3", "b": null, "c": "4"}));
+    assert_eq!(
+        stored(&block, &added)["Properties"],
+        json!({"a": "3", "b": null, "c": "4"})
+    );
     let names: Vec<String> = (0..40).map(|number| format!("k{}", number % 20)).collect();
     let many: Vec<_> = names.iter().map(|name| (name.as_str(), Some("x"))).collect();
-    assert_eq!(stored(&telemetry(None, &many, b""), &added)["Properties"].as_object().unwrap().len(), 22);
+    assert_eq!(
+        stored(&telemetry(None, &many, b""), &added)["Properties"]
+            .as_object()
+            .unwrap()
+            .len(),
+        22
+    );
 }
 
 #[test]
@@ -120,10 +148,21 @@ fn telemetry_in_the_event_grid_schema() {
     let value = grid(&telemetry(JSON, &[("a", Some("1"))], b"{\"t\":1}"));
     assert_eq!(value["eventType"], "Microsoft.Devices.DeviceTelemetry");
     assert_eq!(value["subject"], "devices/d");
-    assert_eq!((&value["dataVersion"], &value["metadataVersion"]), (&json!(""), &json!("1")));
-    assert!(value["topic"].as_str().unwrap().ends_with("/PROVIDERS/MICROSOFT.DEVICES/IOTHUBS/HUB1"));
+    assert_eq!(
+        (&value["dataVersion"], &value["metadataVersion"]),
+        (&json!(""), &json!("1"))
+    );
+    assert!(
+        value["topic"]
+            .as_str()
+            .unwrap()
+            .ends_with("/PROVIDERS/MICROSOFT.DEVICES/IOTHUBS/HUB1")
+    );
     let data = &value["data"];
-    assert_eq!((&data["properties"], &data["body"]), (&json!({"a": "1"}), &json!({"t": 1})));
+    assert_eq!(
+        (&data["properties"], &data["body"]),
+        (&json!({"a": "1"}), &json!({"t": 1}))
+    );
     let system = &data["systemProperties"];
     assert_eq!(system["iothub-content-type"], "application/json");
     assert_eq!(system["iothub-connection-device-id"], "d");
@@ -144,7 +183,14 @@ fn hub_event(source: EventSource, operation: &str, identity: &str, body: &str) -
 
 #[test]
 fn events_of_the_hub_in_the_event_grid_schema() {
-    let lifecycle = |operation| hub_event(EventSource::DeviceLifecycle, operation, "d", r#"{"deviceId":"d","version":2}"#);
+    let lifecycle = |operation| {
+        hub_event(
+            EventSource::DeviceLifecycle,
+            operation,
+            "d",
+            r#"{"deviceId":"d","version":2}"#,
+        )
+    };
     let created = grid(&lifecycle("createDeviceIdentity"));
     assert_eq!(created["eventType"], "Microsoft.Devices.DeviceCreated");
     assert_eq!(
@@ -152,8 +198,18 @@ fn events_of_the_hub_in_the_event_grid_schema() {
         json!({"twin": {"deviceId": "d", "version": 2}, "hubName": "hub1", "deviceId": "d"})
     );
     assert_eq!(created["dataVersion"], "1");
-    assert_eq!(grid(&lifecycle("deleteDeviceIdentity"))["eventType"], "Microsoft.Devices.DeviceDeleted");
-    let connection = |operation| hub_event(EventSource::ConnectionState, operation, "d/m", r#"{"sequenceNumber":"07"}"#);
+    assert_eq!(
+        grid(&lifecycle("deleteDeviceIdentity"))["eventType"],
+        "Microsoft.Devices.DeviceDeleted"
+    );
+    let connection = |operation| {
+        hub_event(
+            EventSource::ConnectionState,
+            operation,
+            "d/m",
+            r#"{"sequenceNumber":"07"}"#,
+        )
+    };
     let gone = grid(&connection("deviceDisconnected"));
     assert_eq!(gone["eventType"], "Microsoft.Devices.DeviceDisconnected");
     assert_eq!(gone["subject"], "devices/d/modules/m");
@@ -162,7 +218,10 @@ fn events_of_the_hub_in_the_event_grid_schema() {
         gone["data"],
         json!({"deviceConnectionStateEventInfo": info, "hubName": "hub1", "deviceId": "d", "moduleId": "m"})
     );
-    assert_eq!(grid(&connection("deviceConnected"))["eventType"], "Microsoft.Devices.DeviceConnected");
+    assert_eq!(
+        grid(&connection("deviceConnected"))["eventType"],
+        "Microsoft.Devices.DeviceConnected"
+    );
     let twin = hub_event(EventSource::TwinChange, "updateTwin", "d", r#"{"version":7}"#);
     assert_eq!(grid(&twin)["eventType"], "Holdfast.Devices.TwinChanged");
     assert_eq!(grid(&twin)["data"]["body"], json!({"version": 7}));
@@ -173,7 +232,10 @@ fn cloud_events_carry_the_same_data() {
     let block = telemetry(JSON, &[], b"1");
     let value = cloud(&block);
     assert_eq!(value["specversion"], "1.0");
-    assert_eq!((&value["source"], &value["subject"]), (&json!("/hub1"), &json!("devices/d")));
+    assert_eq!(
+        (&value["source"], &value["subject"]),
+        (&json!("/hub1"), &json!("devices/d"))
+    );
     assert_eq!(value["type"], "Microsoft.Devices.DeviceTelemetry");
     assert_eq!(value["time"], "2019-09-26T17:46:09.8870000Z");
     assert_eq!(value["data"], grid(&block)["data"]);
@@ -187,7 +249,10 @@ fn the_handshake_repeats_the_code() {
     assert_eq!(value[0]["eventType"], event_grid::VALIDATION_TYPE);
     assert_eq!(value[0]["data"]["validationCode"], "code-7");
     assert_eq!(value[0]["eventTime"], "1970-01-01T00:00:00.0000000Z");
-    assert!(event_grid::is_validated(br#"{"validationResponse":"code-7"}"#, "code-7"));
+    assert!(event_grid::is_validated(
+        br#"{"validationResponse":"code-7"}"#,
+        "code-7"
+    ));
     for wrong in [&br#"{"validationResponse":"code-8"}"#[..], b"{}", b"code-7", b""] {
         assert!(!event_grid::is_validated(wrong, "code-7"));
     }
