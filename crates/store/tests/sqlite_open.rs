@@ -252,7 +252,7 @@ async fn a_newer_version_is_refused_untouched() {
         "{text}"
     );
     assert_eq!(std::fs::read(&path).expect("readable"), before);
-    sql(&path, "PRAGMA user_version = 3");
+    sql(&path, "PRAGMA user_version = 4");
     check_populated(&open(&path)).await;
 }
 

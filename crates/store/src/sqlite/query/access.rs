@@ -331,6 +331,8 @@ pub(super) fn index_condition(dialect: Sqlite, test: &Test, params: &mut Params)
             }
             (format!("q.kind = {NUMBER} AND q.value = {}", dialect.boot), true)
         }
+        // An index has times as numbers, and a number is no time.
+        Test::Compare { path, .. } | Test::In { path, .. } if path.is_time() => return None,
         Test::Compare { op, literal, .. } => {
             let kind_and_value = match literal {
                 Literal::String(text) => (TEXT, value(Param::Text(text.clone()))),

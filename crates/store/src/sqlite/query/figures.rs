@@ -118,33 +118,37 @@ impl Run<'_> {
     fn take_columns(&self, groups: &mut Groups<'_>, access: &Access, fields: &[Field]) -> Result<(), Fault> {
         let columns: Vec<String> = fields
             .iter()
-            .map(|field| {
-                let (kind, value) = field.typed();
-                format!("{kind}, {value}")
+            .map(|field| match field {
+                // One call instead of one for the type and one for the value.
+                Field::Json(document, path) => format!("{document} -> {path}, NULL"),
+                other => {
+                    let (kind, value) = other.typed();
+                    format!("{kind}, {value}")
+                }
             })
             .collect();
-        let columns = if columns.is_empty() {
-            "1".to_owned()
-        } else {
-            columns.join(", ")
-        };
+        let columns = if columns.is_empty() { "1".to_owned() } else { columns.join(", ") };
         let sql = access.select(&columns, 0, None, false);
         let mut statement = self.db.prepare(&sql.text)?;
         let mut rows = statement.query(bind(&sql.params))?;
+        // What a row does not hold as it goes into a group: times as text, texts with escapes.
+        let mut made: Vec<Option<String>> = vec![None; fields.len()];
         while let Some(row) = rows.next()? {
-            let mut texts = Vec::new();
-            // Times are shown as text; the texts must live as long as the inputs.
-            for (at, field) in fields.iter().enumerate() {
-                if let (Field::Time(_), ValueRef::Integer(micros)) = (field, row.get_ref(2 * at + 1)?) {
-                    texts.push((at, time_text(Timestamp::from_micros(micros))));
-                }
+            for (at, (field, made)) in fields.iter().zip(&mut made).enumerate() {
+                *made = match (field, row.get_ref(2 * at)?, row.get_ref(2 * at + 1)?) {
+                    (Field::Time(_), _, ValueRef::Integer(micros)) => {
+                        Some(time_text(Timestamp::from_micros(micros)))
+                    }
+                    (Field::Json(..), json, _) => unescaped(json),
+                    _ => None,
+                };
             }
             let mut inputs = Vec::with_capacity(fields.len());
-            for at in 0..fields.len() {
-                let time = texts.iter().find(|(of, _)| *of == at);
-                inputs.push(match time {
-                    Some((_, text)) => Input::Text(text),
-                    None => input(row.get_ref(2 * at)?, row.get_ref(2 * at + 1)?),
+            for (at, (field, made)) in fields.iter().zip(&made).enumerate() {
+                inputs.push(match (made, field) {
+                    (Some(text), _) => Input::Text(text),
+                    (None, Field::Json(..)) => json_input(row.get_ref(2 * at)?),
+                    (None, _) => input(row.get_ref(2 * at)?, row.get_ref(2 * at + 1)?),
                 });
             }
             groups.add(&inputs).map_err(|error| refused(error.to_string()))?;
@@ -179,7 +183,28 @@ fn number(value: ValueRef<'_>) -> Input<'_> {
     }
 }
 
-/// What `json_type` and `json_extract` gave.
+/// A JSON text that has escapes, without them.
+fn unescaped(json: ValueRef<'_>) -> Option<String> {
+    let text = json.as_str().ok()?;
+    (text.starts_with('"') && text.contains('\\')).then(|| serde_json::from_str(text).ok())?
+}
+
+/// A JSON text that has none.
+fn json_input(json: ValueRef<'_>) -> Input<'_> {
+    let Ok(text) = json.as_str() else {
+        return Input::Missing;
+    };
+    match text.as_bytes().first() {
+        Some(b'"') => Input::Text(text.get(1..text.len() - 1).unwrap_or_default()),
+        Some(b't') => Input::Bool(true),
+        Some(b'f') => Input::Bool(false),
+        Some(b'n') => Input::Null,
+        Some(b'{' | b'[') => Input::Json(text),
+        _ => text.parse().map_or(Input::Missing, Input::Number),
+    }
+}
+
+/// A kind as `json_type` names it, and a value.
 fn input<'v>(kind: ValueRef<'v>, value: ValueRef<'v>) -> Input<'v> {
     match kind.as_str() {
         Ok("text") => Input::Text(value.as_str().unwrap_or_default()),
@@ -187,7 +212,6 @@ fn input<'v>(kind: ValueRef<'v>, value: ValueRef<'v>) -> Input<'v> {
         Ok("true") => Input::Bool(true),
         Ok("false") => Input::Bool(false),
         Ok("null") => Input::Null,
-        Ok("object" | "array") => Input::Json(value.as_str().unwrap_or_default()),
         _ => Input::Missing,
     }
 }
