@@ -65,7 +65,8 @@ test('columns and figures come raw', async () => {
   const groups = registry.createQuery(
     `SELECT tags.even AS even, COUNT() AS n FROM devices WHERE ${condition} GROUP BY tags.even`, 1);
   const found = [];
-  while (groups.hasMoreResults) found.push(...(await groups.next()).result);
+  // Unlike nextAsTwin, next goes on only from a token that it is given.
+  while (groups.hasMoreResults) found.push(...(await groups.next(groups.continuationToken)).result);
   assert.deepEqual(found.toSorted((a, b) => a.n - b.n), [{ even: false, n: 3 }, { even: true, n: 4 }]);
 });
 
