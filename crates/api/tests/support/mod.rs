@@ -388,7 +388,7 @@ async fn management(hub: &Arc<Hub>, store: &Arc<MemoryStore>) -> (Arc<Configurat
     let metrics = configurations::events::Metrics::register(&mut Registry::new());
     let configurations = Configurations::new(
         configurations::ConfigurationsConfig {
-            metrics_age: std::time::Duration::ZERO,
+            metrics_rest: 0,
             ..configurations::ConfigurationsConfig::default()
         },
         hub.clone(),

@@ -49,7 +49,8 @@ pub enum MetricValue {
 
 /// Results that were worked out a moment ago.
 pub(super) struct Shown {
-    at: u64,
+    /// Monotonic milliseconds until which they are shown again.
+    until: u64,
     version: u64,
     created_at: Timestamp,
     system: Vec<Metric>,
@@ -58,20 +59,20 @@ pub(super) struct Shown {
 
 impl Configurations {
     pub(super) async fn view(&self, configuration: Arc<Configuration>) -> Result<ConfigurationView, Error> {
-        let now = self.drivers.clock.monotonic_millis();
-        let age_max = u64::try_from(self.config.metrics_age.as_millis()).unwrap_or(u64::MAX);
+        let began = self.drivers.clock.monotonic_millis();
         let recent = self.shown.lock().get(&configuration.id).and_then(|shown| {
             let same = shown.version == configuration.version && shown.created_at == configuration.created_at;
-            (same && now.saturating_sub(shown.at) < age_max)
-                .then(|| (shown.system.clone(), shown.custom.clone()))
+            (same && began < shown.until).then(|| (shown.system.clone(), shown.custom.clone()))
         });
         let (system, custom) = match recent {
             Some(recent) => recent,
             None => {
                 let system = self.system_metrics(&configuration).await?;
                 let custom = self.custom_metrics(&configuration).await;
+                let now = self.drivers.clock.monotonic_millis();
+                let took = now.saturating_sub(began);
                 let shown = Shown {
-                    at: now,
+                    until: now.saturating_add(took.saturating_mul(self.config.metrics_rest.into())),
                     version: configuration.version,
                     created_at: configuration.created_at,
                     system: system.clone(),

@@ -54,7 +54,7 @@ impl World {
         let hub = hub.expect("the memory store works");
         let settings = ConfigurationsConfig {
             retry_after: Duration::from_millis(20),
-            metrics_age: Duration::ZERO,
+            metrics_rest: 0,
             ..ConfigurationsConfig::default()
         };
         let drivers = configurations::Drivers {
