@@ -6,6 +6,7 @@ import { createRequire } from 'node:module';
 import { test } from 'node:test';
 
 import { Hub, waitUntil } from './hub.mjs';
+import { deliver, open, rhea, sasToken, sender } from './links.mjs';
 
 const require = createRequire(import.meta.url);
 const { Client: DeviceClient, Message } = require('azure-iot-device');
@@ -38,6 +39,26 @@ test('the model is in telemetry and twin', async () => {
   } finally {
     events.close();
     await device.close();
+  }
+});
+
+// As the .NET, Java and C SDKs do it: with the attach of the link.
+test('the model is announced over AMQP', async () => {
+  const deviceId = `node-${randomUUID().slice(0, 8)}`;
+  const key = /SharedAccessKey=(.*)/.exec(await hub.createDevice(deviceId))[1];
+  const path = `${hub.host}/devices/${deviceId}`;
+  const connection = await open(hub, { username: `${deviceId}@sas.${hub.host}`, password: sasToken(path, key) });
+  const events = await hub.events(deviceId);
+  try {
+    const properties = { 'com.microsoft:model-id': MODEL };
+    const link = await sender(connection, `/devices/${deviceId}/messages/events`, { properties });
+    await deliver(link, { body: rhea.message.data_section(Buffer.from('1')) });
+    const [event] = await events.wait(1);
+    assert.equal(event.systemProperties['dt-dataschema'], MODEL);
+    assert.equal((await hub.request('GET', `/twins/${deviceId}`)).body.modelId, MODEL);
+  } finally {
+    events.close();
+    connection.close();
   }
 });
 
