@@ -130,7 +130,17 @@ class Publisher:
         self.client.on_publish = self._count
         self.topic = f"devices/{device}/messages/events/"
         self.client.connect(hub.host, 8883)
-        self.client.loop_start()
+        self.closing = False
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        # paho's own thread ends when a reconnection fails in the TLS handshake, which it does while a hub comes up.
+        while not self.closing:
+            try:
+                self.client.loop_forever(retry_first_connection=True)
+            except OSError:
+                time.sleep(0.2)
 
     def _count(self, *_):
         self.acknowledged += 1
@@ -141,5 +151,6 @@ class Publisher:
         return last
 
     def close(self):
+        self.closing = True
         self.client.disconnect()
-        self.client.loop_stop()
+        self.thread.join(10)
