@@ -296,9 +296,9 @@ fn fleet() -> impl Strategy<Value = Vec<(Identity, Twin)>> {
 async fn fill(store: &dyn RegistryStore, fleet: &[(Identity, Twin)]) {
     for (at, (identity, twin)) in fleet.iter().enumerate() {
         let mut record = record(identity);
-        record.status_reason = (at % 3 == 0).then(|| "a".to_owned());
-        record.iot_edge = at % 4 == 0;
-        record.parent_scopes = if at % 5 == 0 {
+        record.status_reason = at.is_multiple_of(3).then(|| "a".to_owned());
+        record.iot_edge = at.is_multiple_of(4);
+        record.parent_scopes = if at.is_multiple_of(5) {
             vec!["a".into(), "b".into()]
         } else {
             Vec::new()

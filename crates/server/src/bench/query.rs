@@ -74,7 +74,7 @@ fn entry(n: u32, now: Timestamp) -> anyhow::Result<(IdentityRecord, Twin)> {
         identity: Identity::device(&format!("bench-{n:07}"))?,
         generation_id: u64::from(n) + 1,
         version: 1,
-        status: if n % 97 == 0 {
+        status: if n.is_multiple_of(97) {
             Status::Disabled
         } else {
             Status::Enabled
@@ -86,7 +86,7 @@ fn entry(n: u32, now: Timestamp) -> anyhow::Result<(IdentityRecord, Twin)> {
         device_scope: None,
         parent_scopes: Vec::new(),
         managed_by: None,
-        connected: n % 2 == 0,
+        connected: n.is_multiple_of(2),
         connection_updated_at: now,
         last_activity_at: now,
     };
@@ -103,7 +103,7 @@ fn entry(n: u32, now: Timestamp) -> anyhow::Result<(IdentityRecord, Twin)> {
     twin.reported.properties = object(json!({
         "telemetryConfig": {"status": status, "sendFrequencyInSecs": spread % 300},
         "firmware": {"version": format!("2.{}.{}", spread % 5, spread % 11), "installed": "2026-05-01T10:00:00Z"},
-        "connectivity": if n % 3 == 0 { "wired" } else { "wifi" },
+        "connectivity": if n.is_multiple_of(3) { "wired" } else { "wifi" },
     }));
     Ok((record, twin))
 }

@@ -127,7 +127,11 @@ impl Run<'_> {
                 }
             })
             .collect();
-        let columns = if columns.is_empty() { "1".to_owned() } else { columns.join(", ") };
+        let columns = if columns.is_empty() {
+            "1".to_owned()
+        } else {
+            columns.join(", ")
+        };
         let sql = access.select(&columns, 0, None, false);
         let mut statement = self.db.prepare(&sql.text)?;
         let mut rows = statement.query(bind(&sql.params))?;
