@@ -1,5 +1,7 @@
 """The unmodified Python service SDK: configurations of devices and modules, edge deployments, content for one device."""
 
+import json
+
 import pytest
 from azure.iot.device import IoTHubDeviceClient
 from azure.iot.hub import IoTHubConfigurationManager, IoTHubRegistryManager
@@ -310,3 +312,38 @@ def test_queries_can_be_tried(manager):
         ConfigurationQueriesTestInput(target_condition="FROM devices.modules WHERE moduleId = 'm'", custom_metric_queries={})
     )
     assert fine.target_condition_error is None and fine.custom_metric_query_errors == {}
+
+
+def test_a_configuration_survives_kill_9(own_wired, tmp_path):
+    """Killed while twins are being changed: after the next start all are, and after a deletion none is."""
+    count, data = 3_000, tmp_path / "killed"
+
+    def ask(method, path, body=None, expected=200):
+        status, _, text = running.call(method, path, body)
+        assert status == expected, text
+        return json.loads(text) if text else None
+
+    def counted(where):
+        return ask("POST", "/devices/query", {"query": f"SELECT COUNT() AS n FROM devices WHERE {where}"})[0]["n"]
+
+    running = own_wired(data_dir=data)
+    for start in range(0, count, 100):
+        entries = [{"id": f"d{number:05}", "importMode": "create"} for number in range(start, start + 100)]
+        assert ask("POST", "/devices", entries)["isSuccessful"]
+    content = {"deviceContent": {"properties.desired.a": {"x": 1}}}
+    ask("PUT", "/configurations/c", {"id": "c", "content": content, "targetCondition": "*", "priority": 1})
+    running.process.kill()
+    running.process.wait()
+    running = own_wired(data_dir=data)
+    applied = "configurations.[[c]].status = 'Applied' AND properties.desired.a.x = 1"
+    wait_until(lambda: counted(applied) == count, "every twin to have the configuration", 30)
+    assert counted("properties.desired.$version = 2") == count, "each was changed once"
+    results = ask("GET", "/configurations/c")["systemMetrics"]["results"]
+    assert results == {"targetedCount": count, "appliedCount": count}
+
+    ask("DELETE", "/configurations/c", expected=204)
+    running.process.kill()
+    running.process.wait()
+    running = own_wired(data_dir=data)
+    wait_until(lambda: counted("NOT is_defined(properties.desired.a)") == count, "no twin to have it any more", 30)
+    assert counted("is_defined(configurations.[[c]].status)") == 0
