@@ -19,6 +19,9 @@
 //! * `modelId` is missing, not empty, for a device that announced none.
 //! * `ORDER BY` is an extension: missing < null < false < true < numbers < texts < objects and arrays, of texts the
 //!   first 256 bytes count.
+//! * Rows come in the order of the store, not of their ids; GROUP BY gives at most 10,000 groups; an aggregate without
+//!   an alias is called `$1`, `$2`, …; two columns of one name are refused.
+//! * A name that no document has is refused, with a suggestion; below tags and properties every name may exist.
 
 pub mod aggregate;
 pub mod ast;

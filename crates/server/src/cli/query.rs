@@ -18,7 +18,7 @@ const COLUMNS_MAX: usize = 12;
 /// Asks for twins, modules or rows of jobs.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Names with other characters than letters, digits and _ are written as [[name]], and so are keywords: tags.[[group]].\n\nExamples:\n  holdfast query \"SELECT * FROM devices WHERE tags.site = 'north'\"\n  holdfast query \"SELECT deviceId, properties.reported.firmware AS firmware FROM devices\" --top 20\n  holdfast query \"SELECT tags.site AS site, COUNT() AS devices FROM devices GROUP BY tags.site\" -o json\n  holdfast query \"SELECT * FROM devices.modules WHERE moduleId = '\\$edgeAgent'\"\n  holdfast query @query.txt"
+    after_help = "Names with other characters than letters, digits and _ are written as [[name]], and so are keywords: tags.[[group]].\nORDER BY path [ASC|DESC] is an extension of the language: missing < null < booleans < numbers < texts.\n\nExamples:\n  holdfast query \"SELECT * FROM devices WHERE tags.site = 'north'\"\n  holdfast query \"SELECT deviceId, properties.reported.firmware AS firmware FROM devices\" --top 20\n  holdfast query \"SELECT tags.site AS site, COUNT() AS devices FROM devices GROUP BY tags.site\" -o json\n  holdfast query \"SELECT * FROM devices.modules WHERE moduleId = '\\$edgeAgent'\"\n  holdfast query @query.txt"
 )]
 pub(super) struct QueryArgs {
     /// The query, @FILE or - for standard input
