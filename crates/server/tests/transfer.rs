@@ -128,6 +128,25 @@ fn bad_lines_are_told_by_number() {
     }
 }
 
+#[test]
+fn a_refused_import_is_told_before_it_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&dir.path().join("data"), &[]);
+    let file = dir.path().join("devices.txt");
+    let line = format!("{{\"id\":\"d\",\"tags\":{{\"x\":\"{}\"}}}}\n", "y".repeat(4_000));
+    fs::write(&file, line.repeat(10_000)).unwrap();
+    let reader = hub.json(&["connection-string", "--policy", "registryRead"]);
+    let login = reader["connectionString"].as_str().unwrap();
+    let port = hub.https_port().to_string();
+    let out = holdfast()
+        .args(["import", file.to_str().unwrap(), "--login", login, "--ca"])
+        .arg(hub.data_dir.join("ca.pem"))
+        .env("HOLDFAST_HTTPS_PORT", port)
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(4), "{}", text(&out.stderr));
+}
+
 /// A request of the service API.
 fn request(hub: &Hub, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
     let login = hub.json(&["connection-string"]);

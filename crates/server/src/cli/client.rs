@@ -257,6 +257,8 @@ impl Call<'_> {
     /// As [`Call::send`].
     pub fn upload(self, content_type: &str, body: &mut dyn std::io::Read) -> anyhow::Result<Response<Body>> {
         let request = self.request().header("content-type", content_type);
+        // A refusal is heard before the body is sent, and not as a broken connection in the middle of it.
+        let request = request.header("expect", "100-continue");
         let request = request.body(ureq::SendBody::from_reader(body))?;
         let agent = &self.client.agent;
         let request = agent.configure_request(request).timeout_global(self.timeout);
