@@ -130,17 +130,17 @@ class Publisher:
         self.client.on_publish = self._count
         self.topic = f"devices/{device}/messages/events/"
         self.client.connect(hub.host, 8883)
-        self.closing = False
-        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.client.loop_start()
+        self.closing = threading.Event()
+        self.thread = threading.Thread(target=self._keep_up, daemon=True)
         self.thread.start()
 
-    def _run(self):
+    def _keep_up(self):
         # paho's own thread ends when a reconnection fails in the TLS handshake, which it does while a hub comes up.
-        while not self.closing:
-            try:
-                self.client.loop_forever(retry_first_connection=True)
-            except OSError:
-                time.sleep(0.2)
+        while not self.closing.wait(0.2):
+            if not self.client._thread.is_alive():
+                self.client.loop_stop()
+                self.client.loop_start()
 
     def _count(self, *_):
         self.acknowledged += 1
@@ -151,6 +151,7 @@ class Publisher:
         return last
 
     def close(self):
-        self.closing = True
-        self.client.disconnect()
+        self.closing.set()
         self.thread.join(10)
+        self.client.disconnect()
+        self.client.loop_stop()
