@@ -94,8 +94,14 @@ fn every_measurement_of_a_hub_works() {
     let report = measure(&["read", "--events", "100"]);
     assert!(number(&report["results"][0]["eventsPerSecond"]) > 1.0, "{report}");
     let report = measure(&["import", "--devices", "2000"]);
-    assert!(number(&report["results"][0]["identitiesPerSecond"]) > 1.0, "{report}");
-    assert!(number(&report["results"][0]["exportedPerSecond"]) > 1.0, "{report}");
+    assert!(
+        number(&report["results"][0]["identitiesPerSecond"]) > 1.0,
+        "{report}"
+    );
+    assert!(
+        number(&report["results"][0]["exportedPerSecond"]) > 1.0,
+        "{report}"
+    );
     let report = measure(&["start", "--runs", "1", "--idle", "10ms"]);
     assert!(number(&report["results"][0]["readyMs"]) > 1.0, "{report}");
 }
