@@ -1,11 +1,19 @@
 //! Endpoints by kind. Each kind is a folder alike: `config` (its settings), `request` (from an event to what is sent),
 //! and the endpoint itself; [`KINDS`] is the table of all.
 
+#[cfg(feature = "amqp")]
+pub mod amqp;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 pub mod secret;
 #[allow(dead_code, reason = "each kind uses a part of it, and kinds are features")]
 pub(crate) mod socket;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,6 +56,10 @@ pub(crate) struct Kind {
 const KINDS: &[Kind] = &[
     #[cfg(feature = "http")]
     http::KIND,
+    #[cfg(feature = "amqp")]
+    amqp::KIND,
+    #[cfg(feature = "mqtt")]
+    mqtt::KIND,
 ];
 
 /// How long an endpoint may take for one batch before it tells what it has got rid of: less than dispatchers wait

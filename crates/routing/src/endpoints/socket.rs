@@ -139,3 +139,22 @@ pub(crate) fn told(text: &str) -> String {
         .collect();
     line.trim().to_owned()
 }
+
+/// Splits `host[:port]`, where an IPv6 address stands in brackets; `None` if it is anything else.
+pub(crate) fn host_and_port(text: &str, default: u16) -> Option<(String, u16)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            (host, rest.strip_prefix(':').or(rest.is_empty().then_some(""))?)
+        }
+        None => text.split_once(':').unwrap_or((text, "")),
+    };
+    let named = !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']);
+    let port = if port.is_empty() {
+        default
+    } else {
+        port.parse().ok()?
+    };
+    named.then(|| (host.to_owned(), port))
+}
