@@ -20,6 +20,23 @@ struct Entry {
     condition: Condition,
 }
 
+impl Entry {
+    /// The condition by which targets are searched for: for a deployment edge devices only, so that `*` does not look at
+    /// a whole fleet of others.
+    fn search(&self) -> Condition {
+        const EDGE: &str = "capabilities.iotEdge = true";
+        let text = match (&self.configuration.content, &self.condition.filter) {
+            (Content::Edge(_), Filter::All) => EDGE.to_owned(),
+            (Content::Edge(_), Filter::Expr(_)) => {
+                format!("({}) AND {EDGE}", self.configuration.target_condition)
+            }
+            _ => return self.condition.clone(),
+        };
+        // Longer than a condition may be: the search finds more than it needs to, which does no harm.
+        parse_condition(&text).unwrap_or_else(|_| self.condition.clone())
+    }
+}
+
 impl Active {
     pub(super) fn new(generation: u64, all: Vec<Configuration>) -> Self {
         let entries = all.into_iter().map(|configuration| {
@@ -52,8 +69,9 @@ impl Active {
     pub(super) fn conditions(&self) -> Vec<Condition> {
         let mut conditions: Vec<Condition> = Vec::new();
         for entry in &self.entries {
-            if !conditions.contains(&entry.condition) {
-                conditions.push(entry.condition.clone());
+            let condition = entry.search();
+            if condition.filter != Filter::None && !conditions.contains(&condition) {
+                conditions.push(condition);
             }
         }
         conditions
@@ -134,23 +152,38 @@ mod tests {
 
     use super::*;
 
+    fn active(condition: &str, content: Content) -> Active {
+        let configuration = Configuration {
+            id: "c".into(),
+            schema_version: None,
+            labels: [].into(),
+            content,
+            target_condition: condition.into(),
+            priority: 1,
+            metrics: [].into(),
+            created_at: Timestamp::from_seconds(1),
+            updated_at: Timestamp::from_seconds(1),
+            version: 1,
+        };
+        Active::new(1, vec![configuration])
+    }
+
+    #[test]
+    fn deployments_are_searched_for_among_edge_devices() {
+        let searched = |condition: &str| active(condition, Content::Edge([].into())).conditions();
+        let meant = |text: &str| vec![parse_condition(text).expect("a condition")];
+        assert_eq!(searched("*"), meant("capabilities.iotEdge = true"));
+        assert_eq!(
+            searched("tags.a = 1 OR tags.b = 2"),
+            meant("(tags.a = 1 OR tags.b = 2) AND capabilities.iotEdge = true")
+        );
+        assert_eq!(searched(""), Vec::new());
+    }
+
     #[test]
     fn reports_matter_only_to_conditions_on_them() {
-        let concerned = |condition: &str| {
-            let configuration = Configuration {
-                id: "c".into(),
-                schema_version: None,
-                labels: [].into(),
-                content: Content::Device(serde_json::Map::new()),
-                target_condition: condition.into(),
-                priority: 1,
-                metrics: [].into(),
-                created_at: Timestamp::from_seconds(1),
-                updated_at: Timestamp::from_seconds(1),
-                version: 1,
-            };
-            Active::new(1, vec![configuration]).concerned()
-        };
+        let content = || Content::Device(serde_json::Map::new());
+        let concerned = |condition: &str| active(condition, content()).concerned();
         assert_eq!(Active::new(1, Vec::new()).concerned(), Listening::Off);
         assert_eq!(concerned("tags.a = 1"), Listening::WithoutReports);
         assert_eq!(concerned("*"), Listening::WithoutReports);

@@ -224,7 +224,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
     let provisioning = provision(settings, &hub, &store, &clock, provisioning_metrics).await?;
     let transfer = transfer_jobs(settings, &hub, &store, &clock, transfer_metrics).await?;
     let models = Arc::new(ModelFolder::new(settings.data_dir.join("models")));
-    let management = Management::new(&hub, &store, &clock, management_metrics).await?;
+    let management = Management::new(&hub, &store, &clock, &settings.config.jobs, management_metrics).await?;
     let identities = settings.certificates.load()?;
     let tls = TlsSettings::new(
         server_certificates(identities),

@@ -35,6 +35,8 @@ pub struct Config {
     pub c2d: C2dConfig,
     /// Queries over twins, modules and jobs.
     pub query: QueryConfig,
+    /// Scheduled jobs.
+    pub jobs: JobsConfig,
     /// Import and export jobs.
     pub transfer: TransferConfig,
     /// What the process says about itself on standard error.
@@ -346,6 +348,26 @@ pub enum LogFormat {
     Json,
 }
 
+/// Scheduled jobs: twin updates and direct methods over many devices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct JobsConfig {
+    /// Most jobs that run at once, 1 to 1000; others wait for their turn.
+    pub running_max: usize,
+    /// How long an ended job is kept with what came of it at each device.
+    pub history: Span,
+}
+
+impl Default for JobsConfig {
+    fn default() -> Self {
+        let config = holdfast_fleet::jobs::JobsConfig::default();
+        JobsConfig {
+            running_max: config.concurrent,
+            history: Span(config.history),
+        }
+    }
+}
+
 /// Import and export jobs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -432,6 +454,14 @@ impl Config {
                 &plain,
                 "tokens and data would cross the network unencrypted",
                 "use a loopback address such as 127.0.0.1:5672",
+            );
+        }
+        if !(1..=1_000).contains(&self.jobs.running_max) {
+            return bad(
+                "jobs.running_max",
+                &self.jobs.running_max,
+                "as many jobs cannot run",
+                "choose 1 to 1000; 10 is the default",
             );
         }
         if !(1..=32).contains(&self.log.partitions) {

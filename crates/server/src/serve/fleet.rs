@@ -11,6 +11,8 @@ use holdfast_ports::clock::Clock;
 use holdfast_store::sqlite::SqliteStore;
 use tokio::task::JoinSet;
 
+use super::config;
+
 /// The engines that look after many devices at once.
 #[derive(Clone)]
 pub(super) struct Management {
@@ -33,11 +35,20 @@ impl Metrics {
     }
 }
 
+fn jobs_config(config: &config::JobsConfig) -> JobsConfig {
+    JobsConfig {
+        concurrent: config.running_max,
+        history: config.history.0,
+        ..JobsConfig::default()
+    }
+}
+
 impl Management {
     pub(super) async fn new(
         hub: &Arc<Hub>,
         store: &SqliteStore,
         clock: &Arc<dyn Clock>,
+        config: &config::JobsConfig,
         metrics: Metrics,
     ) -> anyhow::Result<Self> {
         let store = Arc::new(store.clone());
@@ -61,7 +72,7 @@ impl Management {
             configurations: configurations
                 .await
                 .context("cannot read the configurations of devices")?,
-            jobs: Jobs::new(JobsConfig::default(), Arc::clone(hub), drivers, metrics.jobs),
+            jobs: Jobs::new(jobs_config(config), Arc::clone(hub), drivers, metrics.jobs),
         })
     }
 
