@@ -27,6 +27,7 @@ mod provisioning;
 mod query;
 mod reply;
 mod routes;
+mod routing;
 mod statistics;
 mod transfer;
 mod twins;
@@ -47,6 +48,7 @@ use tokio::sync::watch;
 pub use openapi::document;
 pub use operation::{Needed, Operation};
 pub use routes::{operations, service};
+pub use routing::Routing;
 pub use transfer::JsonLines;
 
 /// What the handlers share.
@@ -68,6 +70,8 @@ pub struct Api {
     pub log: Arc<dyn EventLog>,
     /// Queries over twins and jobs.
     pub queries: Arc<dyn QueryStore>,
+    /// Routes, endpoints and what they did not take.
+    pub routing: Routing,
     /// Reading positions.
     pub checkpoints: Arc<dyn CheckpointStore>,
     /// Ends the streams when the hub stops.

@@ -7,7 +7,7 @@ use utoipa::OpenApi;
 
 use crate::{
     certificates, configurations, consumer_groups, digital_twins, events, feedback, identities, jobs,
-    messages, methods, models, policies, provisioning, query, statistics, transfer, twins,
+    messages, methods, models, policies, provisioning, query, routing, statistics, transfer, twins,
 };
 
 #[derive(OpenApi)]
@@ -78,6 +78,29 @@ use crate::{
         consumer_groups::delete,
         consumer_groups::checkpoints,
         consumer_groups::save_checkpoints,
+        routing::routes::list,
+        routing::routes::get,
+        routing::routes::put,
+        routing::routes::delete,
+        routing::routes::get_fallback,
+        routing::routes::put_fallback,
+        routing::trial::test_new,
+        routing::trial::test_all,
+        routing::live::test_live,
+        routing::enrichments::list,
+        routing::enrichments::put,
+        routing::enrichments::delete,
+        routing::endpoints::list,
+        routing::endpoints::get,
+        routing::endpoints::put,
+        routing::endpoints::delete,
+        routing::endpoints::health,
+        routing::endpoints::health_list,
+        routing::dead_letters::list,
+        routing::dead_letters::clear,
+        routing::dead_letters::replay,
+        routing::definition::get,
+        routing::definition::put,
         policies::list,
         policies::get,
         policies::put,

@@ -44,6 +44,19 @@ const LITERALS: &[&str] = &[
     "registrations",
     "linkedHubs",
     "provisioningPolicies",
+    "routing",
+    "routes",
+    "fallbackRoute",
+    "enrichments",
+    "endpoints",
+    "deadLetters",
+    "replay",
+    "health",
+    "definition",
+    "$testlive",
+    "$testnew",
+    "$testall",
+    "routingEndpointsHealth",
 ];
 
 /// First segments whose second segment is a literal too, not an id.
@@ -106,8 +119,19 @@ fn canonical(path: &str) -> Option<String> {
 fn is_literal_place(segments: &[&str], index: usize) -> bool {
     let first = segments[0];
     if first.eq_ignore_ascii_case("holdfast") {
+        if segments
+            .get(2)
+            .is_some_and(|routing| routing.eq_ignore_ascii_case("routing"))
+        {
+            // /holdfast/v1/routing/{collection}/{name}/{verb}
+            return index != 4 || segments[4].starts_with('$');
+        }
         // /holdfast/v1/{collection}/{id}/{verb}
         return index != 3;
+    }
+    if first.eq_ignore_ascii_case("routing") {
+        // /routing/routes/$testnew
+        return true;
     }
     if LITERAL_SECOND
         .iter()
@@ -169,6 +193,16 @@ mod tests {
                 "/devices/D1/applyconfigurationcontent",
                 Some("/devices/D1/applyConfigurationContent"),
             ),
+            (
+                "/holdfast/v1/Routing/Routes/Devices",
+                Some("/holdfast/v1/routing/routes/Devices"),
+            ),
+            (
+                "/holdfast/v1/routing/Endpoints/Routes/DEADLETTERS/Replay",
+                Some("/holdfast/v1/routing/endpoints/Routes/deadLetters/replay"),
+            ),
+            ("/Routing/Routes/$TestNew", Some("/routing/routes/$testnew")),
+            ("/routingendpointshealth", Some("/routingEndpointsHealth")),
             ("/", None),
         ] {
             assert_eq!(canonical(given).as_deref(), expected, "{given}");

@@ -16,12 +16,14 @@ pub(crate) struct Failure {
 }
 
 /// Which of the contract's error bodies to send (REST contract, section 4.1).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Shape {
     /// `{"Message","ExceptionMessage"}`.
     Legacy,
     /// Legacy, with a JSON text inside: direct methods.
     Nested(Info),
+    /// Legacy, with a member `details` besides: what is wrong with a route.
+    Detailed(serde_json::Value),
 }
 
 /// An error on its way out, for [`Failure::flatten`].
@@ -34,6 +36,14 @@ impl Failure {
         Failure {
             error,
             shape: Shape::Nested(info),
+        }
+    }
+
+    /// An error that says more than a sentence.
+    pub(crate) fn with_details(error: Error, details: serde_json::Value) -> Self {
+        Failure {
+            error,
+            shape: Shape::Detailed(details),
         }
     }
 }
@@ -83,6 +93,7 @@ impl IntoResponse for Failure {
         let body = match self.shape {
             Shape::Legacy => legacy_body(&self.error, tracking),
             Shape::Nested(info) => nested_body(&self.error, tracking, info),
+            Shape::Detailed(details) => detailed_body(&self.error, tracking, details),
         };
         let status = StatusCode::from_u16(row.http_status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, body).into_response();
@@ -91,6 +102,17 @@ impl IntoResponse for Failure {
         headers.insert(headers::ERROR_CODE, HeaderValue::from_static(row.name));
         response.extensions_mut().insert(Sent(self.error));
         response
+    }
+}
+
+fn detailed_body(error: &Error, tracking: TrackingId, details: serde_json::Value) -> String {
+    let body = legacy_body(error, tracking);
+    match serde_json::from_str(&body) {
+        Ok(serde_json::Value::Object(mut members)) => {
+            members.insert("details".to_owned(), details);
+            serde_json::Value::Object(members).to_string()
+        }
+        _ => body,
     }
 }
 

@@ -17,7 +17,8 @@ use crate::operation::{Operation, Operations, apply_method_override};
 use crate::reply::Failure;
 use crate::{
     Api, certificates, configurations, consumer_groups, digital_twins, events, feedback, identities, jobs,
-    messages, methods, models, openapi, path, policies, provisioning, query, statistics, transfer, twins,
+    messages, methods, models, openapi, path, policies, provisioning, query, routing, statistics, transfer,
+    twins,
 };
 
 /// Largest plain text of a framework's rejection that is passed on.
@@ -52,7 +53,7 @@ fn declare(api: Api) -> (Router<Api>, Vec<Operation>) {
     let operations = Operations::new(api);
     let operations = own_operations(service_operations(registry_operations(operations)));
     let operations = model_operations(transfer_operations(operations));
-    let operations = management_operations(operations);
+    let operations = routing_operations(management_operations(operations));
     provisioning_settings(provisioning_operations(operations)).finish()
 }
 
@@ -287,6 +288,44 @@ fn management_operations(operations: Operations) -> Operations {
         .add("GET", "/jobs/v2/{id}", service, jobs::get)
         .add("PUT", "/jobs/v2/{id}", service, jobs::create)
         .add("POST", "/jobs/v2/{id}/cancel", service, jobs::cancel)
+}
+
+fn routing_operations(operations: Operations) -> Operations {
+    use routing::{dead_letters, definition, endpoints, enrichments, live, routes, trial};
+    let (read, write) = (Rights::REGISTRY_READ, Rights::REGISTRY_WRITE);
+    const ROUTE: &str = "/holdfast/v1/routing/routes/{name}";
+    const FALLBACK: &str = "/holdfast/v1/routing/fallbackRoute";
+    const ENRICHMENT: &str = "/holdfast/v1/routing/enrichments/{name}";
+    const ENDPOINT: &str = "/holdfast/v1/routing/endpoints/{name}";
+    const DEAD_LETTERS: &str = "/holdfast/v1/routing/endpoints/{name}/deadLetters";
+    const REPLAY: &str = "/holdfast/v1/routing/endpoints/{name}/deadLetters/replay";
+    const DEFINITION: &str = "/holdfast/v1/routing/definition";
+    operations
+        .add("GET", "/holdfast/v1/routing/routes", read, routes::list)
+        .add("GET", ROUTE, read, routes::get)
+        .add("PUT", ROUTE, write, routes::put)
+        .add("DELETE", ROUTE, write, routes::delete)
+        .add("GET", FALLBACK, read, routes::get_fallback)
+        .add("PUT", FALLBACK, write, routes::put_fallback)
+        .add("GET", "/holdfast/v1/routing/enrichments", read, enrichments::list)
+        .add("PUT", ENRICHMENT, write, enrichments::put)
+        .add("DELETE", ENRICHMENT, write, enrichments::delete)
+        .add("GET", "/holdfast/v1/routing/endpoints", read, endpoints::list)
+        .add("GET", ENDPOINT, read, endpoints::get)
+        .add("PUT", ENDPOINT, write, endpoints::put)
+        .add("DELETE", ENDPOINT, write, endpoints::delete)
+        .add("GET", "/holdfast/v1/routing/health", read, endpoints::health)
+        .add("GET", "/routingEndpointsHealth", read, endpoints::health_list)
+        .add("GET", DEAD_LETTERS, read, dead_letters::list)
+        .add("DELETE", DEAD_LETTERS, write, dead_letters::clear)
+        .add("POST", REPLAY, write, dead_letters::replay)
+        .add("GET", DEFINITION, read, definition::get)
+        .add("PUT", DEFINITION, write, definition::put)
+        .add("POST", "/routing/routes/$testnew", read, trial::test_new)
+        .add("POST", "/routing/routes/$testall", read, trial::test_all)
+        .add("POST", "/holdfast/v1/routing/routes/$testnew", read, trial::test_new)
+        .add("POST", "/holdfast/v1/routing/routes/$testall", read, trial::test_all)
+        .add("POST", "/holdfast/v1/routing/routes/$testlive", read, live::test_live)
 }
 
 fn provisioning_operations(operations: Operations) -> Operations {

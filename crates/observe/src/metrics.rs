@@ -194,6 +194,54 @@ impl Registry {
         }));
     }
 
+    /// Registers gauges that are asked for at each scrape, one per name that `read` returns, under the label `label`.
+    /// Names are an operator's, such as those of endpoints, never a device's: of more than [`NAMES_MAX`] the others are
+    /// left out. They are escaped. `read` must not block.
+    ///
+    /// # Panics
+    /// As [`Registry::gauge`].
+    pub fn gauges_by_name(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        read: impl Fn() -> Vec<(String, u64)> + Send + Sync + 'static,
+    ) {
+        self.by_name(name, help, label, MetricType::Gauge, Box::new(read));
+    }
+
+    /// As [`Registry::gauges_by_name`] for counters; `name` ends in `_total`.
+    ///
+    /// # Panics
+    /// As [`Registry::counter`].
+    pub fn counters_by_name(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        read: impl Fn() -> Vec<(String, u64)> + Send + Sync + 'static,
+    ) {
+        self.by_name(name, help, label, MetricType::Counter, Box::new(read));
+    }
+
+    fn by_name(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        kind: MetricType,
+        read: ReadNamed,
+    ) {
+        let name = self.claim(name, matches!(kind, MetricType::Counter)).to_owned();
+        self.inner.register_collector(Box::new(ByName {
+            name,
+            help,
+            label,
+            kind,
+            read,
+        }));
+    }
+
     /// Registers a histogram with the upper bounds of its buckets, ascending; the last bucket, without bound,
     /// is added. See [`LATENCY_SECONDS`] and [`SIZE_BYTES`].
     ///
@@ -297,6 +345,45 @@ impl Collector for GaugeFn {
         // The registry adds the full stop to the help of its own metrics, but not for a collector.
         let help = format!("{}.", self.help);
         gauge.encode(encoder.encode_descriptor(&self.name, &help, None, gauge.metric_type())?)
+    }
+}
+
+/// Most series of a metric whose names are an operator's.
+pub const NAMES_MAX: usize = 64;
+
+type ReadNamed = Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>;
+
+struct ByName {
+    name: String,
+    help: &'static str,
+    label: &'static str,
+    kind: MetricType,
+    read: ReadNamed,
+}
+
+impl fmt::Debug for ByName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByName")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Collector for ByName {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = format!("{}.", self.help);
+        let mut family = encoder.encode_descriptor(&self.name, &help, None, self.kind)?;
+        for (name, value) in (self.read)().into_iter().take(NAMES_MAX) {
+            // The encoder escapes quotes, backslashes and line ends of label values.
+            let labels = [(self.label, name.as_str())];
+            let series = family.encode_family(&labels)?;
+            if matches!(self.kind, MetricType::Counter) {
+                ConstCounter::new(value).encode(series)?;
+            } else {
+                ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(series)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -41,6 +41,14 @@ pub trait DeadLetterStore: Send + Sync + 'static {
     /// Number of letters of an endpoint.
     fn count_dead_letters<'a>(&'a self, endpoint: &'a str) -> BoxFuture<'a, StoreResult<u64>>;
 
+    /// Removes the letters of an endpoint for these events, given as partition and sequence number; returns how many
+    /// there were.
+    fn remove_dead_letters<'a>(
+        &'a self,
+        endpoint: &'a str,
+        events: Vec<(u16, u64)>,
+    ) -> BoxFuture<'a, StoreResult<u64>>;
+
     /// Removes all letters of an endpoint; returns how many.
     fn clear_dead_letters<'a>(&'a self, endpoint: &'a str) -> BoxFuture<'a, StoreResult<u64>>;
 }

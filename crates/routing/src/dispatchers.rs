@@ -124,6 +124,10 @@ pub async fn run(
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
+    // All at once, so that the slowest one decides how long it takes.
+    for dispatcher in running.values() {
+        dispatcher.stop.send_replace(true);
+    }
     for (_, dispatcher) in running {
         end(dispatcher).await;
     }

@@ -13,7 +13,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use axum::response::Response;
-use holdfast_api::{Api, Closing};
+use holdfast_api::{Api, Closing, Routing};
 use holdfast_fleet::configurations::{self, Configurations};
 use holdfast_fleet::jobs::{self, Jobs};
 use holdfast_fleet::models::ModelFolder;
@@ -30,6 +30,8 @@ use holdfast_ports::enrollment::{AllocationWebhook, HubConnector, HubRegistry};
 use holdfast_ports::memory::MemoryStore;
 use holdfast_ports::memory::event_log::MemoryLog;
 use holdfast_provisioning::{Drivers, Provisioning, ProvisioningConfig};
+use holdfast_routing::dispatchers::HealthBoard;
+use holdfast_routing::endpoints::{Endpoints, Environment};
 use serde_json::Value;
 use tokio::sync::watch;
 use tower::ServiceExt as _;
@@ -108,6 +110,16 @@ impl Service {
             models: Arc::new(ModelFolder::new(work.path().join("models"))),
             log,
             queries: store.clone(),
+            routing: Routing {
+                factory: Arc::new(Endpoints::new(Environment {
+                    hub_name: "hub".to_owned(),
+                    data_dir: work.path().join("endpoints"),
+                    clock: Arc::new(SystemClock::new()),
+                    actions: None,
+                })),
+                board: HealthBoard::default(),
+                dead_letters: store.clone(),
+            },
             checkpoints: store.clone(),
             closing: Closing::new(follow),
         };

@@ -126,3 +126,20 @@ fn refuses_a_foreign_name() {
 fn refuses_a_counter_without_total() {
     Registry::new().counter("holdfast_x", "x");
 }
+
+#[test]
+fn series_by_name_are_escaped_and_bounded() {
+    let mut registry = Registry::new();
+    registry.gauges_by_name("holdfast_x_events", "x", "endpoint", || {
+        (0..NAMES_MAX as u64 + 5)
+            .map(|index| (format!("e{index}"), index))
+            .collect()
+    });
+    registry.counters_by_name("holdfast_y_total", "y", "endpoint", || {
+        vec![("a\"b\\c\nd".to_owned(), 7)]
+    });
+    let text = registry.render();
+    assert!(text.contains("holdfast_x_events{endpoint=\"e63\"} 63"), "{text}");
+    assert!(!text.contains("e64"), "{text}");
+    assert!(text.contains("holdfast_y_total{endpoint=\"a\\\"b\\\\c\\nd\"} 7"), "{text}");
+}

@@ -59,6 +59,20 @@ impl DeadLetterStore for super::MemoryStore {
         })
     }
 
+    fn remove_dead_letters<'a>(
+        &'a self,
+        endpoint: &'a str,
+        events: Vec<(u16, u64)>,
+    ) -> BoxFuture<'a, StoreResult<u64>> {
+        self.run(move |state| {
+            let before = state.dead_letters.len();
+            state.dead_letters.retain(|letter| {
+                letter.endpoint != endpoint || !events.contains(&(letter.partition, letter.sequence_number))
+            });
+            Ok((before - state.dead_letters.len()) as u64)
+        })
+    }
+
     fn clear_dead_letters<'a>(&'a self, endpoint: &'a str) -> BoxFuture<'a, StoreResult<u64>> {
         self.run(move |state| {
             let before = state.dead_letters.len();

@@ -38,6 +38,9 @@ pub async fn letters_are_kept_newest_first(store: std::sync::Arc<impl DeadLetter
         store.dead_letters("one", 10).await.expect("listed"),
         [again, second]
     );
+    let removed = store.remove_dead_letters("one", vec![(1, 9), (1, 8), (0, 7)]);
+    assert_eq!(removed.await.expect("removed"), 1);
+    store.bury(vec![letter("one", 9, "no")]).await.expect("buried");
     assert_eq!(store.clear_dead_letters("one").await.expect("cleared"), 2);
     assert_eq!(store.count_dead_letters("one").await.expect("count"), 0);
     assert_eq!(store.count_dead_letters("two").await.expect("count"), 1);

@@ -52,6 +52,10 @@ pub(crate) struct LoadOptions {
     /// Messages per second in all, evenly; as many as the windows allow if not given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: Option<u32>,
+    /// Values of the application property `kind` that connections send in turn; 0 for messages without properties. Set
+    /// by measurements that need them.
+    #[arg(skip)]
+    pub(crate) kinds: u16,
 }
 
 impl LoadOptions {
@@ -129,7 +133,13 @@ impl Shard {
             accounts,
             first: self.first,
             topics: (self.first..self.end)
-                .map(|index| accounts.telemetry_topic(index))
+                .map(|index| match options.kinds {
+                    0 => accounts.telemetry_topic(index),
+                    kinds => {
+                        let kind = index % usize::from(kinds);
+                        format!("{}kind=k{kind}", accounts.telemetry_topic(index))
+                    }
+                })
                 .collect(),
             payload: (0..options.payload)
                 .map(|byte| b'a' + (byte % 26) as u8)

@@ -20,6 +20,8 @@ mod credentials;
 mod deployment;
 mod device;
 mod dps;
+mod endpoint;
+mod enrichment;
 mod export;
 mod identity;
 mod import;
@@ -33,6 +35,7 @@ mod pnp;
 mod policy;
 mod query;
 mod reference;
+mod route;
 mod sas;
 mod sse;
 mod statistics;
@@ -201,6 +204,15 @@ enum Command {
     /// Scheduled jobs: create, list, show, cancel
     #[command(subcommand)]
     Job(job::Command),
+    /// Message routes: create, list, show, update, delete, test, fallback, export, import
+    #[command(subcommand)]
+    Route(route::Command),
+    /// Endpoints of routes: create, list, show, health, delete, dead-letters
+    #[command(subcommand)]
+    Endpoint(endpoint::Command),
+    /// Properties added to what goes to endpoints: create, list, delete
+    #[command(subcommand)]
+    Enrichment(enrichment::Command),
     /// Count devices and connections
     Statistics,
     /// Run a fleet of simulated devices
@@ -257,6 +269,9 @@ fn run(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
         Command::Configuration(command) => command.run(global)?,
         Command::Deployment(command) => command.run(global)?,
         Command::Job(command) => command.run(global)?,
+        Command::Route(command) => command.run(global)?,
+        Command::Endpoint(command) => command.run(global)?,
+        Command::Enrichment(command) => command.run(global)?,
         Command::Statistics => statistics::run(global)?,
         Command::Simulate(command) => command.run(&global.wanted(), global.output())?,
         Command::Bench(command) => command.run(&global.wanted(), global.output())?,

@@ -33,7 +33,7 @@ impl QueryArgs {
         let text = input::text(&self.query)?;
         let text = text.trim();
         // Checked here too, so that the place of a mistake can be shown.
-        let select = parse(text).map_err(|error| wrong(text, &error))?;
+        let select = parse(text).map_err(|error| wrong("query", text, &error))?;
         let client = global.client()?;
         let mut rows = Vec::new();
         let mut continuation: Option<String> = None;
@@ -111,8 +111,8 @@ fn raw_columns(rows: &[Value]) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The line with the mistake, and a mark below it.
-fn wrong(text: &str, error: &QueryError) -> Failure {
+/// The line with the mistake, and a mark below it. `what` is the text's name, such as "query".
+pub(super) fn wrong(what: &str, text: &str, error: &QueryError) -> Failure {
     let line = text
         .lines()
         .nth(error.start.line as usize - 1)
@@ -132,7 +132,7 @@ fn wrong(text: &str, error: &QueryError) -> Failure {
     Failure::new(
         Kind::Usage,
         format!(
-            "the query is wrong: {error}\n\n  {line}\n  {indent}{}",
+            "the {what} is wrong: {error}\n\n  {line}\n  {indent}{}",
             "^".repeat(length)
         ),
     )
@@ -146,7 +146,7 @@ mod tests {
     fn the_mark_stands_below_the_mistake() {
         let text = "SELECT *\nFROM devices WHERE tags.group = 1";
         let error = parse(text).expect_err("a keyword");
-        let message = wrong(text, &error).message;
+        let message = wrong("query", text, &error).message;
         let lines: Vec<&str> = message.lines().collect();
         assert_eq!(lines[2], "  FROM devices WHERE tags.group = 1");
         assert_eq!(lines[3], "                          ^^^^^");

@@ -42,6 +42,7 @@ use super::fleet::{self, Management};
 use super::listen::{self, bind, bind_all};
 use super::periodic::Periodic;
 use super::provisioning::{Connector, HttpWebhook};
+use super::routing::Routing;
 use super::signals::{Request, Signals};
 use super::{Settings, admin};
 use crate::blobs::Blobs;
@@ -107,6 +108,7 @@ struct Parts {
     transfer: Arc<TransferJobs>,
     models: Arc<ModelFolder>,
     management: Management,
+    routing: Routing,
     tls: Arc<TlsSettings>,
     clock: Arc<dyn Clock>,
     health: Health,
@@ -142,6 +144,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     let mut upkeep = periodic.start();
     let mut management = parts.management.start();
+    let dispatchers = parts.routing.start(&parts.hub);
 
     announce(&settings, &parts, addresses).map_err(unusable)?;
     loop {
@@ -155,7 +158,10 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
     parts.health.drain();
     // Before the sessions end, so that no job takes a device for gone.
     management.shutdown().await;
-    let drained = drain(&parts, &stop, &mut heads, settings.config.server.drain_timeout.0);
+    let drained = async {
+        drain(&parts, &stop, &mut heads, settings.config.server.drain_timeout.0).await;
+        dispatchers.stop().await;
+    };
     tokio::select! {
         () = drained => {}
         () = signals.stop_again() => {
@@ -192,8 +198,12 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
     let provisioning_metrics = holdfast_provisioning::events::Metrics::register(&mut registry);
     let management_metrics = fleet::Metrics::register(&mut registry);
 
-    let store = SqliteStore::open_with(&settings.data_dir.join("hub.db"), state_metrics, query_limits(settings))
-        .context("cannot open the state database")?;
+    let store = SqliteStore::open_with(
+        &settings.data_dir.join("hub.db"),
+        state_metrics,
+        query_limits(settings),
+    )
+    .context("cannot open the state database")?;
     let log =
         EmbeddedLog::open_with(log_config(settings), log_metrics).context("cannot open the event log")?;
     if log_partitions(&log) != settings.config.log.partitions && !settings.data_dir.is_fresh() {
@@ -225,6 +235,15 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
     let transfer = transfer_jobs(settings, &hub, &store, &clock, transfer_metrics).await?;
     let models = Arc::new(ModelFolder::new(settings.data_dir.join("models")));
     let management = Management::new(&hub, &store, &clock, &settings.config.jobs, management_metrics).await?;
+    let routing = Routing::new(
+        &settings.config.routing,
+        settings.names.first().map_or("localhost", String::as_str),
+        settings.data_dir.join("endpoints"),
+        (&store, log.clone()),
+        &hub,
+        &clock,
+        &mut registry,
+    );
     let identities = settings.certificates.load()?;
     let tls = TlsSettings::new(
         server_certificates(identities),
@@ -243,6 +262,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
         transfer,
         models,
         management,
+        routing,
         tls,
         clock,
         health,
@@ -709,6 +729,7 @@ fn https_router(parts: &Parts, watched: Router, stopped: &watch::Receiver<bool>)
         log: Arc::clone(&parts.log) as Arc<_>,
         queries: Arc::new(parts.store.clone()),
         checkpoints: Arc::new(parts.store.clone()),
+        routing: parts.routing.api(),
         closing: holdfast_api::Closing::new(stopped.clone()),
     };
     watched.fallback_service(holdfast_api::service(api))

@@ -39,6 +39,8 @@ pub struct Config {
     pub jobs: JobsConfig,
     /// Import and export jobs.
     pub transfer: TransferConfig,
+    /// Delivery of routed events to endpoints.
+    pub routing: super::routing::RoutingConfig,
     /// What the process says about itself on standard error.
     pub observe: ObserveConfig,
 }

@@ -10,8 +10,10 @@ pub mod config;
 pub mod connection_env;
 pub mod data_dir;
 mod fleet;
+pub mod routing;
 pub mod units;
 
+mod actions;
 mod admin;
 mod compose;
 mod listen;

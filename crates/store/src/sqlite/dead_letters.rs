@@ -72,6 +72,24 @@ impl DeadLetterStore for SqliteStore {
         })
     }
 
+    fn remove_dead_letters<'a>(
+        &'a self,
+        endpoint: &'a str,
+        events: Vec<(u16, u64)>,
+    ) -> BoxFuture<'a, StoreResult<u64>> {
+        let endpoint = endpoint.to_owned();
+        self.write(move |context| {
+            let mut remove = context.db.prepare_cached(
+                "DELETE FROM dead_letters WHERE endpoint = ?1 AND partition = ?2 AND sequence_number = ?3",
+            )?;
+            let mut removed = 0;
+            for (partition, sequence_number) in &events {
+                removed += remove.execute(params![endpoint, partition, *sequence_number as i64])?;
+            }
+            Ok(removed as u64)
+        })
+    }
+
     fn clear_dead_letters<'a>(&'a self, endpoint: &'a str) -> BoxFuture<'a, StoreResult<u64>> {
         let endpoint = endpoint.to_owned();
         self.write(move |context| {

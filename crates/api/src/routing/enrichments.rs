@@ -1,0 +1,133 @@
+//! Enrichments.
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use holdfast_model::Error;
+use holdfast_model::routing::{EVENTS, Enrichment, RoutingDefinition};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{invalid, knows_endpoint, not_found};
+use crate::Api;
+use crate::extract::body;
+use crate::reply::{Reply, json, json_with, no_content};
+
+/// An application property that is added to what goes to some endpoints.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct EnrichmentDto {
+    /// Name of the property: letters, digits, `-`, `_`, `.`. In a request for one enrichment that of the path counts.
+    #[serde(default)]
+    pub(super) key: String,
+    /// A fixed text, `$iothubname`, or a path such as `$twin.tags.site`.
+    pub(super) value: String,
+    /// Where it is added; at least one, not the built-in one.
+    pub(super) endpoint_names: Vec<String>,
+}
+
+impl From<&Enrichment> for EnrichmentDto {
+    fn from(enrichment: &Enrichment) -> Self {
+        EnrichmentDto {
+            key: enrichment.key.clone(),
+            value: enrichment.value.clone(),
+            endpoint_names: enrichment.endpoint_names.clone(),
+        }
+    }
+}
+
+impl EnrichmentDto {
+    /// The enrichment, checked but for the existence of its endpoints.
+    pub(super) fn enrichment(self) -> Result<Enrichment, Error> {
+        let enrichment = Enrichment {
+            key: self.key,
+            value: self.value,
+            endpoint_names: self.endpoint_names,
+        };
+        holdfast_routing::enrich::check(&enrichment).map_err(|fault| invalid(fault.to_string()))?;
+        Ok(enrichment)
+    }
+}
+
+/// Every endpoint of an enrichment must exist. The built-in one shares its events with the others, so nothing can be
+/// added for it alone.
+pub(super) fn check_endpoints(definition: &RoutingDefinition, enrichment: &Enrichment) -> Result<(), Error> {
+    for name in &enrichment.endpoint_names {
+        if name.eq_ignore_ascii_case(EVENTS) {
+            return Err(invalid(format!(
+                "the enrichment {:?} names the built-in endpoint, whose events are stored as they were sent; name other endpoints",
+                enrichment.key
+            )));
+        }
+        if !knows_endpoint(definition, name) {
+            return Err(invalid(format!(
+                "the enrichment {:?} names the endpoint {name:?}, which does not exist; create it first",
+                enrichment.key
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Lists enrichments. Right: RegistryRead.
+#[utoipa::path(get, path = "/holdfast/v1/routing/enrichments", tag = "Routing",
+    responses((status = 200, body = Vec<EnrichmentDto>)))]
+pub(crate) async fn list(State(api): State<Api>) -> Reply {
+    let definition = api.hub.routing().borrow().clone();
+    json(
+        &definition
+            .enrichments
+            .iter()
+            .map(EnrichmentDto::from)
+            .collect::<Vec<_>>(),
+    )
+}
+
+/// Creates or replaces an enrichment. Right: RegistryWrite.
+#[utoipa::path(put, path = "/holdfast/v1/routing/enrichments/{name}", tag = "Routing", request_body = EnrichmentDto,
+    responses((status = 200, body = EnrichmentDto), (status = 201, body = EnrichmentDto)))]
+pub(crate) async fn put(State(api): State<Api>, Path(key): Path<String>, bytes: Bytes) -> Reply {
+    let mut wanted: EnrichmentDto = body(&bytes)?;
+    if !wanted.key.is_empty() && wanted.key != key {
+        let text = format!("the body names the key {:?}, the path {key:?}", wanted.key);
+        return Err(invalid(text).into());
+    }
+    wanted.key = key;
+    let enrichment = wanted.enrichment()?;
+    let answer = EnrichmentDto::from(&enrichment);
+    let change = move |definition: &mut RoutingDefinition| {
+        check_endpoints(definition, &enrichment)?;
+        let known = definition
+            .enrichments
+            .iter_mut()
+            .find(|known| known.key == enrichment.key);
+        Ok(match known {
+            Some(known) => {
+                *known = enrichment;
+                StatusCode::OK
+            }
+            None => {
+                definition.enrichments.push(enrichment);
+                StatusCode::CREATED
+            }
+        })
+    };
+    let status = api.hub.change_routing(change).await?;
+    json_with(status, &answer, None)
+}
+
+/// Deletes an enrichment. Right: RegistryWrite.
+#[utoipa::path(delete, path = "/holdfast/v1/routing/enrichments/{name}", tag = "Routing",
+    responses((status = 204, description = "deleted"), (status = 404, description = "no such enrichment")))]
+pub(crate) async fn delete(State(api): State<Api>, Path(key): Path<String>) -> Reply {
+    let change = move |definition: &mut RoutingDefinition| {
+        let before = definition.enrichments.len();
+        definition.enrichments.retain(|enrichment| enrichment.key != key);
+        if definition.enrichments.len() == before {
+            return Err(not_found("enrichment", &key));
+        }
+        Ok(())
+    };
+    api.hub.change_routing(change).await?;
+    no_content()
+}
