@@ -10,6 +10,7 @@
 //! says otherwise. Methods of one store see each other's changes in the order in which they returned. Nothing here
 //! assumes that all callers live in one process.
 
+pub mod action;
 pub mod clock;
 pub mod dead_letters;
 pub mod endpoint;

@@ -1,13 +1,18 @@
 //! Endpoints by kind. Each kind is a folder alike: `config` (its settings), `request` (from an event to what is sent),
 //! and the endpoint itself; [`KINDS`] is the table of all.
 
+pub mod action;
 #[cfg(feature = "amqp")]
 pub mod amqp;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod secret;
+#[cfg(feature = "storage")]
+pub mod storage;
 #[allow(dead_code, reason = "each kind uses a part of it, and kinds are features")]
 pub(crate) mod socket;
 #[cfg(test)]
@@ -38,6 +43,8 @@ pub struct Environment {
     pub data_dir: PathBuf,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// For actions on devices; `None` in a program that only checks settings.
+    pub actions: Option<action::Actions>,
 }
 
 /// A kind of endpoint.
@@ -54,12 +61,17 @@ pub(crate) struct Kind {
 
 /// Every kind that this build knows.
 const KINDS: &[Kind] = &[
+    action::KIND,
     #[cfg(feature = "http")]
     http::KIND,
     #[cfg(feature = "amqp")]
     amqp::KIND,
     #[cfg(feature = "mqtt")]
     mqtt::KIND,
+    #[cfg(feature = "storage")]
+    storage::KIND,
+    #[cfg(feature = "postgres")]
+    postgres::KIND,
 ];
 
 /// How long an endpoint may take for one batch before it tells what it has got rid of: less than dispatchers wait

@@ -56,6 +56,7 @@ pub(crate) fn environment() -> Environment {
         hub_name: "hub1".to_owned(),
         data_dir: std::env::temp_dir(),
         clock: Arc::new(ManualClock::at(Timestamp::from_seconds(2_000))),
+        actions: None,
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct AmqpEndpoint {
     target: Target,
     place: Address,
     clock: Arc<dyn Clock>,
+    /// For one batch; see [`DELIVERY_TIME_MAX`].
+    time_max: Duration,
     /// The connection while nothing is under way on it.
     rest: Mutex<Option<Client>>,
 }
@@ -66,6 +68,7 @@ impl AmqpEndpoint {
             target,
             place,
             clock: environment.clock.clone(),
+            time_max: DELIVERY_TIME_MAX,
             rest: Mutex::new(None),
         })
     }
@@ -93,11 +96,11 @@ impl AmqpEndpoint {
 
     async fn deliver_all(&self, batch: &[Outbound<'_>]) -> Result<(), DeliveryError> {
         let mut outcomes = Vec::new();
-        let sent = tokio::time::timeout(DELIVERY_TIME_MAX, self.send(batch, &mut outcomes)).await;
+        let sent = tokio::time::timeout(self.time_max, self.send(batch, &mut outcomes)).await;
         let failure = match sent {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error),
-            Err(_) => Some(format!("no outcome within {} s", DELIVERY_TIME_MAX.as_secs())),
+            Err(_) => Some(format!("no outcome within {} s", self.time_max.as_secs_f64())),
         };
         let accepted = outcomes
             .iter()

@@ -49,6 +49,8 @@ pub(crate) struct MqttEndpoint {
     client_id: String,
     shape: Shape,
     place: Address,
+    /// For one batch; see [`DELIVERY_TIME_MAX`].
+    time_max: Duration,
     /// The connection while nothing is under way on it.
     rest: Mutex<Option<Client>>,
 }
@@ -106,6 +108,7 @@ impl MqttEndpoint {
             config,
             shape,
             place,
+            time_max: DELIVERY_TIME_MAX,
             rest: Mutex::new(None),
         })
     }
@@ -222,7 +225,7 @@ impl MqttEndpoint {
 
     async fn deliver_all(&self, batch: &[Outbound<'_>]) -> Result<(), DeliveryError> {
         let mut progress = Progress::default();
-        let published = tokio::time::timeout(DELIVERY_TIME_MAX, self.publish_all(batch, &mut progress)).await;
+        let published = tokio::time::timeout(self.time_max, self.publish_all(batch, &mut progress)).await;
         let accepted = progress.accepted;
         let failure = match published {
             Ok(Ok(())) => None,
