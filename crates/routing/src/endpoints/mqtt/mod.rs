@@ -232,7 +232,7 @@ impl MqttEndpoint {
             Ok(Err(error)) => Some(error),
             Err(_) => Some(format!(
                 "no acknowledgement within {} s",
-                DELIVERY_TIME_MAX.as_secs()
+                self.time_max.as_secs_f64()
             )),
         };
         match (progress.fault, failure) {
