@@ -60,6 +60,7 @@ impl ReadArgs {
             warm_up: Span(std::time::Duration::ZERO),
             threads: 1,
             rate: None,
+            kinds: 0,
         };
         let mut written = 0;
         while written < self.events {
