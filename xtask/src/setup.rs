@@ -46,8 +46,14 @@ const SWTPM: Package = Package {
 
 const MOSQUITTO: Package = Package {
     names: &["mosquitto"],
-    for_what: "the MQTT broker that benches compare with",
+    for_what: "the MQTT broker of the tests of endpoints, which benches compare with",
     present: || mosquitto_path().is_some(),
+};
+
+const RABBITMQ: Package = Package {
+    names: &["rabbitmq-server"],
+    for_what: "the AMQP 1.0 broker of the tests of endpoints",
+    present: || Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server").is_file(),
 };
 
 /// What the demo needs besides Rust. Returns the environment's Python.
@@ -60,6 +66,11 @@ pub(crate) fn for_demo() -> Result<PathBuf> {
 /// A C compiler, for builds.
 pub(crate) fn compiler() -> Result<()> {
     debian(&[COMPILER])
+}
+
+/// The brokers of the tests of endpoints, without leaving their system services running.
+pub(crate) fn brokers() -> Result<()> {
+    debian(&[MOSQUITTO, RABBITMQ])
 }
 
 /// The Mosquitto broker, without leaving its system service running. Returns the program's path.

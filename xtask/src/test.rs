@@ -157,6 +157,7 @@ fn clippy() -> Result<Counts> {
 
 fn rust(options: &Options) -> Result<Counts> {
     setup::compiler()?;
+    setup::brokers()?;
     let mut command = paths::cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
     long(&mut command, options);

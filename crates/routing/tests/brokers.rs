@@ -1,5 +1,7 @@
 //! Endpoints against the brokers that people run: Mosquitto and RabbitMQ with its AMQP 1.0 plugin, both of Debian. They are
-//! started here, on free ports, with their data in a temporary folder. Run by `cargo xtask test`, which installs them.
+//! started here, on free ports, with their data in a temporary folder. `cargo xtask test` installs them.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -28,7 +30,11 @@ impl Drop for Program {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// Waits until something listens.
@@ -98,18 +104,28 @@ fn start(program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Pr
     let mut command = Command::new(program);
     command.args(arguments).envs(environment.iter().copied());
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    Program(command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program.display())))
+    Program(command.spawn().unwrap_or_else(|error| {
+        panic!(
+            "{}: {error}; install it with: apt-get install --no-install-recommends mosquitto rabbitmq-server",
+            program.display()
+        )
+    }))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs Mosquitto; cargo xtask test runs it"]
 async fn mosquitto_takes_events_of_both_versions() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let config = folder.path().join("mosquitto.conf");
-    let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 100000\n");
+    let text = format!(
+        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 100000\n"
+    );
     std::fs::write(&config, text).unwrap();
-    let _broker = start(Path::new("/usr/sbin/mosquitto"), &["-c", config.to_str().unwrap()], &[]);
+    let _broker = start(
+        Path::new("/usr/sbin/mosquitto"),
+        &["-c", config.to_str().unwrap()],
+        &[],
+    );
     await_port(port);
     for (version, qos) in [("3.1.1", 0), ("3.1.1", 1), ("5", 0), ("5", 1)] {
         let topic = format!("t/{}/{qos}", version.replace('.', "-"));
@@ -121,7 +137,11 @@ async fn mosquitto_takes_events_of_both_versions() {
         for from in [0, 1_000] {
             send(&*endpoint, &numbers(from, from + 1_000)).await;
         }
-        assert_eq!(retained(port, &format!("{topic}/d1")), "1999", "MQTT {version}, QoS {qos}");
+        assert_eq!(
+            retained(port, &format!("{topic}/d1")),
+            "1999",
+            "MQTT {version}, QoS {qos}"
+        );
         endpoint.idle().await;
     }
 }
@@ -158,7 +178,6 @@ fn retained(port: u16, topic: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs RabbitMQ; cargo xtask test runs it"]
 async fn rabbitmq_takes_events_over_amqp_1_0() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -182,7 +201,11 @@ async fn rabbitmq_takes_events_over_amqp_1_0() {
         ("RABBITMQ_DIST_PORT", &distribution),
         ("ERL_EPMD_PORT", &mapper),
     ];
-    let broker = start(Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server"), &[], &environment);
+    let broker = start(
+        Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server"),
+        &[],
+        &environment,
+    );
     await_port(port);
     let settings = |password: &str| {
         json!({
@@ -211,7 +234,15 @@ async fn rabbitmq_takes_events_over_amqp_1_0() {
 fn queue_depth(environment: &[(&str, &str)]) -> String {
     let arguments = ["-q", "list_queues", "--no-table-headers", "name", "messages"];
     let mut command = Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl");
-    let output = command.args(arguments).envs(environment.iter().copied()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = command
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }

@@ -56,8 +56,10 @@ pub(crate) struct Kind {
     /// Checks settings and fills in what is not given.
     check: fn(&Value) -> Result<Value, String>,
     /// Makes an endpoint of checked settings.
-    make: fn(&EndpointDefinition, &Environment) -> Result<Arc<dyn Endpoint>, String>,
+    make: Make,
 }
+
+type Make = fn(&EndpointDefinition, &Environment) -> Result<Arc<dyn Endpoint>, String>;
 
 /// Every kind that this build knows.
 const KINDS: &[Kind] = &[
