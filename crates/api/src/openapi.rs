@@ -86,6 +86,8 @@ use crate::{
         routing::routes::put_fallback,
         routing::trial::test_new,
         routing::trial::test_all,
+        routing::trial::own_test_new,
+        routing::trial::own_test_all,
         routing::live::test_live,
         routing::enrichments::list,
         routing::enrichments::put,

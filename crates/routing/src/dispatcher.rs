@@ -297,6 +297,8 @@ impl Course {
             if outbound.is_empty() {
                 break;
             }
+            // While an endpoint fails this is the only place that is passed.
+            self.note_lag();
             let delivery = self.parts.endpoint.deliver(&outbound);
             let outcome = match tokio::time::timeout(self.parts.policy.timeout, delivery).await {
                 Ok(outcome) => outcome,

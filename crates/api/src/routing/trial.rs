@@ -191,6 +191,20 @@ pub(crate) async fn test_all(State(api): State<Api>, bytes: Bytes) -> Reply {
     })
 }
 
+/// As `/routing/routes/$testnew`. Right: RegistryRead.
+#[utoipa::path(post, path = "/holdfast/v1/routing/routes/$testnew", tag = "Routing", request_body = TestNew,
+    responses((status = 200, body = TestResult)))]
+pub(crate) async fn own_test_new(bytes: Bytes) -> Reply {
+    test_new(bytes).await
+}
+
+/// As `/routing/routes/$testall`. Right: RegistryRead.
+#[utoipa::path(post, path = "/holdfast/v1/routing/routes/$testall", tag = "Routing", request_body = TestAll,
+    responses((status = 200, body = TestedRoutes)))]
+pub(crate) async fn own_test_all(state: State<Api>, bytes: Bytes) -> Reply {
+    test_all(state, bytes).await
+}
+
 /// A stored route by name, for those who test by name.
 pub(super) fn stored_route(api: &Api, name: &str) -> Result<Route, holdfast_model::Error> {
     let definition = api.hub.routing().borrow().clone();
