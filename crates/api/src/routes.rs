@@ -323,9 +323,24 @@ fn routing_operations(operations: Operations) -> Operations {
         .add("PUT", DEFINITION, write, definition::put)
         .add("POST", "/routing/routes/$testnew", read, trial::test_new)
         .add("POST", "/routing/routes/$testall", read, trial::test_all)
-        .add("POST", "/holdfast/v1/routing/routes/$testnew", read, trial::own_test_new)
-        .add("POST", "/holdfast/v1/routing/routes/$testall", read, trial::own_test_all)
-        .add("POST", "/holdfast/v1/routing/routes/$testlive", read, live::test_live)
+        .add(
+            "POST",
+            "/holdfast/v1/routing/routes/$testnew",
+            read,
+            trial::own_test_new,
+        )
+        .add(
+            "POST",
+            "/holdfast/v1/routing/routes/$testall",
+            read,
+            trial::own_test_all,
+        )
+        .add(
+            "POST",
+            "/holdfast/v1/routing/routes/$testlive",
+            read,
+            live::test_live,
+        )
 }
 
 fn provisioning_operations(operations: Operations) -> Operations {

@@ -14,7 +14,8 @@ use support::Service;
 const ROUTING: &str = "/holdfast/v1/routing";
 
 async fn webhook(service: &Service, name: &str) {
-    let body = json!({"type": "http", "settings": {"url": "http://127.0.0.1:9/x", "bearerToken": "top-secret"}});
+    let body =
+        json!({"type": "http", "settings": {"url": "http://127.0.0.1:9/x", "bearerToken": "top-secret"}});
     let made = service
         .owner("PUT", &format!("{ROUTING}/endpoints/{name}"), Some(body))
         .await;
@@ -47,7 +48,8 @@ async fn store(service: &Service, level: &str, body: &Value) -> u64 {
 async fn routes_are_created_changed_and_deleted() {
     let service = Service::start().await;
     let path = format!("{ROUTING}/routes/Hot");
-    let body = json!({"source": "devicemessages", "condition": "level = 'high'", "endpointNames": ["events"]});
+    let body =
+        json!({"source": "devicemessages", "condition": "level = 'high'", "endpointNames": ["events"]});
     let made = service.owner("PUT", &path, Some(body.clone())).await;
     assert_eq!(made.status, StatusCode::CREATED);
     let expected = json!({"name": "Hot", "source": "DeviceMessages", "condition": "level = 'high'",
@@ -60,14 +62,34 @@ async fn routes_are_created_changed_and_deleted() {
     let all = service.owner("GET", &format!("{ROUTING}/routes"), None).await;
     assert_eq!(all.body, json!([expected]));
     for (what, bad) in [
-        ("source", json!({"source": "Invalid", "endpointNames": ["events"]})),
-        ("endpoint", json!({"source": "DeviceMessages", "endpointNames": ["nowhere"]})),
-        ("no endpoint", json!({"source": "DeviceMessages", "endpointNames": []})),
-        ("two endpoints", json!({"source": "DeviceMessages", "endpointNames": ["events", "events"]})),
-        ("another name", json!({"name": "x", "source": "DeviceMessages", "endpointNames": ["events"]})),
+        (
+            "source",
+            json!({"source": "Invalid", "endpointNames": ["events"]}),
+        ),
+        (
+            "endpoint",
+            json!({"source": "DeviceMessages", "endpointNames": ["nowhere"]}),
+        ),
+        (
+            "no endpoint",
+            json!({"source": "DeviceMessages", "endpointNames": []}),
+        ),
+        (
+            "two endpoints",
+            json!({"source": "DeviceMessages", "endpointNames": ["events", "events"]}),
+        ),
+        (
+            "another name",
+            json!({"name": "x", "source": "DeviceMessages", "endpointNames": ["events"]}),
+        ),
     ] {
         let refused = service.owner("PUT", &path, Some(bad)).await;
-        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{what}: {}", refused.body);
+        assert_eq!(
+            refused.status,
+            StatusCode::BAD_REQUEST,
+            "{what}: {}",
+            refused.body
+        );
     }
     let gone = service.owner("DELETE", &path, None).await;
     assert_eq!(gone.status, StatusCode::NO_CONTENT);
@@ -86,7 +108,12 @@ async fn a_condition_that_does_not_compile_is_refused_with_its_place() {
     let error = &refused.body["details"]["compilationErrors"][0];
     assert_eq!(error["severity"], "error");
     assert_eq!(error["location"]["start"]["line"], 2, "{}", refused.body);
-    assert!(refused.body["Message"].as_str().expect("a message").contains("ArgumentInvalid"));
+    assert!(
+        refused.body["Message"]
+            .as_str()
+            .expect("a message")
+            .contains("ArgumentInvalid")
+    );
     let fallback = json!({"condition": "(", "isEnabled": true});
     let refused = service
         .owner("PUT", &format!("{ROUTING}/fallbackRoute"), Some(fallback))
@@ -106,7 +133,10 @@ async fn endpoints_hide_their_secrets_and_stay_while_they_are_named() {
     let back = service.owner("PUT", &path, Some(shown.body.clone())).await;
     assert_eq!(back.status, StatusCode::OK, "{}", back.body);
     let stored = service.api.hub.routing().borrow().endpoints[0].clone();
-    assert_eq!((stored.number, &stored.settings["bearerToken"]), (1, &json!("top-secret")));
+    assert_eq!(
+        (stored.number, &stored.settings["bearerToken"]),
+        (1, &json!("top-secret"))
+    );
     // Elsewhere there is no such secret.
     let other = format!("{ROUTING}/endpoints/other");
     let body = json!({"type": "http", "settings": shown.body["settings"]});
@@ -114,8 +144,16 @@ async fn endpoints_hide_their_secrets_and_stay_while_they_are_named() {
     assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.body);
     for (what, name, body) in [
         ("kind", "a", json!({"type": "nothing", "settings": {}})),
-        ("reserved name", "Events", json!({"type": "http", "settings": {"url": "http://a/"}})),
-        ("unknown setting", "a", json!({"type": "http", "settings": {"url": "http://a/", "x": 1}})),
+        (
+            "reserved name",
+            "Events",
+            json!({"type": "http", "settings": {"url": "http://a/"}}),
+        ),
+        (
+            "unknown setting",
+            "a",
+            json!({"type": "http", "settings": {"url": "http://a/", "x": 1}}),
+        ),
     ] {
         let refused = service
             .owner("PUT", &format!("{ROUTING}/endpoints/{name}"), Some(body))
@@ -123,11 +161,15 @@ async fn endpoints_hide_their_secrets_and_stay_while_they_are_named() {
         assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{what}");
     }
     let route = json!({"source": "DeviceMessages", "endpointNames": ["HOOK"]});
-    let made = service.owner("PUT", &format!("{ROUTING}/routes/r"), Some(route)).await;
+    let made = service
+        .owner("PUT", &format!("{ROUTING}/routes/r"), Some(route))
+        .await;
     assert_eq!(made.status, StatusCode::CREATED);
     let refused = service.owner("DELETE", &path, None).await;
     assert_eq!(refused.status, StatusCode::CONFLICT);
-    service.owner("DELETE", &format!("{ROUTING}/routes/r"), None).await;
+    service
+        .owner("DELETE", &format!("{ROUTING}/routes/r"), None)
+        .await;
     let gone = service.owner("DELETE", &path, None).await;
     assert_eq!(gone.status, StatusCode::NO_CONTENT);
 }
@@ -149,7 +191,9 @@ async fn enrichments_name_endpoints_that_exist() {
         let refused = service.owner("PUT", &path, Some(bad)).await;
         assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.body);
     }
-    let refused = service.owner("DELETE", &format!("{ROUTING}/endpoints/hook"), None).await;
+    let refused = service
+        .owner("DELETE", &format!("{ROUTING}/endpoints/hook"), None)
+        .await;
     assert_eq!(refused.status, StatusCode::CONFLICT);
     let gone = service.owner("DELETE", &path, None).await;
     assert_eq!(gone.status, StatusCode::NO_CONTENT);
@@ -160,7 +204,9 @@ async fn the_definition_is_exported_and_imported_as_one() {
     let service = Service::start().await;
     webhook(&service, "hook").await;
     let route = json!({"source": "DeviceMessages", "condition": "level = 'high'", "endpointNames": ["hook"]});
-    service.owner("PUT", &format!("{ROUTING}/routes/r"), Some(route)).await;
+    service
+        .owner("PUT", &format!("{ROUTING}/routes/r"), Some(route))
+        .await;
     let path = format!("{ROUTING}/definition");
     let document = service.owner("GET", &path, None).await.body;
     let mut changed = document.clone();
@@ -182,17 +228,42 @@ async fn a_route_is_tried_on_a_message() {
     let service = Service::start().await;
     let json_body = json!({"contentType": "application/json", "contentEncoding": "utf-8"});
     for (condition, message, twin, expected) in [
-        ("$body.t > 30", json!({"body": "{\"t\":31}", "systemProperties": json_body}), Value::Null, "true"),
-        ("$body.t > 30", json!({"body": {"t": 30}, "systemProperties": json_body}), Value::Null, "false"),
-        ("$body.t > 30", json!({"body": "{\"t\":31}"}), Value::Null, "undefined"),
-        ("level = 'high'", json!({"appProperties": {"Level": "high"}}), Value::Null, "true"),
+        (
+            "$body.t > 30",
+            json!({"body": "{\"t\":31}", "systemProperties": json_body}),
+            Value::Null,
+            "true",
+        ),
+        (
+            "$body.t > 30",
+            json!({"body": {"t": 30}, "systemProperties": json_body}),
+            Value::Null,
+            "false",
+        ),
+        (
+            "$body.t > 30",
+            json!({"body": "{\"t\":31}"}),
+            Value::Null,
+            "undefined",
+        ),
+        (
+            "level = 'high'",
+            json!({"appProperties": {"Level": "high"}}),
+            Value::Null,
+            "true",
+        ),
         (
             "$connectionDeviceId = 'd1'",
             json!({"systemProperties": {"iothub-connection-device-id": "d1"}}),
             Value::Null,
             "true",
         ),
-        ("$twin.tags.floor = 1", json!({}), json!({"tags": {"floor": 1}}), "true"),
+        (
+            "$twin.tags.floor = 1",
+            json!({}),
+            json!({"tags": {"floor": 1}}),
+            "true",
+        ),
         ("", json!({}), Value::Null, "undefined"),
     ] {
         let body = json!({"message": message, "twin": twin,
@@ -204,10 +275,17 @@ async fn a_route_is_tried_on_a_message() {
         }
     }
     let body = json!({"message": {}, "route": {"source": "DeviceMessages", "condition": "a = = b"}});
-    let answer = service.owner("POST", "/routing/routes/$testnew", Some(body)).await;
+    let answer = service
+        .owner("POST", "/routing/routes/$testnew", Some(body))
+        .await;
     assert_eq!(answer.body["result"], "undefined");
     let error = &answer.body["details"]["compilationErrors"][0];
-    assert_eq!(error["location"]["start"], json!({"line": 1, "column": 5}), "{}", answer.body);
+    assert_eq!(
+        error["location"]["start"],
+        json!({"line": 1, "column": 5}),
+        "{}",
+        answer.body
+    );
 }
 
 #[tokio::test]
@@ -219,10 +297,14 @@ async fn all_routes_are_tried_on_a_message() {
         ("low", "level = 'low'", true),
     ] {
         let body = json!({"source": "DeviceMessages", "condition": condition, "endpointNames": ["events"], "isEnabled": enabled});
-        service.owner("PUT", &format!("{ROUTING}/routes/{name}"), Some(body)).await;
+        service
+            .owner("PUT", &format!("{ROUTING}/routes/{name}"), Some(body))
+            .await;
     }
     let names = async |body: Value| {
-        let answer = service.owner("POST", "/routing/routes/$testall", Some(body)).await;
+        let answer = service
+            .owner("POST", "/routing/routes/$testall", Some(body))
+            .await;
         let routes = answer.body["routes"].as_array().expect("routes").clone();
         let name = |route: &Value| route["properties"]["name"].as_str().expect("a name").to_owned();
         routes.iter().map(name).collect::<Vec<_>>()
@@ -230,9 +312,15 @@ async fn all_routes_are_tried_on_a_message() {
     let high = json!({"routingSource": "DeviceMessages", "message": {"appProperties": {"level": "high"}}});
     assert_eq!(names(high).await, ["high"]);
     assert_eq!(names(json!({"message": {}})).await, ["$fallback"]);
-    assert!(names(json!({"routingSource": "TwinChangeEvents"})).await.is_empty());
+    assert!(
+        names(json!({"routingSource": "TwinChangeEvents"}))
+            .await
+            .is_empty()
+    );
     let fallback = json!({"isEnabled": false});
-    service.owner("PUT", &format!("{ROUTING}/fallbackRoute"), Some(fallback)).await;
+    service
+        .owner("PUT", &format!("{ROUTING}/fallbackRoute"), Some(fallback))
+        .await;
     assert!(names(json!({"message": {}})).await.is_empty());
 }
 
@@ -247,7 +335,12 @@ async fn a_condition_is_tried_on_the_newest_stored_messages() {
     let path = format!("{ROUTING}/routes/$testlive");
     let body = json!({"condition": "level = 'high'", "count": 3});
     let answer = service.owner("POST", &path, Some(body)).await;
-    assert_eq!((&answer.body["tested"], &answer.body["matched"]), (&json!(3), &json!(2)), "{}", answer.body);
+    assert_eq!(
+        (&answer.body["tested"], &answer.body["matched"]),
+        (&json!(3), &json!(2)),
+        "{}",
+        answer.body
+    );
     assert_eq!(answer.body["messages"][0]["sequenceNumber"], 4);
     let body = json!({"condition": "$twin.tags.site = 'north'"});
     let answer = service.owner("POST", &path, Some(body.clone())).await;

@@ -84,10 +84,13 @@ pub(crate) async fn list(
     for letter in letters(&api, &name, top).await? {
         let event = if bytes < EVENT_BYTES_MAX {
             let block = stored(&api, &letter).await?;
-            block.as_ref().and_then(|block| event_of(block, &letter)).and_then(|event| {
-                bytes += event.body.len() + event.encoded_fields().len();
-                serde_json::to_value(EventJson(&event)).ok()
-            })
+            block
+                .as_ref()
+                .and_then(|block| event_of(block, &letter))
+                .and_then(|event| {
+                    bytes += event.body.len() + event.encoded_fields().len();
+                    serde_json::to_value(EventJson(&event)).ok()
+                })
         } else {
             None
         };
@@ -155,7 +158,11 @@ pub(crate) async fn replay(State(api): State<Api>, Path(name): Path<String>) -> 
                 .map_err(|error| log_failure(&error))?;
         }
         outcome.replayed += put_back.len() as u64;
-        let removed = api.routing.dead_letters.remove_dead_letters(&name, put_back).await;
+        let removed = api
+            .routing
+            .dead_letters
+            .remove_dead_letters(&name, put_back)
+            .await;
         removed.map_err(|error| unavailable(&error))?;
         if busy {
             let text = format!(
@@ -206,8 +213,9 @@ fn append(api: &Api, event: &EventView<'_>, number: u8) -> Result<AppendTicket, 
     }
     // It was within the limit when it came.
     let _ = record.finish(event.body);
-    let identity = Identity::parse(event.identity)
-        .map_err(|error| LogError::Failed(format!("an event has the sender {:?}: {error}", event.identity)))?;
+    let identity = Identity::parse(event.identity).map_err(|error| {
+        LogError::Failed(format!("an event has the sender {:?}: {error}", event.identity))
+    })?;
     let origin = Origin {
         source: event.source,
         identity,

@@ -107,13 +107,19 @@ impl Given {
         fallback_route: Option<FallbackRouteDto>,
         enrichments: Vec<EnrichmentDto>,
     ) -> Result<Self, Failure> {
-        let routes: Vec<Route> = routes.into_iter().map(RouteDto::route).collect::<Result<_, _>>()?;
+        let routes: Vec<Route> = routes
+            .into_iter()
+            .map(RouteDto::route)
+            .collect::<Result<_, _>>()?;
         check_unique("route", routes.iter().map(|route| route.name.as_str()))?;
         let enrichments: Vec<Enrichment> = enrichments
             .into_iter()
             .map(EnrichmentDto::enrichment)
             .collect::<Result<_, _>>()?;
-        check_unique("enrichment", enrichments.iter().map(|enrichment| enrichment.key.as_str()))?;
+        check_unique(
+            "enrichment",
+            enrichments.iter().map(|enrichment| enrichment.key.as_str()),
+        )?;
         let fallback_route = match fallback_route {
             Some(given) => given.route()?,
             None => FallbackRoute::default(),

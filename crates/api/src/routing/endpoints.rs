@@ -4,7 +4,9 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use holdfast_model::event::EndpointSet;
-use holdfast_model::routing::{ENDPOINTS_MAX, EndpointDefinition, RESERVED_NAMES, RoutingDefinition, is_name};
+use holdfast_model::routing::{
+    ENDPOINTS_MAX, EndpointDefinition, RESERVED_NAMES, RoutingDefinition, is_name,
+};
 use holdfast_model::{Error, ErrorCode, Timestamp};
 use holdfast_ports::clock::{Clock, SystemClock};
 use holdfast_routing::dispatchers::EndpointFactory;
@@ -143,8 +145,13 @@ fn check_name(name: &str) -> Result<(), Error> {
             "the name of endpoint {name:?} must be 1 to 64 letters, digits, '.', '_', '-'"
         )));
     }
-    if RESERVED_NAMES.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
-        return Err(invalid(format!("the name {name:?} is the hub's own; take another")));
+    if RESERVED_NAMES
+        .iter()
+        .any(|reserved| reserved.eq_ignore_ascii_case(name))
+    {
+        return Err(invalid(format!(
+            "the name {name:?} is the hub's own; take another"
+        )));
     }
     Ok(())
 }
@@ -181,7 +188,13 @@ fn free_number(taken: EndpointSet) -> Result<u8, Error> {
     responses((status = 200, body = Vec<EndpointDto>)))]
 pub(crate) async fn list(State(api): State<Api>) -> Reply {
     let definition = api.hub.routing().borrow().clone();
-    json(&definition.endpoints.iter().map(EndpointDto::from).collect::<Vec<_>>())
+    json(
+        &definition
+            .endpoints
+            .iter()
+            .map(EndpointDto::from)
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// Reads an endpoint, without secrets. Right: RegistryRead.
@@ -233,7 +246,10 @@ pub(crate) async fn delete(State(api): State<Api>, Path(name): Path<String>) -> 
         let name = known.name.clone();
         let users = users(definition, &name);
         if !users.is_empty() {
-            let text = format!("endpoint {name:?} is named by {}; delete or change these first", users.join(", "));
+            let text = format!(
+                "endpoint {name:?} is named by {}; delete or change these first",
+                users.join(", ")
+            );
             return Err(Error::new(ErrorCode::ResourceConflict, text));
         }
         definition.endpoints.retain(|endpoint| endpoint.name != name);
@@ -246,7 +262,10 @@ pub(crate) async fn delete(State(api): State<Api>, Path(name): Path<String>) -> 
 /// Routes and enrichments that name an endpoint.
 fn users(definition: &RoutingDefinition, name: &str) -> Vec<String> {
     let names_it = |names: &[String]| names.iter().any(|named| named.eq_ignore_ascii_case(name));
-    let routes = definition.routes.iter().filter(|route| names_it(&route.endpoint_names));
+    let routes = definition
+        .routes
+        .iter()
+        .filter(|route| names_it(&route.endpoint_names));
     let enrichments = definition.enrichments.iter();
     let enrichments = enrichments.filter(|enrichment| names_it(&enrichment.endpoint_names));
     routes

@@ -144,7 +144,11 @@ struct Trial<'a> {
 impl Trial<'_> {
     /// Those of our source among the last `count` events of a partition, oldest first.
     async fn newest_of(&mut self, partition: u16, count: usize) -> Result<Vec<LiveMessage>, Failure> {
-        let info = self.api.log.info(partition).map_err(|error| log_failure(&error))?;
+        let info = self
+            .api
+            .log
+            .info(partition)
+            .map_err(|error| log_failure(&error))?;
         let mut next = info.first.max(info.next.saturating_sub(count as u64));
         let mut tried = Vec::new();
         while next < info.next {
@@ -173,7 +177,10 @@ impl Trial<'_> {
             return Ok(());
         }
         // All events of a block have one sender.
-        let sender = block.events().find_map(Result::ok).map(|event| event.identity.to_owned());
+        let sender = block
+            .events()
+            .find_map(Result::ok)
+            .map(|event| event.identity.to_owned());
         let Some(sender) = sender.filter(|sender| !self.twins.contains_key(sender)) else {
             return Ok(());
         };

@@ -78,7 +78,10 @@ impl RouteDto {
     /// The route, checked but for the existence of its endpoint.
     pub(super) fn route(self) -> Result<Route, Failure> {
         if !is_name(&self.name) {
-            let text = format!("the name of route {:?} must be 1 to 64 letters, digits, '.', '_', '-'", self.name);
+            let text = format!(
+                "the name of route {:?} must be 1 to 64 letters, digits, '.', '_', '-'",
+                self.name
+            );
             return Err(invalid(text).into());
         }
         let source = source(&self.source)?;
@@ -114,13 +117,20 @@ impl FallbackRouteDto {
 pub(super) fn source(text: &str) -> Result<RouteSource, Error> {
     RouteSource::parse(text).ok_or_else(|| {
         let known: Vec<&str> = RouteSource::ALL.iter().map(|source| source.as_str()).collect();
-        invalid(format!("{text:?} is no source of routes; there are {}", known.join(", ")))
+        invalid(format!(
+            "{text:?} is no source of routes; there are {}",
+            known.join(", ")
+        ))
     })
 }
 
 /// Every endpoint of a route must exist.
 pub(super) fn check_endpoints(definition: &RoutingDefinition, route: &Route) -> Result<(), Error> {
-    match route.endpoint_names.iter().find(|name| !knows_endpoint(definition, name)) {
+    match route
+        .endpoint_names
+        .iter()
+        .find(|name| !knows_endpoint(definition, name))
+    {
         None => Ok(()),
         Some(unknown) => Err(invalid(format!(
             "route {:?} names the endpoint {unknown:?}, which does not exist; create it first",
@@ -142,7 +152,10 @@ pub(crate) async fn list(State(api): State<Api>) -> Reply {
     responses((status = 200, body = RouteDto), (status = 404, description = "no such route")))]
 pub(crate) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Reply {
     let definition = api.hub.routing().borrow().clone();
-    let route = definition.routes.iter().find(|route| route.name.eq_ignore_ascii_case(&name));
+    let route = definition
+        .routes
+        .iter()
+        .find(|route| route.name.eq_ignore_ascii_case(&name));
     json(&RouteDto::from(route.ok_or_else(|| not_found("route", &name))?))
 }
 
@@ -186,7 +199,9 @@ pub(crate) async fn put(State(api): State<Api>, Path(name): Path<String>, bytes:
 pub(crate) async fn delete(State(api): State<Api>, Path(name): Path<String>) -> Reply {
     let change = move |definition: &mut RoutingDefinition| {
         let before = definition.routes.len();
-        definition.routes.retain(|route| !route.name.eq_ignore_ascii_case(&name));
+        definition
+            .routes
+            .retain(|route| !route.name.eq_ignore_ascii_case(&name));
         if definition.routes.len() == before {
             return Err(not_found("route", &name));
         }
@@ -200,7 +215,9 @@ pub(crate) async fn delete(State(api): State<Api>, Path(name): Path<String>) -> 
 #[utoipa::path(get, path = "/holdfast/v1/routing/fallbackRoute", tag = "Routing",
     responses((status = 200, body = FallbackRouteDto)))]
 pub(crate) async fn get_fallback(State(api): State<Api>) -> Reply {
-    json(&FallbackRouteDto::from(&api.hub.routing().borrow().fallback_route))
+    json(&FallbackRouteDto::from(
+        &api.hub.routing().borrow().fallback_route,
+    ))
 }
 
 /// Changes the fallback route. Right: RegistryWrite.

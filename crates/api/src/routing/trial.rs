@@ -172,9 +172,8 @@ pub(crate) async fn test_all(State(api): State<Api>, bytes: Bytes) -> Reply {
     let takes = |route: &Route| {
         route.is_enabled
             && route.source == source
-            && compile(&route.condition, source).is_ok_and(|(condition, symbols)| {
-                condition.decide(&sample.with(&symbols)) == Outcome::True
-            })
+            && compile(&route.condition, source)
+                .is_ok_and(|(condition, symbols)| condition.decide(&sample.with(&symbols)) == Outcome::True)
     };
     let mut routes: Vec<&Route> = definition.routes.iter().filter(|route| takes(route)).collect();
     let fallback = fallback_as_route(&definition.fallback_route);

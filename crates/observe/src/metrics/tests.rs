@@ -141,5 +141,8 @@ fn series_by_name_are_escaped_and_bounded() {
     let text = registry.render();
     assert!(text.contains("holdfast_x_events{endpoint=\"e63\"} 63"), "{text}");
     assert!(!text.contains("e64"), "{text}");
-    assert!(text.contains("holdfast_y_total{endpoint=\"a\\\"b\\\\c\\nd\"} 7"), "{text}");
+    assert!(
+        text.contains("holdfast_y_total{endpoint=\"a\\\"b\\\\c\\nd\"} 7"),
+        "{text}"
+    );
 }

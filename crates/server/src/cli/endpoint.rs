@@ -14,7 +14,7 @@ const ROOT: &str = "/holdfast/v1/routing/endpoints";
 pub(super) enum Command {
     /// Create an endpoint, or change its settings
     #[command(
-        after_help = "Settings of every kind: docs/reference/endpoints.md, or the message that an unknown one gives.\nA value is taken as JSON if it is JSON, else as text; a name with dots leads into an object.\n\nExamples:\n  holdfast endpoint create http alarms --set url=https://example.com/alarms\n  holdfast endpoint create http alarms --set url=https://example.com/alarms --set headers.x-api-key=abc\n  holdfast endpoint create http alarms --settings @alarms.json"
+        after_help = "An unknown setting is refused with the names that there are. A value is taken as JSON if it is JSON, else as text; a name with dots leads into an object.\n\nExamples:\n  holdfast endpoint create http alarms --set url=https://example.com/alarms\n  holdfast endpoint create http alarms --set url=https://example.com/alarms --set headers.x-api-key=abc\n  holdfast endpoint create http alarms --settings @alarms.json"
     )]
     Create {
         /// Kind of endpoint, such as http
@@ -87,7 +87,10 @@ impl Command {
             }
             Command::List => {
                 let all = list(&client, ROOT)?;
-                output.list(&all, &[("name", "/name"), ("type", "/type"), ("created", "/createdAt")])
+                output.list(
+                    &all,
+                    &[("name", "/name"), ("type", "/type"), ("created", "/createdAt")],
+                )
             }
             Command::Show { name } => output.object(&client.get(path(&name)).send()?),
             Command::Health { name } => health(&client, output, name.as_deref()),
@@ -108,7 +111,10 @@ impl Command {
                 match (replay, clear) {
                     (true, _) => {
                         let done = client.post(format!("{letters}/replay")).timeout(None).send()?;
-                        let sentence = format!("{} put back, {} are no longer in the log", done["replayed"], done["gone"]);
+                        let sentence = format!(
+                            "{} put back, {} are no longer in the log",
+                            done["replayed"], done["gone"]
+                        );
                         output.outcome(&sentence, &done)
                     }
                     (_, true) => {
@@ -174,11 +180,11 @@ fn combined(settings: Option<&str>, set: &[(String, String)]) -> anyhow::Result<
         let mut place = &mut combined;
         for part in name.split('.') {
             let Value::Object(members) = place else {
-                return Err(Failure::usage(format!("--set {name}: what stands before {part} is no object")).into());
+                return Err(
+                    Failure::usage(format!("--set {name}: what stands before {part} is no object")).into(),
+                );
             };
-            place = members
-                .entry(part)
-                .or_insert_with(|| Value::Object(Map::new()));
+            place = members.entry(part).or_insert_with(|| Value::Object(Map::new()));
         }
         *place = value;
     }

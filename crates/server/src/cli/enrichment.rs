@@ -21,7 +21,13 @@ pub(super) enum Command {
         #[arg(long, short)]
         value: String,
         /// Endpoint; can be given several times
-        #[arg(long = "endpoint", visible_alias = "endpoints", short, required = true, value_name = "NAME")]
+        #[arg(
+            long = "endpoint",
+            visible_alias = "endpoints",
+            short,
+            required = true,
+            value_name = "NAME"
+        )]
         endpoints: Vec<String>,
     },
     /// List enrichments
@@ -44,7 +50,10 @@ impl Command {
                 endpoints,
             } => {
                 let body = json!({"value": value, "endpointNames": endpoints});
-                let made = client.put(format!("{ROOT}/{}", segment(&key))).json(body).send()?;
+                let made = client
+                    .put(format!("{ROOT}/{}", segment(&key)))
+                    .json(body)
+                    .send()?;
                 output.outcome(&format!("enrichment {key} created"), &made)
             }
             Command::List => {
@@ -52,7 +61,11 @@ impl Command {
                 let all: Vec<Value> = all.as_array().cloned().unwrap_or_default();
                 output.list(
                     &all,
-                    &[("key", "/key"), ("value", "/value"), ("endpoints", "/endpointNames")],
+                    &[
+                        ("key", "/key"),
+                        ("value", "/value"),
+                        ("endpoints", "/endpointNames"),
+                    ],
                 )
             }
             Command::Delete { key } => {

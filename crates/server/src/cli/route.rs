@@ -371,7 +371,10 @@ mod tests {
     fn a_mistake_in_a_condition_is_underlined() {
         let error = checked("level = 3", "devicemessages").expect_err("a string and a number");
         let text = error.to_string();
-        assert!(text.contains("the condition is wrong") && text.contains('^'), "{text}");
+        assert!(
+            text.contains("the condition is wrong") && text.contains('^'),
+            "{text}"
+        );
         assert!(checked("true", "Nowhere").is_err());
         assert_eq!(checked(" true ", "DeviceMessages").expect("fine"), "true");
     }

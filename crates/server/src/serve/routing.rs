@@ -206,7 +206,13 @@ mod tests {
         let mut registry = Registry::new();
         register_metrics(&mut registry, &HealthBoard::default());
         let text = registry.render();
-        assert!(text.contains("# TYPE holdfast_endpoint_lag_events gauge"), "{text}");
-        assert!(text.contains("# TYPE holdfast_endpoint_delivered_events counter"), "{text}");
+        assert!(
+            text.contains("# TYPE holdfast_endpoint_lag_events gauge"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# TYPE holdfast_endpoint_delivered_events counter"),
+            "{text}"
+        );
     }
 }
