@@ -59,7 +59,10 @@ impl DeviceActions for HubActions {
                 let page = self.queries.find_targets(condition, cursor, limit - found.len());
                 let page = page.await.map_err(|error| match error {
                     StoreError::Refused(error) => error,
-                    error => Error::new(ErrorCode::ServiceUnavailable, format!("the twins cannot be searched: {error}")),
+                    error => Error::new(
+                        ErrorCode::ServiceUnavailable,
+                        format!("the twins cannot be searched: {error}"),
+                    ),
                 })?;
                 found.extend(page.identities);
                 cursor = page.next;

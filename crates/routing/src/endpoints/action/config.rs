@@ -128,17 +128,32 @@ impl ActionConfig {
             (Some(method), None) => {
                 holdfast_model::method::check_method_name(&method.name)
                     .map_err(|error| format!("method.name: {}", error.message))?;
-                bounded("method.connectTimeoutSeconds", method.connect_timeout_seconds, 0, 10)?;
-                bounded("method.responseTimeoutSeconds", method.response_timeout_seconds, 5, 10)?;
+                bounded(
+                    "method.connectTimeoutSeconds",
+                    method.connect_timeout_seconds,
+                    0,
+                    10,
+                )?;
+                bounded(
+                    "method.responseTimeoutSeconds",
+                    method.response_timeout_seconds,
+                    5,
+                    10,
+                )?;
                 Ok(Act::Call {
                     method: method.clone(),
-                    payload: Template::parse(&method.payload).map_err(|error| format!("method.payload: {error}"))?,
+                    payload: Template::parse(&method.payload)
+                        .map_err(|error| format!("method.payload: {error}"))?,
                 })
             }
             (None, Some(patch)) => {
                 let section = |name: &str, section: &Option<Map<String, Value>>| {
-                    let template = section.clone().map(|section| Template::parse(&Value::Object(section)));
-                    template.transpose().map_err(|error| format!("patch.{name}: {error}"))
+                    let template = section
+                        .clone()
+                        .map(|section| Template::parse(&Value::Object(section)));
+                    template
+                        .transpose()
+                        .map_err(|error| format!("patch.{name}: {error}"))
                 };
                 if patch.tags.is_none() && patch.desired.is_none() {
                     return Err("patch: give tags or desired, or both".to_owned());
@@ -161,7 +176,11 @@ impl ActionConfig {
                 let identity = |text: &String| {
                     Identity::parse(text).map_err(|error| format!("devices: {text:?}: {error}"))
                 };
-                devices.iter().map(identity).collect::<Result<_, _>>().map(Targets::These)
+                devices
+                    .iter()
+                    .map(identity)
+                    .collect::<Result<_, _>>()
+                    .map(Targets::These)
             }
             (None, Some(query)) => {
                 let condition = parse_condition(query).map_err(|error| format!("query: {error}"))?;

@@ -101,7 +101,11 @@ impl ActionEndpoint {
             _ => 0,
         };
         if hops > self.config.hops_max {
-            tracing::debug!(identity = event.identity, hops, "a twin change of an action is not answered again");
+            tracing::debug!(
+                identity = event.identity,
+                hops,
+                "a twin change of an action is not answered again"
+            );
             return Ok(());
         }
         let targets = self.find(outbound).await?;
@@ -149,7 +153,9 @@ impl ActionEndpoint {
             Targets::These(identities) => Ok(identities.clone()),
             Targets::Source => {
                 let identity = outbound.event.identity;
-                let parsed = Identity::parse(identity).ok().filter(|_| outbound.event.source != EventSource::Producer);
+                let parsed = Identity::parse(identity)
+                    .ok()
+                    .filter(|_| outbound.event.source != EventSource::Producer);
                 let refused = || DeliveryError::refused(format!("{identity:?} is no device or module"));
                 parsed.map(|identity| vec![identity]).ok_or_else(refused)
             }
@@ -158,10 +164,16 @@ impl ActionEndpoint {
                 let found = self.actions.port.select(condition, most + 1).await;
                 let found = found.map_err(|error| {
                     let text = format!("query: {}", error.message);
-                    if passes(&error) { DeliveryError::retry(text) } else { DeliveryError::refused(text) }
+                    if passes(&error) {
+                        DeliveryError::retry(text)
+                    } else {
+                        DeliveryError::refused(text)
+                    }
                 })?;
                 if found.len() > most {
-                    return Err(DeliveryError::refused(format!("query selects more than {most} targets")));
+                    return Err(DeliveryError::refused(format!(
+                        "query selects more than {most} targets"
+                    )));
                 }
                 Ok(found)
             }
@@ -211,7 +223,10 @@ async fn act(actions: Actions, target: Identity, ready: Ready, hops: u8) -> Opti
 }
 
 fn passes(error: &Error) -> bool {
-    matches!(error.code, ErrorCode::ThrottlingException | ErrorCode::ServiceUnavailable)
+    matches!(
+        error.code,
+        ErrorCode::ThrottlingException | ErrorCode::ServiceUnavailable
+    )
 }
 
 impl Endpoint for ActionEndpoint {

@@ -63,7 +63,11 @@ impl DeviceActions for Engine {
     ) -> BoxFuture<'a, Result<Vec<Identity>, Error>> {
         assert!(condition.ids().is_some());
         let found = self.selected.lock();
-        let found = found.iter().take(limit).map(|id| Identity::parse(id).unwrap()).collect();
+        let found = found
+            .iter()
+            .take(limit)
+            .map(|id| Identity::parse(id).unwrap())
+            .collect();
         Box::pin(std::future::ready(Ok(found)))
     }
 }
@@ -113,11 +117,19 @@ async fn methods_and_patches_with_values_of_the_event() {
     let call = stage.endpoint(json!({"method": {"name": "cool", "payload": {
         "to": "{{body.limits.1}}", "why": "{{deviceId}}: {{ body.t }}°, level {{properties.level}}", "none": "{{body.x}}",
     }}}));
-    send(&call, "d1/m1", r#"{"t": 21.5, "limits": [1, 2]}"#).await.unwrap();
+    send(&call, "d1/m1", r#"{"t": 21.5, "limits": [1, 2]}"#)
+        .await
+        .unwrap();
     let call = stage.engine.done();
     let (whom, payload) = call[0].split_once(" cool(").unwrap();
     let payload: Value = serde_json::from_str(payload.trim_end_matches(')')).unwrap();
-    assert_eq!((whom, payload), ("d1/m1", json!({"to": 2, "why": "d1: 21.5°, level 3", "none": null})));
+    assert_eq!(
+        (whom, payload),
+        (
+            "d1/m1",
+            json!({"to": 2, "why": "d1: 21.5°, level 3", "none": null})
+        )
+    );
 
     let patch = stage.endpoint(json!({"patch": {"desired": {"fan": "{{body}}"}}, "devices": ["d2", "d3/m"]}));
     send(&patch, "d1", "true").await.unwrap();
@@ -128,7 +140,9 @@ async fn methods_and_patches_with_values_of_the_event() {
             r#"d3/m {"desired":{"fan":true},"tags":null}"#,
         ]
     );
-    send(&stage.endpoint(json!({"method": {"name": "ping"}})), "d1", "1").await.unwrap();
+    send(&stage.endpoint(json!({"method": {"name": "ping"}})), "d1", "1")
+        .await
+        .unwrap();
     assert_eq!(stage.engine.done(), ["d1 ping()"]);
 }
 
@@ -149,12 +163,18 @@ async fn failures_refuse_and_busy_hubs_are_asked_again() {
     let stage = Stage::new();
     let source = stage.endpoint(json!({"method": {"name": "x"}}));
     let error = send(&source, "d8", "1").await.unwrap_err();
-    assert!(error.refused && error.message.contains("not connected"), "{error}");
+    assert!(
+        error.refused && error.message.contains("not connected"),
+        "{error}"
+    );
     let error = send(&source, "d9", "1").await.unwrap_err();
     assert!(!error.refused && error.message.contains("too much"), "{error}");
     let some = stage.endpoint(json!({"method": {"name": "x"}, "devices": ["d1", "d9"]}));
     let error = send(&some, "d5", "1").await.unwrap_err();
-    assert!(error.refused && error.message.contains("1 of 2"), "a method is not called twice: {error}");
+    assert!(
+        error.refused && error.message.contains("1 of 2"),
+        "a method is not called twice: {error}"
+    );
     assert_eq!(stage.engine.done(), ["d1 x()"]);
 }
 
@@ -180,7 +200,11 @@ async fn hops_are_counted() {
     twin_change(&endpoint, "d1", 3).await.unwrap();
     for hop in [1, 2] {
         twin_change(&endpoint, "d1", 17).await.unwrap();
-        assert_eq!(stage.engine.done().len(), if hop == 1 { 2 } else { 1 }, "hop {hop}");
+        assert_eq!(
+            stage.engine.done().len(),
+            if hop == 1 { 2 } else { 1 },
+            "hop {hop}"
+        );
     }
     twin_change(&endpoint, "d1", 17).await.unwrap();
     assert_eq!(stage.engine.done().len(), 0, "three actions in a row");
@@ -194,7 +218,10 @@ async fn each_target_has_a_rate() {
         send(&endpoint, "d1", "1").await.unwrap();
     }
     let error = send(&endpoint, "d1", "1").await.unwrap_err();
-    assert!(error.refused && error.message.contains("2 actions in a minute"), "{error}");
+    assert!(
+        error.refused && error.message.contains("2 actions in a minute"),
+        "{error}"
+    );
     send(&endpoint, "d2", "1").await.unwrap();
     stage.clock.advance(Duration::from_secs(60));
     send(&endpoint, "d1", "1").await.unwrap();
@@ -210,9 +237,14 @@ fn what_is_remembered_is_bounded() {
     assert_eq!((trail.hops("d1", 0), trail.hops("d1", 19_999)), (0, 1));
     let rate = Rate::new(1);
     let now = Timestamp::from_seconds(0);
-    let admitted = (0..20_000).filter(|number| rate.admit(&format!("d{number}"), now)).count();
+    let admitted = (0..20_000)
+        .filter(|number| rate.admit(&format!("d{number}"), now))
+        .count();
     assert_eq!(admitted, 10_000);
-    assert!(rate.admit("other", Timestamp::from_seconds(60)), "old windows make room");
+    assert!(
+        rate.admit("other", Timestamp::from_seconds(60)),
+        "old windows make room"
+    );
 }
 
 #[test]
@@ -220,16 +252,28 @@ fn faults_in_settings_are_named() {
     let method = json!({"name": "x"});
     for (settings, names) in [
         (json!({}), "method or patch"),
-        (json!({"method": method, "patch": {"tags": {}}}), "method or patch"),
+        (
+            json!({"method": method, "patch": {"tags": {}}}),
+            "method or patch",
+        ),
         (json!({"patch": {}}), "tags or desired"),
         (json!({"method": {"name": "a b"}}), "method.name"),
         (json!({"method": {"name": "x", "payload": "{{who}}"}}), "{{who}}"),
-        (json!({"method": {"name": "x", "payload": ["{{body"]}}), "without }}"),
-        (json!({"method": {"name": "x", "responseTimeoutSeconds": 300}}), "responseTimeoutSeconds"),
+        (
+            json!({"method": {"name": "x", "payload": ["{{body"]}}),
+            "without }}",
+        ),
+        (
+            json!({"method": {"name": "x", "responseTimeoutSeconds": 300}}),
+            "responseTimeoutSeconds",
+        ),
         (json!({"method": method, "devices": []}), "number of devices"),
         (json!({"method": method, "devices": ["a b"]}), "a b"),
         (json!({"method": method, "query": "tags. ="}), "query"),
-        (json!({"method": method, "devices": ["d"], "query": "*"}), "together"),
+        (
+            json!({"method": method, "devices": ["d"], "query": "*"}),
+            "together",
+        ),
         (json!({"method": method, "ratePerMinute": 0}), "ratePerMinute"),
         (json!({"method": method, "targetsMax": 101}), "targetsMax"),
     ] {
@@ -239,6 +283,8 @@ fn faults_in_settings_are_named() {
     let filled = ActionConfig::check(&json!({"method": method})).unwrap();
     assert_eq!(filled["ratePerMinute"], 10);
     assert_eq!(ActionConfig::check(&filled).unwrap(), filled);
-    let error = ActionEndpoint::new(&json!({"method": method}), &environment()).err().unwrap();
+    let error = ActionEndpoint::new(&json!({"method": method}), &environment())
+        .err()
+        .unwrap();
     assert!(error.contains("cannot act"), "{error}");
 }

@@ -35,8 +35,13 @@ async fn peer(credit: u32) -> (u16, Log) {
                     while let Some(event) = machine.next_event(&mut rest, 0, &mut out).unwrap() {
                         match event {
                             Event::SaslInit(init) => {
-                                let response = String::from_utf8_lossy(init.initial_response.unwrap_or_default());
-                                seen.lock().push(format!("{} {}", init.mechanism, response.replace('\0', "|")));
+                                let response =
+                                    String::from_utf8_lossy(init.initial_response.unwrap_or_default());
+                                seen.lock().push(format!(
+                                    "{} {}",
+                                    init.mechanism,
+                                    response.replace('\0', "|")
+                                ));
                                 let wrong = response.contains("wrong");
                                 let code = if wrong { SaslCode::Auth } else { SaslCode::Ok };
                                 machine.sasl_outcome(code, &mut out);
@@ -56,7 +61,11 @@ async fn peer(credit: u32) -> (u16, Log) {
                                 };
                                 seen.lock().push(text.clone());
                                 if let Some(answers) = answers.filter(|_| text.starts_with("SharedAccess")) {
-                                    let outgoing = Outgoing { tag: b"a", settled: true, ..Outgoing::default() };
+                                    let outgoing = Outgoing {
+                                        tag: b"a",
+                                        settled: true,
+                                        ..Outgoing::default()
+                                    };
                                     let status = if text.contains("skn=bad") { 401 } else { 202 };
                                     let mut answer = Vec::new();
                                     Writer::new(&mut answer).application_properties(|map| {
@@ -65,10 +74,16 @@ async fn peer(credit: u32) -> (u16, Log) {
                                     machine.send(answers, &outgoing, &answer, &mut out).unwrap();
                                     continue;
                                 }
-                                let error = |condition| Error { condition, description: Some("no"), info: None };
+                                let error = |condition| Error {
+                                    condition,
+                                    description: Some("no"),
+                                    info: None,
+                                };
                                 let state = match text.as_str() {
                                     "\"reject\"" => DeliveryState::Rejected(Some(error("amqp:decode-error"))),
-                                    "\"busy\"" => DeliveryState::Rejected(Some(error("com.microsoft:server-busy"))),
+                                    "\"busy\"" => {
+                                        DeliveryState::Rejected(Some(error("com.microsoft:server-busy")))
+                                    }
                                     "\"release\"" => DeliveryState::Released,
                                     "\"mute\"" => continue,
                                     "\"die\"" => return,
@@ -124,7 +139,11 @@ async fn batches_arrive_in_order_within_the_credit() {
     let log = log.lock();
     assert_eq!(log[0], "PLAIN |u|p");
     assert_eq!(log[1..501], bodies[..]);
-    assert_eq!(log[501..], ["again", "PLAIN |u|p", "after"], "the connection is kept until it rests");
+    assert_eq!(
+        log[501..],
+        ["again", "PLAIN |u|p", "after"],
+        "the connection is kept until it rests"
+    );
 }
 
 #[tokio::test]
@@ -153,7 +172,9 @@ async fn silent_peers_are_given_up() {
     let error = send(&silent, &["1", "\"mute\""]).await.unwrap_err();
     assert_eq!((error.accepted, error.refused), (1, false), "{error}");
     let (port, _) = peer(0).await;
-    let error = send(&endpoint(port, json!({"connectTimeoutSeconds": 1})), &["1"]).await.unwrap_err();
+    let error = send(&endpoint(port, json!({"connectTimeoutSeconds": 1})), &["1"])
+        .await
+        .unwrap_err();
     assert!(error.message.contains("credit within 1 s"), "{error}");
 }
 
@@ -165,10 +186,15 @@ async fn policies_put_a_token_first() {
             "Endpoint=sb://127.0.0.1:{port}/;SharedAccessKeyName={policy};SharedAccessKey=a2V5;EntityPath=hub one;UseDevelopmentEmulator=true"
         )
     };
-    send(&endpoint(port, json!({"connectionString": text("send")})), &["1"]).await.unwrap();
+    send(&endpoint(port, json!({"connectionString": text("send")})), &["1"])
+        .await
+        .unwrap();
     {
         let log = log.lock();
-        assert_eq!((log[0].as_str(), log[2].as_str(), log.len()), ("MSSBCBS ", "1", 3));
+        assert_eq!(
+            (log[0].as_str(), log[2].as_str(), log.len()),
+            ("MSSBCBS ", "1", 3)
+        );
         let token = &log[1];
         assert!(
             token.starts_with("SharedAccessSignature sr=amqps%3A%2F%2F127%2E0%2E0%2E1%2Fhub%20one&sig="),
@@ -176,7 +202,9 @@ async fn policies_put_a_token_first() {
         );
         assert!(token.ends_with("&se=5600&skn=send"), "{token}");
     }
-    let error = send(&endpoint(port, json!({"connectionString": text("bad")})), &["1"]).await.unwrap_err();
+    let error = send(&endpoint(port, json!({"connectionString": text("bad")})), &["1"])
+        .await
+        .unwrap_err();
     assert!(!error.refused && error.message.contains("401"), "{error}");
 }
 
@@ -185,8 +213,16 @@ async fn refused_logins_and_absent_peers() {
     let (port, _) = peer(10).await;
     let wrong = endpoint(port, json!({"username": "u", "password": "wrong"}));
     let error = send(&wrong, &["1"]).await.unwrap_err();
-    assert!(!error.refused && error.message.contains("login") && !error.message.contains("wrong"), "{error}");
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    assert!(
+        !error.refused && error.message.contains("login") && !error.message.contains("wrong"),
+        "{error}"
+    );
+    let free = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let error = send(&endpoint(free, json!({})), &["1"]).await.unwrap_err();
     assert!(error.message.contains("cannot connect"), "{error}");
 }
@@ -198,16 +234,37 @@ fn messages_have_the_envelope_of_the_contract() {
     request::write(&outbound(&block)[0], &mut bytes);
     let message = Message::decode(&bytes).unwrap();
     let annotation = |key: &str| message.message_annotations.and_then(|map| map.get(key));
-    assert_eq!(annotation("iothub-connection-device-id"), Some(Amqp::String("d1")));
-    assert_eq!(annotation("iothub-connection-module-id"), Some(Amqp::String("m1")));
-    assert_eq!(annotation("iothub-connection-auth-generation-id"), Some(Amqp::String("42")));
-    assert_eq!(annotation("iothub-enqueuedtime"), Some(Amqp::Timestamp(1_000_000)));
-    assert_eq!(annotation("iothub-message-source"), Some(Amqp::String("Telemetry")));
+    assert_eq!(
+        annotation("iothub-connection-device-id"),
+        Some(Amqp::String("d1"))
+    );
+    assert_eq!(
+        annotation("iothub-connection-module-id"),
+        Some(Amqp::String("m1"))
+    );
+    assert_eq!(
+        annotation("iothub-connection-auth-generation-id"),
+        Some(Amqp::String("42"))
+    );
+    assert_eq!(
+        annotation("iothub-enqueuedtime"),
+        Some(Amqp::Timestamp(1_000_000))
+    );
+    assert_eq!(
+        annotation("iothub-message-source"),
+        Some(Amqp::String("Telemetry"))
+    );
     assert_eq!(annotation("x-opt-partition-key"), Some(Amqp::String("d1")));
     let property = |key: &str| message.application_properties.and_then(|map| map.get(key));
-    assert_eq!((property("level"), property("hub")), (Some(Amqp::String("3")), Some(Amqp::String("hub1"))));
+    assert_eq!(
+        (property("level"), property("hub")),
+        (Some(Amqp::String("3")), Some(Amqp::String("hub1")))
+    );
     let properties = message.properties;
-    assert_eq!((properties.content_type, properties.content_encoding), (Some("application/json"), Some("utf-8")));
+    assert_eq!(
+        (properties.content_type, properties.content_encoding),
+        (Some("application/json"), Some("utf-8"))
+    );
     assert_eq!(data(&message), b"{}");
 }
 
@@ -220,16 +277,37 @@ fn faults_in_settings_are_named_without_secrets() {
         (json!({"url": "h", "address": "q"}), "url"),
         (json!({"url": "amqp://u:hush@h", "address": "q"}), "username"),
         (json!({"url": "amqp://h/q", "address": "q"}), "url"),
-        (json!({"url": "amqp://h", "address": "q", "username": "u"}), "password"),
-        (json!({"url": "amqp://h", "address": "q", "connectionString": string}), "together"),
+        (
+            json!({"url": "amqp://h", "address": "q", "username": "u"}),
+            "password",
+        ),
+        (
+            json!({"url": "amqp://h", "address": "q", "connectionString": string}),
+            "together",
+        ),
         (json!({"connectionString": string}), "address"),
-        (json!({"connectionString": "Endpoint=sb://h/;SharedAccessKey=hush;EntityPath=q"}), "SharedAccessKeyName"),
-        (json!({"connectionString": "Endpoint=h;SharedAccessKey=hush;EntityPath=q"}), "Endpoint"),
-        (json!({"connectionString": string, "address": "q", "username": "u"}), "connectionString"),
-        (json!({"url": "amqp://h", "address": "q", "batchEventsMax": 0}), "batchEventsMax"),
+        (
+            json!({"connectionString": "Endpoint=sb://h/;SharedAccessKey=hush;EntityPath=q"}),
+            "SharedAccessKeyName",
+        ),
+        (
+            json!({"connectionString": "Endpoint=h;SharedAccessKey=hush;EntityPath=q"}),
+            "Endpoint",
+        ),
+        (
+            json!({"connectionString": string, "address": "q", "username": "u"}),
+            "connectionString",
+        ),
+        (
+            json!({"url": "amqp://h", "address": "q", "batchEventsMax": 0}),
+            "batchEventsMax",
+        ),
     ] {
         let error = AmqpConfig::check(&settings).unwrap_err();
-        assert!(error.contains(names) && !error.contains("hush"), "{names}: {error}");
+        assert!(
+            error.contains(names) && !error.contains("hush"),
+            "{names}: {error}"
+        );
     }
     let filled = AmqpConfig::check(&json!({"connectionString": string, "address": "q"})).unwrap();
     assert_eq!(AmqpConfig::check(&filled).unwrap(), filled);

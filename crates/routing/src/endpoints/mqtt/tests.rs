@@ -93,9 +93,14 @@ async fn batches_are_published_in_order() {
 #[tokio::test]
 async fn records_carry_everything() {
     let (port, log) = broker().await;
-    send(&endpoint(port, json!({"payload": "record"})), &["{\"t\":1}"]).await.unwrap();
+    send(&endpoint(port, json!({"payload": "record"})), &["{\"t\":1}"])
+        .await
+        .unwrap();
     let record: Value = serde_json::from_str(&log.lock()[0].1).unwrap();
-    assert_eq!((&record["Body"], &record["Properties"]["hub"]), (&json!({"t": 1}), &json!("hub1")));
+    assert_eq!(
+        (&record["Body"], &record["Properties"]["hub"]),
+        (&json!({"t": 1}), &json!("hub1"))
+    );
 }
 
 #[tokio::test]
@@ -123,9 +128,17 @@ async fn refused_logins_and_absent_brokers() {
     let (port, _) = broker().await;
     let wrong = endpoint(port, json!({"username": "u", "password": "wrong"}));
     let error = send(&wrong, &["1"]).await.unwrap_err();
-    assert!(!error.refused && error.message.contains("NotAuthorized"), "{error}");
+    assert!(
+        !error.refused && error.message.contains("NotAuthorized"),
+        "{error}"
+    );
     assert!(!error.message.contains("wrong"), "{error}");
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let error = send(&endpoint(free, json!({})), &["1"]).await.unwrap_err();
     assert!(error.message.contains("cannot connect"), "{error}");
 }
