@@ -1,0 +1,817 @@
+//! The REST API as a router.
+//!
+//! Bodies are streamed: a request holds one chunk of the connection at a time, except a block list, which is bounded.
+
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, BodyDataStream};
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use base64::Engine as _;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use holdfast_model::Timestamp;
+use percent_encoding::percent_decode_str;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::conditions;
+use crate::error::BlobError;
+use crate::signature::{Access, Account, Signed, http_date, parameter, parse_query};
+use crate::store::{Blob, BlobStore, Container, Entry, Headers, LIST_MAX, Part};
+use crate::xml;
+
+/// Largest body of Put Blob.
+pub const PUT_BYTES_MAX: u64 = 5_000 << 20;
+/// Largest body of Put Block.
+pub const BLOCK_BYTES_MAX: u64 = 4_000 << 20;
+/// Largest metadata, names and values together.
+pub const METADATA_BYTES_MAX: usize = 8 * 1024;
+/// What a download holds in memory at once.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Version named in answers to requests that name none.
+const DEFAULT_VERSION: &str = "2021-08-06";
+
+type Reply = Result<Response<Body>, BlobError>;
+
+/// What the service needs.
+#[derive(Clone)]
+pub struct BlobService {
+    /// Where everything is kept.
+    pub store: BlobStore,
+    /// The account.
+    pub account: Account,
+    /// Time.
+    pub now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Whether the listener speaks TLS, for signatures with `spr=https`.
+    pub tls: bool,
+}
+
+impl std::fmt::Debug for BlobService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlobService")
+            .field("account", &self.account)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The REST API.
+pub fn router(service: BlobService) -> Router {
+    Router::new().fallback(answer).with_state(service)
+}
+
+/// A request that was proven.
+struct Call {
+    service: BlobService,
+    head: Parts,
+    query: Vec<(String, String)>,
+    container: String,
+    blob: String,
+    access: Access,
+    now: Timestamp,
+}
+
+async fn answer(State(service): State<BlobService>, request: Request) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let echoed: Vec<(&str, Option<HeaderValue>)> = ["x-ms-version", "x-ms-client-request-id"]
+        .map(|name| (name, head.headers.get(name).cloned()))
+        .into();
+    let is_head = head.method == "HEAD";
+    let mut response = match perform(service, head, body).await {
+        Ok(response) => response,
+        Err(error) => failure(&error, is_head),
+    };
+    let out = response.headers_mut();
+    for (name, value) in echoed {
+        let value = value.or((name == "x-ms-version").then(|| HeaderValue::from_static(DEFAULT_VERSION)));
+        if let Some(value) = value {
+            out.insert(HeaderName::from_static(name), value);
+        }
+    }
+    let mut id = [0; 16];
+    let _ = getrandom::fill(&mut id);
+    set(
+        out,
+        "x-ms-request-id",
+        &format!("{:032x}", u128::from_ne_bytes(id)),
+    );
+    response
+}
+
+fn failure(error: &BlobError, is_head: bool) -> Response<Body> {
+    let mut text = xml::document();
+    text.push_str("<Error>");
+    xml::element("Code", error.code, &mut text);
+    xml::element("Message", &error.message, &mut text);
+    text.push_str("</Error>");
+    let bare = is_head || error.status == 304;
+    let mut response = Response::new(if bare { Body::empty() } else { Body::from(text) });
+    *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    set(response.headers_mut(), "x-ms-error-code", error.code);
+    if !bare {
+        set(response.headers_mut(), "content-type", "application/xml");
+    }
+    response
+}
+
+/// Container and blob of a path, decoded.
+fn resource(path: &str, account: &str) -> Result<(String, String), BlobError> {
+    let bad = || BlobError::new(400, "InvalidUri", "The path is not UTF-8.");
+    let mut rest = path.trim_start_matches('/');
+    if let Some(inner) = rest.strip_prefix(account)
+        && (inner.is_empty() || inner.starts_with('/'))
+    {
+        rest = inner.trim_start_matches('/');
+    }
+    let (container, blob) = rest.split_once('/').unwrap_or((rest, ""));
+    let decode = |text| {
+        percent_decode_str(text)
+            .decode_utf8()
+            .map(|text| text.into_owned())
+            .map_err(|_| bad())
+    };
+    let (container, blob) = (decode(container)?, decode(blob)?);
+    let dashes = container.starts_with('-') || container.ends_with('-') || container.contains("--");
+    let plain = container
+        .chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if !container.is_empty() && (!plain || dashes || !(3..=63).contains(&container.len())) {
+        let message = "The specified resource name contains invalid characters or has a wrong length.";
+        return Err(BlobError::new(400, "InvalidResourceName", message));
+    }
+    if blob.chars().count() > 1_024 || blob.contains('\0') {
+        let message = "The name of a blob has at most 1,024 characters.";
+        return Err(BlobError::new(400, "InvalidResourceName", message));
+    }
+    Ok((container, blob))
+}
+
+async fn perform(service: BlobService, head: Parts, body: Body) -> Reply {
+    let now = (service.now)();
+    let query = parse_query(head.uri.query().unwrap_or_default());
+    let (container, blob) = resource(head.uri.path(), service.account.name())?;
+    let signed = Signed {
+        method: head.method.as_str(),
+        path: head.uri.path(),
+        query: &query,
+        headers: &head.headers,
+        container: &container,
+        blob: &blob,
+    };
+    let access = service.account.check(&signed, service.tls, now)?;
+    let call = Call {
+        service,
+        head,
+        query,
+        container,
+        blob,
+        access,
+        now,
+    };
+    if let Access::Sas { id: Some(id), .. } = &call.access {
+        let id = id.clone();
+        if blocking(&call.service.store, move |store| store.is_revoked(&id)).await? {
+            return Err(BlobError::unauthenticated(
+                "The signature has been ended: its upload was notified.",
+            ));
+        }
+    }
+    let (comp, restype) = (
+        call.parameter("comp").to_owned(),
+        call.parameter("restype").to_owned(),
+    );
+    let method = call.head.method.as_str().to_owned();
+    match (
+        method.as_str(),
+        call.container.is_empty(),
+        call.blob.is_empty(),
+        restype.as_str(),
+        comp.as_str(),
+    ) {
+        ("GET", true, ..) if comp == "list" => call.list_containers().await,
+        ("GET" | "HEAD", _, _, "account", "properties") => call.account_information(),
+        ("PUT", false, true, "container", "") => call.create_container().await,
+        ("GET" | "HEAD", false, true, "container", "" | "metadata") => call.container_properties().await,
+        ("PUT", false, true, "container", "metadata") => call.set_container_metadata().await,
+        ("DELETE", false, true, "container", "") => call.delete_container().await,
+        ("GET", false, true, "container", "list") => call.list_blobs().await,
+        ("PUT", false, false, _, "") => call.put_blob(body).await,
+        ("PUT", false, false, _, "block") => call.put_block(body).await,
+        ("PUT", false, false, _, "blocklist") => call.put_block_list(body).await,
+        ("GET", false, false, _, "blocklist") => call.block_list().await,
+        ("PUT", false, false, _, "metadata" | "properties") => call.describe(comp == "metadata").await,
+        ("GET" | "HEAD", false, false, _, "" | "metadata") => {
+            call.get(method == "HEAD" || comp == "metadata").await
+        }
+        ("DELETE", false, false, _, "") => call.delete_blob().await,
+        _ => Err(BlobError::new(
+            400,
+            "UnsupportedOperation",
+            "The blob store does not know this operation.",
+        )),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    store: &BlobStore,
+    work: impl FnOnce(BlobStore) -> Result<T, BlobError> + Send + 'static,
+) -> Result<T, BlobError> {
+    let store = store.clone();
+    match tokio::task::spawn_blocking(move || work(store)).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(std::io::Error::other(error).into()),
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: &str, value: &str) {
+    if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+        headers.insert(name, value);
+    }
+}
+
+fn reply(status: u16, headers: &[(&str, &str)]) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
+    for (name, value) in headers {
+        set(response.headers_mut(), name, value);
+    }
+    response
+}
+
+fn document(text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    set(response.headers_mut(), "content-type", "application/xml");
+    response
+}
+
+fn written(status: u16, blob: &Blob) -> Response<Body> {
+    reply(
+        status,
+        &[
+            ("etag", &format!("\"{}\"", blob.etag)),
+            ("last-modified", &http_date(blob.modified_at)),
+            ("x-ms-request-server-encrypted", "false"),
+        ],
+    )
+}
+
+/// Properties that a client may set: header of the request, header of the answer.
+const PROPERTIES: [(&str, &str); 6] = [
+    ("x-ms-blob-content-type", "Content-Type"),
+    ("x-ms-blob-content-encoding", "Content-Encoding"),
+    ("x-ms-blob-content-language", "Content-Language"),
+    ("x-ms-blob-cache-control", "Cache-Control"),
+    ("x-ms-blob-content-disposition", "Content-Disposition"),
+    ("x-ms-blob-content-md5", "Content-MD5"),
+];
+
+impl Call {
+    fn parameter(&self, name: &str) -> &str {
+        parameter(&self.query, name).unwrap_or_default()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    fn metadata(&self) -> Result<Headers, BlobError> {
+        let mut metadata = Headers::new();
+        let mut bytes = 0;
+        for (name, value) in &self.head.headers {
+            if let Some(name) = name.as_str().strip_prefix("x-ms-meta-") {
+                let value = value.to_str().map_err(|_| BlobError::header("x-ms-meta"))?;
+                bytes += name.len() + value.len();
+                metadata.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        if bytes > METADATA_BYTES_MAX {
+            let message = "The metadata is larger than 8 KiB.";
+            return Err(BlobError::new(400, "MetadataTooLarge", message));
+        }
+        Ok(metadata)
+    }
+
+    /// `plain`: Content-Type of the request counts where the x-ms form is missing.
+    fn properties(&self, plain: bool) -> Headers {
+        let mut found = Headers::new();
+        for (name, answer) in PROPERTIES {
+            let own = self.header(name);
+            let value = match answer {
+                "Content-MD5" => own,
+                _ if plain => own.or(self.header(&answer.to_ascii_lowercase())),
+                _ => own,
+            };
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                found.push((answer.to_owned(), value.to_owned()));
+            }
+        }
+        if !found.iter().any(|(name, _)| name == "Content-Type") {
+            found.push(("Content-Type".into(), "application/octet-stream".into()));
+        }
+        found
+    }
+
+    fn length(&self, limit: u64) -> Result<u64, BlobError> {
+        let missing = || BlobError::new(411, "MissingContentLengthHeader", "Content-Length is missing.");
+        let length: u64 = self
+            .header("content-length")
+            .ok_or_else(missing)?
+            .parse()
+            .map_err(|_| BlobError::header("Content-Length"))?;
+        if length > limit {
+            return Err(BlobError::too_large(limit));
+        }
+        Ok(length)
+    }
+
+    /// Writes the body to a new part and syncs it.
+    async fn receive(&self, body: Body, length: u64) -> Result<Part, BlobError> {
+        let (mut part, file) = blocking(&self.service.store, move |store| store.begin(length)).await?;
+        let mut file = tokio::fs::File::from_std(file);
+        let mut received = 0_u64;
+        let mut stream: BodyDataStream = body.into_data_stream();
+        let wrong = || BlobError::new(400, "IncompleteBody", "The body ended before its Content-Length.");
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|_| wrong())?;
+            received += chunk.len() as u64;
+            if received > length {
+                return Err(BlobError::too_large(length));
+            }
+            file.write_all(&chunk).await?;
+        }
+        if received != length {
+            return Err(wrong());
+        }
+        file.flush().await?;
+        let file = file.into_std().await;
+        blocking(&self.service.store, move |store| {
+            store.seal(&mut part, &file, length)?;
+            Ok(part)
+        })
+        .await
+    }
+
+    fn need_write(&self) -> Result<(), BlobError> {
+        self.access.need("wc")
+    }
+
+    async fn put_blob(self, body: Body) -> Reply {
+        self.need_write()?;
+        if self.header("x-ms-copy-source").is_some() || self.header("x-ms-blob-type") != Some("BlockBlob") {
+            let message = "Only block blobs can be written (x-ms-blob-type: BlockBlob), and not copied.";
+            return Err(BlobError::new(400, "InvalidHeaderValue", message));
+        }
+        let (properties, metadata) = (self.properties(true), self.metadata()?);
+        let length = self.length(PUT_BYTES_MAX)?;
+        // Before the body is read: nobody uploads into a container that is not there.
+        let container = self.container.clone();
+        blocking(&self.service.store, move |store| store.container(&container)).await?;
+        let part = self.receive(body, length).await?;
+        let store = self.service.store.clone();
+        let blob = blocking(&store, move |store| {
+            let check = |old: Option<&Blob>| self.check_write(old);
+            store.put(
+                &self.container,
+                &self.blob,
+                part,
+                (&properties, &metadata),
+                self.now,
+                check,
+            )
+        })
+        .await?;
+        Ok(written(201, &blob))
+    }
+
+    /// Conditions, and that a signature which only creates does not replace.
+    fn check_write(&self, old: Option<&Blob>) -> Result<(), BlobError> {
+        if old.is_some() {
+            self.access.need("w")?;
+        }
+        conditions::check(&self.head.headers, old, false)
+    }
+
+    async fn put_block(self, body: Body) -> Reply {
+        self.need_write()?;
+        let id = self.parameter("blockid").to_owned();
+        let decoded = base64::engine::general_purpose::STANDARD.decode(&id);
+        if !decoded.is_ok_and(|bytes| (1..=64).contains(&bytes.len())) {
+            return Err(BlobError::query("blockid"));
+        }
+        let length = self.length(BLOCK_BYTES_MAX)?;
+        let container = self.container.clone();
+        blocking(&self.service.store, move |store| store.container(&container)).await?;
+        let part = self.receive(body, length).await?;
+        let store = self.service.store.clone();
+        blocking(&store, move |store| {
+            store.stage(&self.container, &self.blob, &id, part, self.now)
+        })
+        .await?;
+        Ok(reply(201, &[("x-ms-request-server-encrypted", "false")]))
+    }
+
+    async fn put_block_list(self, body: Body) -> Reply {
+        self.need_write()?;
+        let (properties, metadata) = (self.properties(false), self.metadata()?);
+        let length = self.length(xml::BLOCK_LIST_BYTES_MAX)?;
+        let limit = usize::try_from(length).unwrap_or(usize::MAX);
+        let text = axum::body::to_bytes(body, limit)
+            .await
+            .map_err(|_| BlobError::new(400, "IncompleteBody", "The body could not be read."))?;
+        let text = std::str::from_utf8(&text)
+            .map_err(|_| BlobError::new(400, "InvalidXmlDocument", "The body is not UTF-8."))?;
+        let list = xml::parse_block_list(text)?;
+        let store = self.service.store.clone();
+        let blob = blocking(&store, move |store| {
+            let check = |old: Option<&Blob>| self.check_write(old);
+            store.commit(
+                &self.container,
+                &self.blob,
+                &list,
+                (&properties, &metadata),
+                self.now,
+                check,
+            )
+        })
+        .await?;
+        Ok(written(201, &blob))
+    }
+
+    async fn block_list(self) -> Reply {
+        self.access.need("r")?;
+        let kind = self.parameter("blocklisttype").to_ascii_lowercase();
+        let store = self.service.store.clone();
+        let (blob, committed, staged) =
+            blocking(&store, move |store| store.blocks(&self.container, &self.blob)).await?;
+        let mut text = xml::document();
+        text.push_str("<BlockList>");
+        if kind != "uncommitted" {
+            xml::blocks("CommittedBlocks", &committed, &mut text);
+        }
+        if kind == "uncommitted" || kind == "all" {
+            xml::blocks("UncommittedBlocks", &staged, &mut text);
+        }
+        text.push_str("</BlockList>");
+        let mut response = document(text);
+        if let Some(blob) = blob {
+            describe_blob(&blob, response.headers_mut());
+            set(response.headers_mut(), "content-type", "application/xml");
+            set(
+                response.headers_mut(),
+                "x-ms-blob-content-length",
+                &blob.size.to_string(),
+            );
+        }
+        Ok(response)
+    }
+
+    async fn describe(self, metadata_only: bool) -> Reply {
+        self.access.need("w")?;
+        let (properties, metadata) = (self.properties(false), self.metadata()?);
+        let store = self.service.store.clone();
+        let blob = blocking(&store, move |store| {
+            let (properties, metadata) = match metadata_only {
+                true => (None, Some(&metadata)),
+                false => (Some(&properties), None),
+            };
+            let check = |old: Option<&Blob>| conditions::check(&self.head.headers, old, false);
+            store.describe(&self.container, &self.blob, properties, metadata, self.now, check)
+        })
+        .await?;
+        Ok(written(200, &blob))
+    }
+
+    async fn get(self, bare: bool) -> Reply {
+        self.access.need("r")?;
+        let store = self.service.store.clone();
+        let (container, name) = (self.container.clone(), self.blob.clone());
+        let (blob, parts) = blocking(&store, move |store| store.read(&container, &name)).await?;
+        conditions::check(&self.head.headers, Some(&blob), true)?;
+        let mut response = Response::new(Body::empty());
+        describe_blob(&blob, response.headers_mut());
+        // A signature may say how a browser should take the blob.
+        for (name, header) in [
+            ("rscc", "cache-control"),
+            ("rscd", "content-disposition"),
+            ("rsce", "content-encoding"),
+            ("rscl", "content-language"),
+            ("rsct", "content-type"),
+        ] {
+            if matches!(self.access, Access::Sas { .. }) && !self.parameter(name).is_empty() {
+                set(response.headers_mut(), header, self.parameter(name));
+            }
+        }
+        let range = match bare {
+            true => None,
+            false => self
+                .header("x-ms-range")
+                .or(self.header("range"))
+                .and_then(parse_range),
+        };
+        let (first, length) = match range {
+            None => (0, blob.size),
+            Some((first, last)) => {
+                if first >= blob.size {
+                    let message = "The range begins behind the end of the blob.";
+                    return Err(BlobError::new(416, "InvalidRange", message));
+                }
+                let last = last.min(blob.size - 1);
+                *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+                let text = format!("bytes {first}-{last}/{}", blob.size);
+                set(response.headers_mut(), "content-range", &text);
+                (first, last - first + 1)
+            }
+        };
+        set(response.headers_mut(), "content-length", &length.to_string());
+        if !bare {
+            *response.body_mut() = stream(parts, first, length).await?;
+        }
+        Ok(response)
+    }
+
+    async fn delete_blob(self) -> Reply {
+        self.access.need("d")?;
+        let store = self.service.store.clone();
+        blocking(&store, move |store| {
+            let check = |old: Option<&Blob>| conditions::check(&self.head.headers, old, false);
+            store.delete(&self.container, &self.blob, check)
+        })
+        .await?;
+        Ok(reply(202, &[("x-ms-delete-type-permanent", "true")]))
+    }
+
+    fn account_information(&self) -> Reply {
+        Ok(reply(
+            200,
+            &[
+                ("x-ms-sku-name", "Standard_LRS"),
+                ("x-ms-account-kind", "StorageV2"),
+                ("x-ms-is-hns-enabled", "false"),
+            ],
+        ))
+    }
+
+    async fn create_container(self) -> Reply {
+        self.access.owner()?;
+        let metadata = self.metadata()?;
+        if self.container == self.service.account.name() {
+            let message = "A container cannot have the name of the account.";
+            return Err(BlobError::new(400, "InvalidResourceName", message));
+        }
+        let store = self.service.store.clone();
+        let made = blocking(&store, move |store| {
+            store.create_container(&self.container, &metadata, self.now)
+        })
+        .await?;
+        Ok(container_reply(201, &made, false))
+    }
+
+    async fn container_properties(self) -> Reply {
+        self.access.owner()?;
+        let store = self.service.store.clone();
+        let found = blocking(&store, move |store| store.container(&self.container)).await?;
+        Ok(container_reply(200, &found, true))
+    }
+
+    async fn set_container_metadata(self) -> Reply {
+        self.access.owner()?;
+        let metadata = self.metadata()?;
+        let store = self.service.store.clone();
+        let set = move |store: BlobStore| store.set_container_metadata(&self.container, &metadata, self.now);
+        Ok(container_reply(200, &blocking(&store, set).await?, false))
+    }
+
+    async fn delete_container(self) -> Reply {
+        self.access.owner()?;
+        let store = self.service.store.clone();
+        blocking(&store, move |store| store.delete_container(&self.container)).await?;
+        Ok(reply(202, &[]))
+    }
+
+    fn max_results(&self) -> Result<usize, BlobError> {
+        match self.parameter("maxresults") {
+            "" => Ok(LIST_MAX),
+            text => match text.parse::<usize>() {
+                Ok(max @ 1..) => Ok(max.min(LIST_MAX)),
+                _ => Err(BlobError::query("maxresults")),
+            },
+        }
+    }
+
+    async fn list_containers(self) -> Reply {
+        self.access.owner()?;
+        let max = self.max_results()?;
+        let (prefix, marker) = (
+            self.parameter("prefix").to_owned(),
+            self.parameter("marker").to_owned(),
+        );
+        let (from, begins) = (marker.clone(), prefix.clone());
+        let page = blocking(&self.service.store, move |store| {
+            store.containers(&begins, &from, max)
+        })
+        .await?;
+        let mut text = self.listing(&prefix, &marker, max);
+        text.push_str("<Containers>");
+        for container in &page.items {
+            text.push_str("<Container>");
+            xml::element("Name", &container.name, &mut text);
+            text.push_str("<Properties>");
+            xml::element("Last-Modified", &http_date(container.modified_at), &mut text);
+            xml::element("Etag", &format!("\"{}\"", container.etag), &mut text);
+            text.push_str(
+                "<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState></Properties>",
+            );
+            if self.parameter("include").contains("metadata") {
+                metadata_document(&container.metadata, &mut text);
+            }
+            text.push_str("</Container>");
+        }
+        text.push_str("</Containers>");
+        xml::element("NextMarker", page.next.as_deref().unwrap_or_default(), &mut text);
+        text.push_str("</EnumerationResults>");
+        Ok(document(text))
+    }
+
+    fn listing(&self, prefix: &str, marker: &str, max: usize) -> String {
+        let mut text = xml::document();
+        text.push_str("<EnumerationResults");
+        if !self.container.is_empty() {
+            text.push_str(" ContainerName=\"");
+            xml::escape(&self.container, &mut text);
+            text.push('"');
+        }
+        text.push('>');
+        xml::element("Prefix", prefix, &mut text);
+        xml::element("Marker", marker, &mut text);
+        xml::element("MaxResults", &max.to_string(), &mut text);
+        text
+    }
+
+    async fn list_blobs(self) -> Reply {
+        self.access.container()?;
+        self.access.need("l")?;
+        let max = self.max_results()?;
+        let [prefix, delimiter, marker] =
+            ["prefix", "delimiter", "marker"].map(|name| self.parameter(name).to_owned());
+        let (container, begins, until, from) = (
+            self.container.clone(),
+            prefix.clone(),
+            delimiter.clone(),
+            marker.clone(),
+        );
+        let page = blocking(&self.service.store, move |store| {
+            store.blobs(&container, &begins, &until, &from, max)
+        })
+        .await?;
+        let mut text = self.listing(&prefix, &marker, max);
+        xml::element("Delimiter", &delimiter, &mut text);
+        text.push_str("<Blobs>");
+        for entry in &page.items {
+            match entry {
+                Entry::Prefix(name) => {
+                    text.push_str("<BlobPrefix>");
+                    xml::element("Name", name, &mut text);
+                    text.push_str("</BlobPrefix>");
+                }
+                Entry::Blob(blob) => {
+                    blob_document(blob, self.parameter("include").contains("metadata"), &mut text)
+                }
+            }
+        }
+        text.push_str("</Blobs>");
+        xml::element("NextMarker", page.next.as_deref().unwrap_or_default(), &mut text);
+        text.push_str("</EnumerationResults>");
+        Ok(document(text))
+    }
+}
+
+fn metadata_document(metadata: &Headers, text: &mut String) {
+    text.push_str("<Metadata>");
+    for (name, value) in metadata {
+        // Only names that are elements; others are told as headers only.
+        if name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
+        {
+            xml::element(name, value, text);
+        }
+    }
+    text.push_str("</Metadata>");
+}
+
+fn blob_document(blob: &Blob, metadata: bool, text: &mut String) {
+    text.push_str("<Blob>");
+    xml::element("Name", &blob.name, text);
+    text.push_str("<Properties>");
+    xml::element("Creation-Time", &http_date(blob.created_at), text);
+    xml::element("Last-Modified", &http_date(blob.modified_at), text);
+    xml::element("Etag", &blob.etag, text);
+    xml::element("Content-Length", &blob.size.to_string(), text);
+    for (name, value) in &blob.properties {
+        xml::element(name, value, text);
+    }
+    text.push_str(
+        "<BlobType>BlockBlob</BlobType><LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>",
+    );
+    text.push_str("<ServerEncrypted>false</ServerEncrypted></Properties>");
+    if metadata {
+        metadata_document(&blob.metadata, text);
+    }
+    text.push_str("</Blob>");
+}
+
+fn describe_blob(blob: &Blob, out: &mut HeaderMap) {
+    for (name, value) in &blob.properties {
+        set(out, &name.to_ascii_lowercase(), value);
+    }
+    for (name, value) in &blob.metadata {
+        set(out, &format!("x-ms-meta-{name}"), value);
+    }
+    for (name, value) in [
+        ("etag", format!("\"{}\"", blob.etag).as_str()),
+        ("last-modified", &http_date(blob.modified_at)),
+        ("x-ms-creation-time", &http_date(blob.created_at)),
+        ("x-ms-blob-type", "BlockBlob"),
+        ("x-ms-lease-status", "unlocked"),
+        ("x-ms-lease-state", "available"),
+        ("x-ms-server-encrypted", "false"),
+        ("accept-ranges", "bytes"),
+    ] {
+        set(out, name, value);
+    }
+}
+
+fn container_reply(status: u16, container: &Container, full: bool) -> Response<Body> {
+    let mut response = reply(
+        status,
+        &[
+            ("etag", &format!("\"{}\"", container.etag)),
+            ("last-modified", &http_date(container.modified_at)),
+        ],
+    );
+    if full {
+        let out = response.headers_mut();
+        set(out, "x-ms-lease-status", "unlocked");
+        set(out, "x-ms-lease-state", "available");
+        for (name, value) in &container.metadata {
+            set(out, &format!("x-ms-meta-{name}"), value);
+        }
+    }
+    response
+}
+
+/// `bytes=a-b` or `bytes=a-`; anything else is no range, as HTTP says.
+fn parse_range(text: &str) -> Option<(u64, u64)> {
+    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    let first = first.parse().ok()?;
+    let last = match last {
+        "" => u64::MAX,
+        last => last.parse().ok()?,
+    };
+    (first <= last).then_some((first, last))
+}
+
+/// A body of `length` bytes from `first` on. Files are opened as their turn comes, except the first.
+async fn stream(parts: Vec<(PathBuf, u64)>, first: u64, length: u64) -> Result<Body, BlobError> {
+    let mut wanted = Vec::new();
+    let (mut skip, mut left) = (first, length);
+    for (path, size) in parts {
+        if skip >= size {
+            skip -= size;
+            continue;
+        }
+        let take = (size - skip).min(left);
+        if take > 0 {
+            wanted.push((path, skip, take));
+        }
+        skip = 0;
+        left -= take;
+    }
+    wanted.reverse();
+    let chunks = futures_util::stream::try_unfold((wanted, None), |(mut wanted, mut open)| async move {
+        let step = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
+            let (mut file, left): (std::fs::File, u64) = match open.take() {
+                Some(open) => open,
+                None => match wanted.pop() {
+                    None => return Ok(None),
+                    Some((path, skip, take)) => {
+                        let mut file = std::fs::File::open(path)?;
+                        file.seek(SeekFrom::Start(skip))?;
+                        (file, take)
+                    }
+                },
+            };
+            let mut chunk = vec![0; usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)];
+            file.read_exact(&mut chunk)?;
+            let left = left - chunk.len() as u64;
+            open = (left > 0).then_some((file, left));
+            Ok(Some((Bytes::from(chunk), (wanted, open))))
+        });
+        step.await.map_err(std::io::Error::other)?
+    });
+    Ok(Body::from_stream(chunks))
+}
