@@ -79,6 +79,9 @@ pub struct Block {
     pub size: u64,
 }
 
+/// A blob, if it exists yet, with its committed and its staged blocks.
+pub type Blocks = (Option<Blob>, Vec<Block>, Vec<Block>);
+
 /// Where a list takes a block from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum From {
@@ -529,11 +532,7 @@ impl BlobStore {
     ///
     /// # Errors
     /// `ContainerNotFound`; `BlobNotFound` when there is neither a blob nor a block.
-    pub fn blocks(
-        &self,
-        container: &str,
-        name: &str,
-    ) -> Result<(Option<Blob>, Vec<Block>, Vec<Block>), BlobError> {
+    pub fn blocks(&self, container: &str, name: &str) -> Result<Blocks, BlobError> {
         let db = self.inner.db.lock();
         let blob = find_blob(&db, container, name)?;
         let read = |row: &rusqlite::Row<'_>| {
