@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -24,7 +25,9 @@ struct Program(Child);
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        // RabbitMQ is a script that starts others: all of them stand in the group.
+        let group = format!("-{}", self.0.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
         let _ = self.0.wait();
     }
 }
@@ -103,7 +106,10 @@ async fn send(endpoint: &dyn Endpoint, block: &EventBlock) {
 fn start(program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Program {
     let mut command = Command::new(program);
     command.args(arguments).envs(environment.iter().copied());
-    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0);
     Program(command.spawn().unwrap_or_else(|error| {
         panic!(
             "{}: {error}; install it with: apt-get install --no-install-recommends mosquitto rabbitmq-server",
