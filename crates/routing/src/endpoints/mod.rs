@@ -8,6 +8,8 @@ pub mod amqp;
 pub mod http;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
+#[cfg(feature = "nats")]
+pub mod nats;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod secret;
@@ -72,6 +74,8 @@ const KINDS: &[Kind] = &[
     mqtt::KIND,
     #[cfg(feature = "storage")]
     storage::KIND,
+    #[cfg(feature = "nats")]
+    nats::KIND,
     #[cfg(feature = "postgres")]
     postgres::KIND,
 ];
