@@ -10,6 +10,7 @@
 //! (`/{account}/{container}/{blob}`), as clients choose by the host name.
 
 mod conditions;
+mod download;
 mod error;
 pub mod service;
 pub mod signature;

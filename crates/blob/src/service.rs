@@ -2,8 +2,6 @@
 //!
 //! Bodies are streamed: a request holds one chunk of the connection at a time, except a block list, which is bounded.
 
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -12,13 +10,13 @@ use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use base64::Engine as _;
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use holdfast_model::Timestamp;
 use percent_encoding::percent_decode_str;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::conditions;
+use crate::download::{parse_range, stream};
 use crate::error::BlobError;
 use crate::signature::{Access, Account, Signed, http_date, parameter, parse_query};
 use crate::store::{Blob, BlobStore, Container, Entry, Headers, LIST_MAX, Part};
@@ -30,8 +28,6 @@ pub const PUT_BYTES_MAX: u64 = 5_000 << 20;
 pub const BLOCK_BYTES_MAX: u64 = 4_000 << 20;
 /// Largest metadata, names and values together.
 pub const METADATA_BYTES_MAX: usize = 8 * 1024;
-/// What a download holds in memory at once.
-const CHUNK_BYTES: usize = 256 * 1024;
 /// Version named in answers to requests that name none.
 const DEFAULT_VERSION: &str = "2021-08-06";
 
@@ -762,56 +758,4 @@ fn container_reply(status: u16, container: &Container, full: bool) -> Response<B
         }
     }
     response
-}
-
-/// `bytes=a-b` or `bytes=a-`; anything else is no range, as HTTP says.
-fn parse_range(text: &str) -> Option<(u64, u64)> {
-    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
-    let first = first.parse().ok()?;
-    let last = match last {
-        "" => u64::MAX,
-        last => last.parse().ok()?,
-    };
-    (first <= last).then_some((first, last))
-}
-
-/// A body of `length` bytes from `first` on. Files are opened as their turn comes, except the first.
-async fn stream(parts: Vec<(PathBuf, u64)>, first: u64, length: u64) -> Result<Body, BlobError> {
-    let mut wanted = Vec::new();
-    let (mut skip, mut left) = (first, length);
-    for (path, size) in parts {
-        if skip >= size {
-            skip -= size;
-            continue;
-        }
-        let take = (size - skip).min(left);
-        if take > 0 {
-            wanted.push((path, skip, take));
-        }
-        skip = 0;
-        left -= take;
-    }
-    wanted.reverse();
-    let chunks = futures_util::stream::try_unfold((wanted, None), |(mut wanted, mut open)| async move {
-        let step = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
-            let (mut file, left): (std::fs::File, u64) = match open.take() {
-                Some(open) => open,
-                None => match wanted.pop() {
-                    None => return Ok(None),
-                    Some((path, skip, take)) => {
-                        let mut file = std::fs::File::open(path)?;
-                        file.seek(SeekFrom::Start(skip))?;
-                        (file, take)
-                    }
-                },
-            };
-            let mut chunk = vec![0; usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)];
-            file.read_exact(&mut chunk)?;
-            let left = left - chunk.len() as u64;
-            open = (left > 0).then_some((file, left));
-            Ok(Some((Bytes::from(chunk), (wanted, open))))
-        });
-        step.await.map_err(std::io::Error::other)?
-    });
-    Ok(Body::from_stream(chunks))
 }

@@ -139,32 +139,7 @@ struct Inner {
     db: Mutex<Connection>,
 }
 
-const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS containers (
-    name TEXT PRIMARY KEY, etag TEXT NOT NULL, modified_at INTEGER NOT NULL, metadata TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS blobs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    container TEXT NOT NULL REFERENCES containers (name) ON DELETE CASCADE,
-    name TEXT NOT NULL, size INTEGER NOT NULL, etag TEXT NOT NULL,
-    created_at INTEGER NOT NULL, modified_at INTEGER NOT NULL,
-    properties TEXT NOT NULL, metadata TEXT NOT NULL,
-    UNIQUE (container, name)
-) STRICT;
-CREATE TABLE IF NOT EXISTS parts (
-    blob INTEGER NOT NULL REFERENCES blobs (id) ON DELETE CASCADE,
-    place INTEGER NOT NULL, block TEXT NOT NULL, file INTEGER NOT NULL, size INTEGER NOT NULL,
-    PRIMARY KEY (blob, place)
-) STRICT;
-CREATE INDEX IF NOT EXISTS parts_by_file ON parts (file);
-CREATE TABLE IF NOT EXISTS staged (
-    container TEXT NOT NULL REFERENCES containers (name) ON DELETE CASCADE,
-    name TEXT NOT NULL, block TEXT NOT NULL, file INTEGER NOT NULL, size INTEGER NOT NULL, at INTEGER NOT NULL,
-    PRIMARY KEY (container, name, block)
-) STRICT;
-CREATE INDEX IF NOT EXISTS staged_by_file ON staged (file);
-CREATE TABLE IF NOT EXISTS revoked (id TEXT PRIMARY KEY, until INTEGER NOT NULL) STRICT;
-";
+const SCHEMA: &str = include_str!("schema.sql");
 
 impl BlobStore {
     /// Opens or makes a store in `dir`; removes what a crash has left, and blocks staged too long ago.
