@@ -75,7 +75,16 @@ impl EventSource {
         }
     }
 
-    const fn from_stored(value: u8) -> Option<Self> {
+    /// Whether the origin's identity is a device or module that the event comes from or is about. Of a job it is the job's
+    /// id, of a producer the name of its policy.
+    #[must_use]
+    pub const fn concerns_identity(self) -> bool {
+        !matches!(self, EventSource::Producer | EventSource::JobLifecycle)
+    }
+
+    /// From the stored form, which is the discriminant.
+    #[must_use]
+    pub const fn from_stored(value: u8) -> Option<Self> {
         Some(match value {
             0 => EventSource::Telemetry,
             1 => EventSource::TwinChange,
@@ -162,6 +171,19 @@ impl Records {
             bytes: Vec::new(),
             count: 0,
         }
+    }
+
+    /// From what [`Records::as_bytes`] gave; `None` when it is malformed.
+    #[must_use]
+    pub fn from_stored(bytes: Vec<u8>) -> Option<Self> {
+        let mut cursor = Cursor { data: &bytes, at: 0 };
+        let mut count = 0;
+        while cursor.at < bytes.len() {
+            let length = cursor.varint()?;
+            fields_length(cursor.take(length)?)?;
+            count += 1;
+        }
+        Some(Records { bytes, count })
     }
 
     /// Number of records.

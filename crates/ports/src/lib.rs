@@ -3,7 +3,7 @@
 //! *Driving* ports are called by protocol heads and implemented by engines ([`gateway`], [`service`],
 //! [`session`], [`provisioning`]). *Driven* ports
 //! are called by engines and implemented by stores ([`registry`], [`twin`], [`event_log`], [`queue`], [`settings`],
-//! [`enrollment`], [`configuration`], [`job`], [`clock`]). [`memory`] has an in-memory double of every driven port; [`suite`] is the behaviour suite that each
+//! [`enrollment`], [`configuration`], [`job`], [`outbox`], [`clock`]). [`memory`] has an in-memory double of every driven port; [`suite`] is the behaviour suite that each
 //! implementation passes.
 //!
 //! Contract of every driven port: a method that returns `Ok` has made its change durable, unless its documentation
@@ -12,15 +12,15 @@
 
 pub mod action;
 pub mod clock;
+pub mod configuration;
 pub mod dead_letters;
 pub mod endpoint;
-pub mod configuration;
 pub mod enrollment;
 pub mod event_log;
 pub mod gateway;
 pub mod job;
 pub mod memory;
-
+pub mod outbox;
 pub mod provisioning;
 pub mod query;
 pub mod queue;

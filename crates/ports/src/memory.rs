@@ -10,6 +10,7 @@ mod enrollment;
 pub mod event_log;
 mod feedback;
 mod job;
+mod outbox;
 mod query;
 mod queue;
 mod registry;
@@ -57,6 +58,7 @@ struct State {
     consumer_groups: BTreeSet<String>,
     checkpoints: BTreeMap<(String, u16), u64>,
     dead_letters: dead_letters::DeadLetters,
+    outbox: outbox::Outbox,
     provisioning: enrollment::Provisioning,
     configurations: configuration::Configurations,
     /// Jobs, and what came of them at each target (`devices.jobs`).
@@ -94,6 +96,7 @@ impl MemoryStore {
                 consumer_groups: BTreeSet::from([DEFAULT_CONSUMER_GROUP.to_owned()]),
                 checkpoints: BTreeMap::new(),
                 dead_letters: dead_letters::DeadLetters::new(),
+                outbox: outbox::Outbox::default(),
                 provisioning: enrollment::Provisioning::default(),
                 configurations: configuration::Configurations::new(),
                 jobs: job::Jobs::default(),

@@ -6,6 +6,7 @@ use holdfast_model::registry::{IdentityRecord, RegistryStatistics};
 use holdfast_model::twin::Twin;
 use holdfast_model::{Error, Identity, Timestamp};
 
+use crate::outbox::OutboxEvent;
 use crate::{BoxFuture, StoreResult};
 
 /// Changes a record in place or refuses. May run more than once when a store retries; must not have side effects.
@@ -13,6 +14,9 @@ pub type RecordMutation = Arc<dyn Fn(&mut IdentityRecord) -> Result<(), Error> +
 
 /// Identities that are created all or none: a device, and for an edge device its system modules.
 pub type CreationGroup = Vec<(IdentityRecord, Twin)>;
+
+/// What is to be told of an identity that is created or deleted. May run more than once; must not have side effects.
+pub type LifecycleTelling = Arc<dyn Fn(&IdentityRecord, &Twin) -> Vec<OutboxEvent> + Send + Sync>;
 
 /// Last known connection of an identity, saved in batches and not on the acknowledged path.
 #[derive(Clone, Debug)]
@@ -35,7 +39,19 @@ pub trait RegistryStore: Send + Sync + 'static {
     /// # Errors
     /// `Exists` when one of the identities exists; `Missing` when the device of a module does not exist; `Full` when
     /// the device has [`holdfast_model::limits::MODULES_PER_DEVICE_MAX`] modules (system modules not counted).
-    fn create(&self, entries: Vec<(IdentityRecord, Twin)>) -> BoxFuture<'_, StoreResult<()>>;
+    fn create(&self, entries: Vec<(IdentityRecord, Twin)>) -> BoxFuture<'_, StoreResult<()>> {
+        self.create_telling(entries, None)
+    }
+
+    /// As [`RegistryStore::create`]; what `telling` says of each entry goes into the outbox in the same transaction.
+    ///
+    /// # Errors
+    /// As [`RegistryStore::create`].
+    fn create_telling(
+        &self,
+        entries: Vec<(IdentityRecord, Twin)>,
+        telling: Option<LifecycleTelling>,
+    ) -> BoxFuture<'_, StoreResult<()>>;
 
     /// Adds many identities in one step: each group as [`RegistryStore::create`] would, in the order given, so that a
     /// later group meets what an earlier one added. A group that is refused does not harm the others. Returns the
@@ -43,7 +59,19 @@ pub trait RegistryStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Unavailable` for all of them; then nothing was added.
-    fn create_many(&self, groups: Vec<CreationGroup>) -> BoxFuture<'_, StoreResult<Vec<StoreResult<()>>>>;
+    fn create_many(&self, groups: Vec<CreationGroup>) -> BoxFuture<'_, StoreResult<Vec<StoreResult<()>>>> {
+        self.create_many_telling(groups, None)
+    }
+
+    /// As [`RegistryStore::create_many`], telling of what was added as [`RegistryStore::create_telling`] does.
+    ///
+    /// # Errors
+    /// As [`RegistryStore::create_many`].
+    fn create_many_telling(
+        &self,
+        groups: Vec<CreationGroup>,
+        telling: Option<LifecycleTelling>,
+    ) -> BoxFuture<'_, StoreResult<Vec<StoreResult<()>>>>;
 
     /// The record of an identity.
     fn get<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, StoreResult<Option<IdentityRecord>>>;
@@ -68,6 +96,20 @@ pub trait RegistryStore: Send + Sync + 'static {
         &'a self,
         identity: &'a Identity,
         version: Option<u64>,
+    ) -> BoxFuture<'a, StoreResult<Vec<Identity>>> {
+        self.delete_telling(identity, version, None)
+    }
+
+    /// As [`RegistryStore::delete`]; what `telling` says of each deleted identity, in the order in which they are
+    /// returned, goes into the outbox in the same transaction.
+    ///
+    /// # Errors
+    /// As [`RegistryStore::delete`].
+    fn delete_telling<'a>(
+        &'a self,
+        identity: &'a Identity,
+        version: Option<u64>,
+        telling: Option<LifecycleTelling>,
     ) -> BoxFuture<'a, StoreResult<Vec<Identity>>>;
 
     /// Up to `limit` devices (no modules) in the order of their ids, starting after `after`.

@@ -20,6 +20,7 @@ pub mod event_log;
 pub mod feedback;
 pub mod fixtures;
 pub mod job;
+pub mod outbox;
 pub mod query;
 pub mod queue;
 pub mod registry;
@@ -30,6 +31,7 @@ use crate::configuration::ConfigurationStore;
 use crate::dead_letters::DeadLetterStore;
 use crate::enrollment::EnrollmentStore;
 use crate::job::JobStore;
+use crate::outbox::OutboxStore;
 use crate::query::QueryStore;
 use crate::queue::C2dQueue;
 use crate::registry::RegistryStore;
@@ -46,6 +48,7 @@ pub trait StateStore:
     + SessionStore
     + CheckpointStore
     + DeadLetterStore
+    + OutboxStore
     + EnrollmentStore
     + ConfigurationStore
     + JobStore
@@ -61,6 +64,7 @@ impl<S> StateStore for S where
         + SessionStore
         + CheckpointStore
         + DeadLetterStore
+        + OutboxStore
         + EnrollmentStore
         + ConfigurationStore
         + JobStore
@@ -157,6 +161,14 @@ macro_rules! store_suite {
         $crate::store_suite! { @suite $fresh, dead_letters:
             letters_are_kept_newest_first
             the_oldest_go_when_there_are_too_many
+        }
+        $crate::store_suite! { @suite $fresh, outbox:
+            events_are_kept_whole_and_in_order
+            a_twin_change_and_its_events_are_one
+            creations_are_told_all_or_none
+            groups_are_told_apart_from_each_other
+            deletions_tell_of_all_who_went
+            events_of_one_twin_follow_its_versions
         }
         $crate::store_suite! { @suite $fresh, enrollment:
             enrollments_are_kept_whole_and_found_without_case

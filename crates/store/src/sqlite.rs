@@ -19,6 +19,7 @@ pub mod events;
 mod fault;
 mod feedback;
 mod jobs;
+mod outbox;
 pub mod query;
 mod readers;
 mod registry;

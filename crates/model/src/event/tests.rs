@@ -206,3 +206,21 @@ fn records_are_split_by_where_they_go() {
     assert_eq!(EndpointSet::of(64), EndpointSet::NONE);
     assert!(!EndpointSet::from_bits(u64::MAX).contains(64));
 }
+
+#[test]
+fn records_are_read_back_from_their_stored_form() {
+    let mut records = Records::new();
+    for body in ["a", "bc"] {
+        let mut record = records.record();
+        record.system(SystemProperty::ContentType, "text/plain");
+        record.property("k", Some("v"));
+        let _ = record.finish(body.as_bytes());
+    }
+    let bytes = records.as_bytes().to_vec();
+    let again = Records::from_stored(bytes.clone()).expect("well formed");
+    assert_eq!((again.count(), again.as_bytes()), (2, records.as_bytes()));
+    for end in [1, 3, bytes.len() - 1] {
+        assert!(Records::from_stored(bytes[..end].to_vec()).is_none(), "{end}");
+    }
+    assert!(Records::from_stored(Vec::new()).is_some_and(|none| none.is_empty()));
+}

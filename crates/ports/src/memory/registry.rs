@@ -6,17 +6,30 @@ use holdfast_model::registry::{IdentityRecord, RegistryStatistics, Status};
 use holdfast_model::twin::Twin;
 
 use super::{Entry, MemoryStore, State};
-use crate::registry::{ConnectionUpdate, CreationGroup, RecordMutation, RegistryStore};
-use crate::twin::{TwinMutation, TwinStore};
+use crate::registry::{ConnectionUpdate, CreationGroup, LifecycleTelling, RecordMutation, RegistryStore};
+use crate::twin::{TwinMutation, TwinStore, TwinTelling};
 use crate::{BoxFuture, StoreError, StoreResult};
 
 impl RegistryStore for MemoryStore {
-    fn create(&self, entries: Vec<(IdentityRecord, Twin)>) -> BoxFuture<'_, StoreResult<()>> {
-        self.run(move |state| state.add_group(entries))
+    fn create_telling(
+        &self,
+        entries: Vec<(IdentityRecord, Twin)>,
+        telling: Option<LifecycleTelling>,
+    ) -> BoxFuture<'_, StoreResult<()>> {
+        self.run(move |state| state.add_group(entries, telling.as_ref()))
     }
 
-    fn create_many(&self, groups: Vec<CreationGroup>) -> BoxFuture<'_, StoreResult<Vec<StoreResult<()>>>> {
-        self.run(move |state| Ok(groups.into_iter().map(|group| state.add_group(group)).collect()))
+    fn create_many_telling(
+        &self,
+        groups: Vec<CreationGroup>,
+        telling: Option<LifecycleTelling>,
+    ) -> BoxFuture<'_, StoreResult<Vec<StoreResult<()>>>> {
+        self.run(move |state| {
+            let added = groups
+                .into_iter()
+                .map(|group| state.add_group(group, telling.as_ref()));
+            Ok(added.collect())
+        })
     }
 
     fn get<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, StoreResult<Option<IdentityRecord>>> {
@@ -40,10 +53,11 @@ impl RegistryStore for MemoryStore {
         })
     }
 
-    fn delete<'a>(
+    fn delete_telling<'a>(
         &'a self,
         identity: &'a Identity,
         version: Option<u64>,
+        telling: Option<LifecycleTelling>,
     ) -> BoxFuture<'a, StoreResult<Vec<Identity>>> {
         self.run(move |state| {
             let entry = state.identities.get(identity).ok_or(StoreError::Missing)?;
@@ -57,7 +71,11 @@ impl RegistryStore for MemoryStore {
                     .map(|entry| entry.record.identity.clone()),
             );
             for identity in &deleted {
-                state.identities.remove(identity);
+                if let Some(entry) = state.identities.remove(identity)
+                    && let Some(telling) = &telling
+                {
+                    state.outbox.add(telling(&entry.record, &entry.twin));
+                }
             }
             Ok(deleted)
         })
@@ -150,16 +168,20 @@ impl TwinStore for MemoryStore {
         self.run(move |state| Ok(state.identities.get(identity).map(|entry| entry.twin.clone())))
     }
 
-    fn mutate_twin<'a>(
+    fn mutate_twin_telling<'a>(
         &'a self,
         identity: &'a Identity,
         mutation: TwinMutation,
+        telling: Option<TwinTelling>,
     ) -> BoxFuture<'a, StoreResult<Twin>> {
         self.run(move |state| {
             let entry = state.identities.get_mut(identity).ok_or(StoreError::Missing)?;
             let mut twin = entry.twin.clone();
             mutation(&mut twin)?;
-            entry.twin = twin.clone();
+            let before = std::mem::replace(&mut entry.twin, twin.clone());
+            if let Some(telling) = telling {
+                state.outbox.add(telling(&before, &twin));
+            }
             Ok(twin)
         })
     }
@@ -182,8 +204,9 @@ impl State {
     }
 
     /// Adds all of these or none.
-    fn add_group(&mut self, entries: CreationGroup) -> StoreResult<()> {
+    fn add_group(&mut self, entries: CreationGroup, telling: Option<&LifecycleTelling>) -> StoreResult<()> {
         let mut added: Vec<Identity> = Vec::new();
+        let mut told = Vec::new();
         for (record, twin) in entries {
             if let Err(error) = self.may_add(&record.identity) {
                 for identity in added {
@@ -192,6 +215,9 @@ impl State {
                 return Err(error);
             }
             added.push(record.identity.clone());
+            if let Some(telling) = telling {
+                told.extend(telling(&record, &twin));
+            }
             let entry = Entry {
                 record,
                 twin,
@@ -200,6 +226,7 @@ impl State {
             };
             self.identities.insert(entry.record.identity.clone(), entry);
         }
+        self.outbox.add(told);
         Ok(())
     }
 

@@ -5,13 +5,15 @@ use holdfast_model::limits::MODULES_PER_DEVICE_MAX;
 use holdfast_model::registry::{Authentication, IdentityRecord, RegistryStatistics, Status};
 use holdfast_model::twin::Twin;
 use holdfast_model::{Identity, Timestamp};
-use holdfast_ports::registry::{ConnectionUpdate, CreationGroup, RecordMutation, RegistryStore};
+use holdfast_ports::registry::{
+    ConnectionUpdate, CreationGroup, LifecycleTelling, RecordMutation, RegistryStore,
+};
 use holdfast_ports::{BoxFuture, StoreError, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, named_params, params};
 
 use super::fault::Fault;
 use super::writer::WriteContext;
-use super::{SqliteStore, identity_row, module_column, twin};
+use super::{SqliteStore, identity_row, module_column, outbox, twin};
 
 macro_rules! select {
     ($rest:literal) => {
@@ -43,17 +45,28 @@ const UPDATE: &str = "UPDATE identities SET
     WHERE device_id = :device_id AND module_id = :module_id";
 
 impl RegistryStore for SqliteStore {
-    fn create(&self, entries: Vec<(IdentityRecord, Twin)>) -> BoxFuture<'_, StoreResult<()>> {
+    fn create_telling(
+        &self,
+        entries: Vec<(IdentityRecord, Twin)>,
+        telling: Option<LifecycleTelling>,
+    ) -> BoxFuture<'_, StoreResult<()>> {
         self.write(move |context| {
             for (record, twin) in &entries {
-                add(context, record, twin)?;
+                add(context, record, twin, telling.as_ref())?;
             }
             Ok(())
         })
     }
 
-    fn create_many(&self, groups: Vec<CreationGroup>) -> BoxFuture<'_, StoreResult<Vec<StoreResult<()>>>> {
-        self.write(move |context| groups.iter().map(|group| add_group(context, group)).collect())
+    fn create_many_telling(
+        &self,
+        groups: Vec<CreationGroup>,
+        telling: Option<LifecycleTelling>,
+    ) -> BoxFuture<'_, StoreResult<Vec<StoreResult<()>>>> {
+        self.write(move |context| {
+            let add = |group| add_group(context, group, telling.as_ref());
+            groups.iter().map(add).collect()
+        })
     }
 
     fn get<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, StoreResult<Option<IdentityRecord>>> {
@@ -78,10 +91,11 @@ impl RegistryStore for SqliteStore {
         })
     }
 
-    fn delete<'a>(
+    fn delete_telling<'a>(
         &'a self,
         identity: &'a Identity,
         version: Option<u64>,
+        telling: Option<LifecycleTelling>,
     ) -> BoxFuture<'a, StoreResult<Vec<Identity>>> {
         let identity = identity.clone();
         self.write(move |context| {
@@ -89,12 +103,12 @@ impl RegistryStore for SqliteStore {
             if version.is_some_and(|version| version != record.version) {
                 return Err(StoreError::Conflict.into());
             }
-            let mut deleted = vec![identity.clone()];
-            deleted.extend(
-                modules(&context.db, context.boot, &identity)?
-                    .into_iter()
-                    .map(|record| record.identity),
-            );
+            let mut records = vec![record];
+            records.extend(modules(&context.db, context.boot, &identity)?);
+            if let Some(telling) = &telling {
+                tell(&context.db, &records, telling)?;
+            }
+            let deleted: Vec<Identity> = records.into_iter().map(|record| record.identity).collect();
             // Twins, messages and sessions go with their identity by foreign key.
             let mut statement = context
                 .db
@@ -195,26 +209,48 @@ impl RegistryStore for SqliteStore {
     }
 }
 
-fn add(context: &WriteContext, record: &IdentityRecord, twin: &Twin) -> Result<(), Fault> {
+/// Tells of identities that are about to be deleted.
+fn tell(db: &Connection, records: &[IdentityRecord], telling: &LifecycleTelling) -> Result<(), Fault> {
+    for record in records {
+        let row = identity_row(db, &record.identity)?.ok_or(StoreError::Missing)?;
+        outbox::insert(db, &telling(record, &twin::of_row(db, row)?))?;
+    }
+    Ok(())
+}
+
+fn add(
+    context: &WriteContext,
+    record: &IdentityRecord,
+    twin: &Twin,
+    telling: Option<&LifecycleTelling>,
+) -> Result<(), Fault> {
     if record.identity.is_module() {
         may_add_module(&context.db, &record.identity)?;
     }
     if bind(context, INSERT, record)? == 0 {
         return Err(StoreError::Exists.into());
     }
-    twin::insert(&context.db, context.db.last_insert_rowid(), twin)
+    twin::insert(&context.db, context.db.last_insert_rowid(), twin)?;
+    match telling {
+        Some(telling) => outbox::insert(&context.db, &telling(record, twin)),
+        None => Ok(()),
+    }
 }
 
 /// Adds a group all or none; what the store refuses is a result, what the database fails at is an error.
-fn add_group(context: &WriteContext, group: &CreationGroup) -> Result<StoreResult<()>, Fault> {
+fn add_group(
+    context: &WriteContext,
+    group: &CreationGroup,
+    telling: Option<&LifecycleTelling>,
+) -> Result<StoreResult<()>, Fault> {
     // An identity alone is refused before anything of it is written.
     if let [(record, twin)] = group.as_slice() {
-        return refusal(add(context, record, twin));
+        return refusal(add(context, record, twin, telling));
     }
     context.db.execute_batch("SAVEPOINT creation")?;
     let added = group
         .iter()
-        .try_for_each(|(record, twin)| add(context, record, twin));
+        .try_for_each(|(record, twin)| add(context, record, twin, telling));
     if added.is_err() && !context.db.is_autocommit() {
         context.db.execute_batch("ROLLBACK TO creation")?;
     }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use holdfast_model::Identity;
 use holdfast_model::twin::{ConfigurationStatus, Managed, Section, Twin};
-use holdfast_ports::twin::{TwinMutation, TwinStore};
+use holdfast_ports::twin::{TwinMutation, TwinStore, TwinTelling};
 use holdfast_ports::{BoxFuture, StoreError, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde_json::{Map, Value};
 
 use super::fault::Fault;
-use super::{SqliteStore, module_column};
+use super::{SqliteStore, module_column, outbox};
 
 const INSERT: &str = "INSERT INTO twins
     (id, version, desired_version, reported_version, model_id, tags, reported, desired, reported_metadata,
@@ -34,12 +34,23 @@ impl TwinStore for SqliteStore {
         self.read(move |db| Ok(find(db, identity)?.map(|(_, twin)| twin)))
     }
 
-    fn mutate_twin<'a>(
+    fn mutate_twin_telling<'a>(
         &'a self,
         identity: &'a Identity,
         mutation: TwinMutation,
+        telling: Option<TwinTelling>,
     ) -> BoxFuture<'a, StoreResult<Twin>> {
         let identity = identity.clone();
+        if let Some(telling) = telling {
+            return self.write(move |context| {
+                let (row, before) = find(&context.db, &identity)?.ok_or(StoreError::Missing)?;
+                let mut twin = before.clone();
+                mutation(&mut twin)?;
+                bind(&context.db, UPDATE, row, &twin)?;
+                outbox::insert(&context.db, &telling(&before, &twin))?;
+                Ok(twin)
+            });
+        }
         self.write_single(move |context| {
             let (row, mut twin) = find(&context.db, &identity)?.ok_or(StoreError::Missing)?;
             mutation(&mut twin)?;

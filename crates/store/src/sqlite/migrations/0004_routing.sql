@@ -12,3 +12,13 @@ CREATE TABLE dead_letters (
     UNIQUE (endpoint, partition, sequence_number)
 ) STRICT;
 CREATE INDEX dead_letters_by_endpoint ON dead_letters (endpoint, number);
+
+-- Events that were stored with the change they tell of and are not in the event log yet, in the order of the changes.
+-- `source` as in the event log's blocks; `record` is one encoded record; `twin` is JSON for routing conditions.
+CREATE TABLE outbox (
+    number   INTEGER PRIMARY KEY,
+    source   INTEGER NOT NULL,
+    identity TEXT NOT NULL,
+    record   BLOB NOT NULL,
+    twin     TEXT
+) STRICT;
