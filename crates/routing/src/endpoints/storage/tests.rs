@@ -12,6 +12,7 @@ fn endpoint(folder: &Path, settings: Value) -> StorageEndpoint {
         name: "files".to_owned(),
         number: 1,
         kind: "storage".to_owned(),
+        created_at: holdfast_model::Timestamp::from_seconds(1_000),
         settings,
     };
     let environment = Environment {
