@@ -17,6 +17,7 @@ pub mod event_json;
 pub mod fuzzing;
 pub mod headers;
 pub mod http_device;
+pub mod hub_event;
 pub mod links;
 mod percent;
 pub mod provisioning;
