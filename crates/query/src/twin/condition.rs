@@ -100,7 +100,8 @@ impl Condition {
             expr.visit_paths(&mut |path| {
                 let reported = path.root == Root::Properties
                     && path.rest.first() == Some(&super::ast::Segment::Name("reported".into()));
-                let documented = reported || matches!(path.root, Root::DeviceId | Root::ModuleId | Root::Tags);
+                let documented =
+                    reported || matches!(path.root, Root::DeviceId | Root::ModuleId | Root::Tags);
                 if !documented && !paths.contains(path) {
                     paths.push(path.clone());
                 }

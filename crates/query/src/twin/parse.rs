@@ -248,9 +248,7 @@ impl<'a> Parser<'a> {
         }
         let parenthesised = self.eat_symbol(Symbol::Open);
         let top = match *self.token() {
-            Token::Number(number) if (1.0..=1e15).contains(&number) && number.fract() == 0.0 => {
-                number as u64
-            }
+            Token::Number(number) if (1.0..=1e15).contains(&number) && number.fract() == 0.0 => number as u64,
             _ => return Err(self.expected("a whole number above 0 after TOP")),
         };
         self.advance();

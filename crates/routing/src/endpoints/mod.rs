@@ -13,10 +13,10 @@ pub mod nats;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod secret;
-#[cfg(feature = "storage")]
-pub mod storage;
 #[allow(dead_code, reason = "each kind uses a part of it, and kinds are features")]
 pub(crate) mod socket;
+#[cfg(feature = "storage")]
+pub mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

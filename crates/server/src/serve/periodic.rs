@@ -22,8 +22,11 @@ const TICK: Duration = Duration::from_secs(1);
 const DISK_CHECK: Duration = Duration::from_secs(10);
 /// How long the upkeep of query indexes rests when there was nothing to do, between two steps (the writer serves others
 /// meanwhile), and after a failure.
-const INDEX_REST: (Duration, Duration, Duration) =
-    (Duration::from_secs(2), Duration::from_millis(5), Duration::from_secs(30));
+const INDEX_REST: (Duration, Duration, Duration) = (
+    Duration::from_secs(2),
+    Duration::from_millis(5),
+    Duration::from_secs(30),
+);
 const RETENTION: Duration = Duration::from_secs(60);
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(24 * 3_600);
 
