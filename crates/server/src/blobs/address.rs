@@ -150,7 +150,7 @@ mod tests {
             ("https://a.test/?sig=SECRET", "no container"),
             ("https://a.test?sig=SECRET", "no container"),
             ("ftp://a.test/box?sig=SECRET", "must begin with"),
-            ("box?sig=SECRET", "must begin with"),
+            ("box?sig=SECRET", "not a valid URI"),
             ("https://me:pw@a.test/box?sig=SECRET", "user name"),
             ("https://a b/box?sig=SECRET", "not a valid URI"),
             ("", "not a valid URI"),

@@ -34,7 +34,8 @@ pub(super) fn write_all(out: &Path) -> anyhow::Result<()> {
 
 /// Order of the sections, the most wanted first.
 const ORDER: &[&str] = &[
-    "server", "hub", "mqtt", "amqp", "https", "tls", "log", "c2d", "query", "jobs", "transfer", "observe",
+    "server", "hub", "mqtt", "amqp", "https", "tls", "log", "c2d", "query", "jobs", "routing", "transfer",
+    "observe",
 ];
 
 /// One key of the configuration.
