@@ -19,7 +19,7 @@ const DEFINITION: &str = "/holdfast/v1/routing/definition";
 pub(super) enum Command {
     /// Create a route, in force for the next event
     #[command(
-        after_help = "Sources: DeviceMessages, TwinChangeEvents, DeviceLifecycleEvents, DeviceJobLifecycleEvents,\nDeviceConnectionStateEvents, DigitalTwinChangeEvents.\n\nExamples:\n  holdfast route create all --endpoint events\n  holdfast route create hot --endpoint alarms --condition '$body.temperature > 30'\n  holdfast route create north --endpoint alarms --condition \"level = 'high' AND \\$twin.tags.site = 'north'\"\n  holdfast route create gone --endpoint alarms --source DeviceConnectionStateEvents --condition \"opType = 'deviceDisconnected'\""
+        after_help = "Source: DeviceMessages (telemetry). The other sources of IoT Hub can be stored with --disabled only: this release makes\nno such events.\n\nExamples:\n  holdfast route create all --endpoint events\n  holdfast route create hot --endpoint alarms --condition '$body.temperature > 30'\n  holdfast route create north --endpoint alarms --condition \"level = 'high' AND \\$twin.tags.site = 'north'\""
     )]
     Create {
         /// Name of the route
