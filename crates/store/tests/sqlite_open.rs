@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use holdfast_model::c2d::{FeedbackStatus, Settlement};
+use holdfast_model::provisioning::{AccessList, EnrollmentGroup};
 use holdfast_model::registry::IdentityRecord;
 use holdfast_model::subscription::{Channel, Subscriptions};
 use holdfast_model::{Identity, Timestamp};
 use holdfast_observe::Registry;
+use holdfast_ports::dead_letters::{DeadLetter, DeadLetterStore as _};
 use holdfast_ports::enrollment::{EnrollmentStore as _, Expected};
 use holdfast_ports::queue::C2dQueue as _;
 use holdfast_ports::registry::{ConnectionUpdate, RegistryStore as _};
@@ -71,14 +73,26 @@ async fn populate(store: &SqliteStore) {
     store.put_group(group("Crew", 4), expected).await.expect("new");
     let registered = registration("X1", Some("Crew"), 5);
     store.put_registration(registered, expected).await.expect("new");
+    store.bury(vec![letter()]).await.expect("stored");
 }
 
-/// What came with the second version of the schema.
-async fn check_provisioning(store: &SqliteStore) {
+fn letter() -> DeadLetter {
+    DeadLetter {
+        endpoint: "gate".to_owned(),
+        partition: 2,
+        sequence_number: 77,
+        identity: "d1/m1".to_owned(),
+        at: at(5),
+        reason: "too large".to_owned(),
+    }
+}
+
+/// What came with the second version of the schema; lists of who may register came within it, after its test data.
+async fn check_provisioning(store: &SqliteStore, crew: EnrollmentGroup) {
     let found = store.enrollment("solo").await.expect("readable");
     assert_eq!(found, Some(individual("Solo", 3)));
     let found = store.list_groups(None, 9).await.expect("readable");
-    assert_eq!(found, [group("Crew", 4)]);
+    assert_eq!(found, [crew]);
     let found = store.list_registrations("crew", None, 9).await.expect("readable");
     assert_eq!(found, [registration("X1", Some("Crew"), 5)]);
 }
@@ -125,7 +139,7 @@ async fn everything_survives_a_restart() {
     populate(&open(&path)).await;
     let again = open(&path);
     check_populated(&again).await;
-    check_provisioning(&again).await;
+    check_provisioning(&again, group("Crew", 4)).await;
 }
 
 /// The upgrade test: a database made by the first version (by `make_testdata`) reads as it should.
@@ -147,7 +161,25 @@ async fn version_2_is_read() {
     std::fs::copy(kept, &path).expect("the kept database is there");
     let store = open(&path);
     check_populated(&store).await;
-    check_provisioning(&store).await;
+    let without_lists = EnrollmentGroup {
+        access: AccessList::default(),
+        ..group("Crew", 4)
+    };
+    check_provisioning(&store, without_lists).await;
+}
+
+/// As above, for the version that brought configurations, jobs, routing and an outbox.
+#[tokio::test]
+async fn version_4_is_read() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v4/state.db");
+    std::fs::copy(kept, &path).expect("the kept database is there");
+    let store = open(&path);
+    check_populated(&store).await;
+    check_provisioning(&store, group("Crew", 4)).await;
+    let letters = store.dead_letters("gate", 9).await.expect("readable");
+    assert_eq!(letters, [letter()]);
 }
 
 /// Makes the database of `testdata/vN`: run it once when a schema version is released, with the path in
