@@ -99,7 +99,6 @@ impl Operations {
     }
 
     /// Declares an operation for services whose request body is read as it comes.
-    #[allow(dead_code, reason = "used by the import operation")]
     pub(crate) fn add_streaming<H, T>(
         self,
         method: &'static str,

@@ -217,7 +217,7 @@ fn transfer_operations(operations: Operations) -> Operations {
         .add("GET", "/jobs", write, transfer::list_jobs)
         .add("GET", "/jobs/{id}", write, transfer::get_job)
         .add("DELETE", "/jobs/{id}", write, transfer::cancel_job)
-        .add("POST", "/holdfast/v1/import", write, transfer::import)
+        .add_streaming("POST", "/holdfast/v1/import", write, transfer::import)
         .add("GET", "/holdfast/v1/export", write, transfer::export)
 }
 

@@ -190,6 +190,10 @@ async fn bodies_that_are_not_what_they_should_be() {
         StatusCode::PAYLOAD_TOO_LARGE,
         "before a byte is read"
     );
+    // An import is read as it comes, however long it says it is.
+    let path = "/holdfast/v1/import";
+    let taken = service.raw("POST", path, &announced, None).await;
+    assert_eq!(taken.status, StatusCode::OK, "{}", taken.body);
 }
 
 #[tokio::test]
