@@ -7,7 +7,7 @@ use super::super::Global;
 use super::super::output::line;
 use super::attestation::AttestationArgs;
 use super::settings::SettingsArgs;
-use super::{GROUPS, bulk_create, client, deleted, entry_path, query};
+use super::{GROUPS, bulk_create, client, deleted, entry_path, query, update};
 
 #[derive(Subcommand, Debug)]
 pub(in crate::cli) enum Command {
@@ -58,22 +58,16 @@ impl Command {
             Command::Create(change) => {
                 let mut body = json!({ "attestation": { "type": "symmetricKey" } });
                 change.apply(&mut body)?;
-                let body = json!({ "mode": "create", "enrollmentGroups": [body] });
-                bulk_create(&client, GROUPS, body)?;
+                bulk_create(
+                    &client,
+                    GROUPS,
+                    json!({ "mode": "create", "enrollmentGroups": [body] }),
+                )?;
                 output.object(&client.get(entry_path(GROUPS, &change.id)).send()?)
             }
             Command::Update(change) => {
                 let path = entry_path(GROUPS, &change.id);
-                let mut body = client.get(path.clone()).send()?;
-                let tag = body.get("etag").and_then(Value::as_str).map(str::to_owned);
-                change.apply(&mut body)?;
-                client
-                    .put(path.clone())
-                    .if_match(tag.as_deref())
-                    .json(body)
-                    .send()?;
-                // Read again: the answer to a change has the keys in it.
-                output.object(&client.get(path).send()?)
+                output.object(&update(&client, path, |body| change.apply(body))?)
             }
             Command::List => {
                 let list = query(&client, "/enrollmentGroups/query")?;

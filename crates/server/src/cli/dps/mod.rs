@@ -134,6 +134,23 @@ fn query(client: &Client, path: &str) -> anyhow::Result<Vec<Value>> {
     }
 }
 
+/// Changes an entry that nobody else changes meanwhile, and reads it again: the answer to a change has the keys in it.
+fn update(
+    client: &Client,
+    path: String,
+    apply: impl FnOnce(&mut Value) -> anyhow::Result<()>,
+) -> anyhow::Result<Value> {
+    let mut body = client.get(path.clone()).send()?;
+    let tag = body.get("etag").and_then(Value::as_str).map(str::to_owned);
+    apply(&mut body)?;
+    client
+        .put(path.clone())
+        .if_match(tag.as_deref())
+        .json(body)
+        .send()?;
+    client.get(path).send()
+}
+
 /// Creates an entry; a PUT would replace one that is there.
 fn bulk_create(client: &Client, path: &str, body: Value) -> anyhow::Result<()> {
     let answer = client.post(path).json(body).send()?;
