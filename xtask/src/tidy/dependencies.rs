@@ -68,7 +68,20 @@ const TABLE: &[Row] = &[
             "observe",
         ]),
     ),
-    row("server", AllBut(&["edge", "sim"])),
+    row(
+        "upstream",
+        These(&["ports", "wire", "mqtt", "amqp", "model", "observe"]),
+    ),
+    row("agent", These(&["ports", "model", "observe"])),
+    row("docker", These(&["agent", "ports", "model", "observe"])),
+    row(
+        "broker",
+        These(&["upstream", "ports", "query", "model", "observe"]),
+    ),
+    row(
+        "server",
+        AllBut(&["edge", "sim", "agent", "docker", "broker", "upstream"]),
+    ),
     row("edge", AllBut(&["api", "hub", "provisioning", "server", "sim"])),
     row("sim", AllBut(&[])),
     // Not a crate of the product: it may know none of them.

@@ -1,0 +1,1 @@
+//! Module runtime on the Docker Engine API (Docker, Moby, Podman's compatible socket).
