@@ -39,6 +39,11 @@ pub enum IdentityError {
 ///
 /// Keys are derived on the device and uploaded (edge.md 3.5). Every identity that was ever had is kept on disk: offline the
 /// kept one is answered.
+///
+/// An identity goes with a workload socket: whoever implements this listens on `<workload folder>/<module>/workload.sock`
+/// (module name without `$`) from [`ModuleIdentities::ensure`] on. A container gets the *folder* `<workload folder>/<module>`
+/// mounted at the folder of the path in `IOTEDGE_WORKLOADURI` (`/var/run/iotedge`), not the socket itself: a daemon that
+/// starts again makes the socket anew, and a container that it adopts would keep a bind-mounted file that nobody listens on.
 pub trait ModuleIdentities: Send + Sync + 'static {
     /// The identity of a module: made, if the hub has none; from the disk, if the hub cannot be reached.
     ///
