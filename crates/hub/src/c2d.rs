@@ -58,6 +58,7 @@ impl Hub {
                 .expires_at
                 .unwrap_or_else(|| now.plus(self.config.c2d_ttl))
                 .min(latest),
+            input: None,
         };
         let sequence_number = self
             .stores

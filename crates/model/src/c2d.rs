@@ -98,7 +98,17 @@ impl fmt::Display for LockToken {
     }
 }
 
-/// A cloud-to-device message to be queued.
+/// Where a message for a module's input comes from and goes to (edge.md 7.4).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ModuleInput {
+    /// Name of the input.
+    pub input: String,
+    /// Who sent the message.
+    pub sender: Identity,
+}
+
+/// A cloud-to-device message to be queued; at an edge hub also a message for a module's input, which is handed out, locked
+/// and settled in the same way.
 #[derive(Clone, Debug)]
 pub struct C2dMessage {
     /// Target device.
@@ -113,6 +123,8 @@ pub struct C2dMessage {
     pub enqueued_at: Timestamp,
     /// When it dies.
     pub expires_at: Timestamp,
+    /// For a module's input. Never set by a hub.
+    pub input: Option<Box<ModuleInput>>,
 }
 
 /// A message handed to a device under a lock.

@@ -211,7 +211,8 @@ pub trait DeviceGateway: Send + Sync + 'static {
     /// Hands in the answer to a method call. Unknown or late request ids are dropped.
     fn complete_method(&self, session: &SessionHandle, request_id: u64, response: MethodResponse);
 
-    /// Locks up to `max` waiting messages for this session (or, with `None`, for a request without session).
+    /// Locks up to `max` waiting messages for this session (or, with `None`, for a request without session). At an edge
+    /// hub also those for a module's inputs; their sequence numbers are unique over all inputs of the module.
     ///
     /// # Errors
     /// `ServiceUnavailable`.

@@ -40,7 +40,8 @@ pub enum Downlink {
         /// JSON object of the changes with `$version`; a removed key is null.
         patch: Bytes,
     },
-    /// Cloud-to-device messages may be waiting: call `DeviceGateway::receive_c2d`.
+    /// Cloud-to-device messages, or at an edge hub messages for a module's inputs, may be waiting: call
+    /// `DeviceGateway::receive_c2d`.
     CloudToDevice,
 }
 

@@ -29,7 +29,7 @@ pub(super) enum Link {
     Telemetry { member: MemberId },
     /// Something on which nothing is ever sent: module inputs, cloud-to-device messages of modules.
     SilentMember { member: MemberId },
-    /// Cloud-to-device messages.
+    /// Cloud-to-device messages; of a module, messages for its inputs.
     CloudToDevice { member: MemberId },
     /// Method calls.
     MethodCalls { member: MemberId },
@@ -115,7 +115,7 @@ impl Core {
         }
         if let Some(identity) = address.identity() {
             let identity = identity.clone();
-            return match feature(&address, attach.role) {
+            return match feature(&address, attach.role, self.shared.config.module_inputs) {
                 Some(feature) => self.attach_member(link, identity, feature, attach, out),
                 None => self.refuse_role(link, out),
             };
@@ -300,10 +300,13 @@ impl Core {
 }
 
 /// What an identity's link is for.
-fn feature(address: &Address, role: Role) -> Option<Feature> {
+fn feature(address: &Address, role: Role, module_inputs: bool) -> Option<Feature> {
     Some(match (address, role) {
         (Address::Events(_), Role::Sender) => Feature::Telemetry,
-        (Address::Events(identity), Role::Receiver) if identity.is_module() => Feature::Silent,
+        (Address::Events(identity), Role::Receiver) if identity.is_module() => match module_inputs {
+            true => Feature::CloudToDevice,
+            false => Feature::Silent,
+        },
         (Address::CloudToDevice(identity), Role::Receiver) => match identity.is_module() {
             true => Feature::Silent,
             false => Feature::CloudToDevice,

@@ -41,6 +41,9 @@ pub struct AmqpConfig {
     pub c2d_sends_concurrent: usize,
     /// Cloud-to-device messages of one device that may wait for its answer, and as many whose lock has ended. Default 16.
     pub c2d_in_flight_max: usize,
+    /// Receivers on a module's `messages/events` get the messages for its inputs, as at an edge hub; a hub accepts them and
+    /// stays silent. Default off.
+    pub module_inputs: bool,
     /// Feedback batches of one connection that may wait for their answer. Default 16.
     pub feedback_in_flight_max: usize,
     /// How often feedback is looked for while a receiver has credit. Default 1 s.
@@ -88,6 +91,7 @@ impl Default for AmqpConfig {
             requests_max: 256,
             c2d_sends_concurrent: 32,
             c2d_in_flight_max: 16,
+            module_inputs: false,
             feedback_in_flight_max: 16,
             feedback_interval: Duration::from_secs(1),
             grants_max: 4_096,

@@ -36,6 +36,7 @@ pub(super) type MemberId = u64;
 pub(super) enum Feature {
     Telemetry,
     Silent,
+    /// Cloud-to-device messages, or those for a module's inputs.
     CloudToDevice,
     MethodCalls,
     MethodAnswers,
@@ -111,7 +112,11 @@ impl Member {
         let has = |wanted| feature == Some(wanted);
         let mut set = Subscriptions::NONE;
         if self.c2d.is_some() || has(Feature::CloudToDevice) {
-            set.insert(Channel::CloudToDevice, true);
+            let channel = match self.identity.is_module() {
+                true => Channel::Inputs,
+                false => Channel::CloudToDevice,
+            };
+            set.insert(channel, true);
         }
         let calls = self.method_calls.is_some() || has(Feature::MethodCalls);
         let answers = self.method_answers > 0 || has(Feature::MethodAnswers);

@@ -44,6 +44,9 @@ pub struct MqttConfig {
     pub connect_timeout_crowded: Duration,
     /// TLS handshakes worked on at once; the others wait for their turn, and live sessions run in between. Default 2.
     pub handshakes_concurrent: usize,
+    /// Publishes on unknown topics are dropped and acknowledged, and unknown filters are granted, as the edge hub does
+    /// (mqtt.md sections 4.1 and 4.2); a hub closes the connection and refuses the filter. Default off.
+    pub tolerant: bool,
     /// How long a stop waits for outstanding acknowledgements. Default 5 s.
     pub drain_timeout: Duration,
     /// How often silent clients are looked for. Default 1 s, which is also the precision of keep-alive.
@@ -66,6 +69,7 @@ impl Default for MqttConfig {
             logins_pending_max: 4_096,
             connect_timeout_crowded: Duration::from_secs(10),
             handshakes_concurrent: 2,
+            tolerant: false,
             drain_timeout: Duration::from_secs(5),
             sweep_interval: Duration::from_secs(1),
         }

@@ -106,7 +106,7 @@ impl Connection {
             if !active.c2d.hint {
                 return Ok(());
             }
-            if !self.session.subscribed(Channel::CloudToDevice) {
+            if !self.session.subscribed(message_channel(&self.session)) {
                 active.c2d.hint = false;
                 return Ok(());
             }
@@ -181,10 +181,10 @@ impl Connection {
 
     fn deliver_c2d(&mut self, delivery: &C2dDelivery, scratch: &mut Scratch) -> Result<(), End> {
         let subscriptions = self.session.subscriptions();
-        let at_least_once = subscriptions.at_least_once(Channel::CloudToDevice);
+        let at_least_once = subscriptions.at_least_once(message_channel(&self.session));
         let mut topic = std::mem::take(&mut scratch.topic);
         topic.clear();
-        topics::cloud_to_device(&mut topic, delivery);
+        topics::delivery(&mut topic, delivery);
         let start = scratch.output.len();
         let number = delivery.lock.sequence_number;
         let earlier = self.active().c2d.place_of(number);
@@ -246,6 +246,14 @@ impl Connection {
             active.c2d.complete.extend(written);
             context.waker().wake_by_ref();
         }
+    }
+}
+
+/// What the messages of `DeviceGateway::receive_c2d` come by: a module has inputs, at an edge hub.
+fn message_channel(session: &SessionHandle) -> Channel {
+    match session.identity().is_module() {
+        true => Channel::Inputs,
+        false => Channel::CloudToDevice,
     }
 }
 

@@ -106,16 +106,19 @@ impl Connection {
             Request::Subscribe { packet_id, filters } => {
                 let mut subscriptions = session.subscriptions();
                 let before = subscriptions;
+                let tolerant = self.shared.config.tolerant;
+                let granted = |at_least_once| match at_least_once {
+                    true => SubAckCode::GrantedAtLeastOnce,
+                    false => SubAckCode::GrantedAtMostOnce,
+                };
                 let codes = filters
                     .into_iter()
                     .map(|(channel, at_least_once)| match channel {
+                        None if tolerant => granted(at_least_once),
                         None => SubAckCode::Failure,
                         Some(channel) => {
                             subscriptions.insert(channel, at_least_once);
-                            match at_least_once {
-                                true => SubAckCode::GrantedAtLeastOnce,
-                                false => SubAckCode::GrantedAtMostOnce,
-                            }
+                            granted(at_least_once)
                         }
                     })
                     .collect();

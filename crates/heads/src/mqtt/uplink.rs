@@ -51,9 +51,20 @@ impl Connection {
         match topics::parse_publish(publish.topic, names.device_id, names.module_id) {
             Ok(DeviceTopic::Telemetry { bag }) => take_telemetry(bag, publish, scratch),
             Ok(other) => self.take_request(other, publish, scratch),
+            Err(_) if self.shared.config.tolerant => self.drop_publish(publish, scratch),
             // Closing is the hub's answer to each of them (mqtt.md section 4.1).
             Err(error) => Err(End::topic(error.to_string())),
         }
+    }
+
+    /// Acknowledges a publish that goes nowhere, in its turn.
+    #[cold]
+    fn drop_publish(&mut self, publish: &Publish<'_>, scratch: &mut Scratch) -> Result<(), End> {
+        if publish.qos == QoS::AtLeastOnce {
+            self.send_records(scratch)?;
+            self.active().acks.push(Gate::Open, 1, 0);
+        }
+        Ok(())
     }
 
     #[cold]

@@ -7,8 +7,9 @@ use holdfast_amqp::performatives::{Attach, DeliveryState, ReceiverSettleMode, Se
 use holdfast_amqp::types::Value;
 use holdfast_amqp::{Config, LinkId};
 use holdfast_heads::amqp::AmqpConfig;
-use holdfast_model::c2d::Settlement;
-use holdfast_model::message::Message;
+use holdfast_model::Identity;
+use holdfast_model::c2d::{ModuleInput, Settlement};
+use holdfast_model::message::{Message, SystemProperty};
 use holdfast_model::subscription::Channel;
 use holdfast_ports::session::Downlink;
 use tokio::net::TcpStream;
@@ -457,4 +458,51 @@ async fn feedback_that_is_never_settled_comes_again_and_is_bounded() {
         hub.clock.advance(Duration::from_secs(2));
     }
     until("all is complete", || hub.services.feedback_complete() == 10).await;
+}
+
+#[tokio::test]
+async fn a_module_of_an_edge_hub_gets_what_is_for_its_inputs() {
+    let hub = Hub::start_with(AmqpConfig {
+        module_inputs: true,
+        ..quick()
+    });
+    let mut peer = hub.log_in(&["device:e1/m1"]).await;
+    let link = peer
+        .receiver("/devices/e1/modules/m1/messages/events", 10)
+        .await
+        .expect("agreed");
+    let input = ModuleInput {
+        input: "in1".to_owned(),
+        sender: Identity::parse("e1/sender").expect("an identity"),
+    };
+    let mut sent = text("22.5");
+    sent.set_system(SystemProperty::MessageSchema, "s1");
+    sent.set_property("unit", Some("C".to_owned()));
+    let number = hub.gateway.enqueue_input("e1/m1", sent, input);
+    let (id, settled, bytes) = peer.received(link).await;
+    assert!(!settled);
+    let message = holdfast_amqp::Message::decode(&bytes).expect("a message");
+    let annotation = |name: &str| {
+        let map = message.message_annotations.expect("annotations");
+        map.get(name).and_then(|value| value.as_str()).map(str::to_owned)
+    };
+    assert_eq!(annotation("x-opt-input-name").as_deref(), Some("in1"));
+    assert_eq!(annotation("iothub-connection-device-id").as_deref(), Some("e1"));
+    assert_eq!(
+        annotation("iothub-connection-module-id").as_deref(),
+        Some("sender")
+    );
+    assert_eq!(message.properties.to, None);
+    let application = message.application_properties.expect("properties");
+    for (name, value) in [("iothub-message-schema", "s1"), ("unit", "C")] {
+        let got = application
+            .get(name)
+            .and_then(|value| value.as_str().map(str::to_owned));
+        assert_eq!(got.as_deref(), Some(value), "{name}");
+    }
+    peer.settle(link, id, &DeliveryState::Accepted, true).await;
+    until("settled", || {
+        hub.gateway.settled().contains(&(number, Settlement::Complete))
+    })
+    .await;
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_model::c2d::{AckMode, C2dDelivery, C2dMessage, LockToken, Settlement};
+use holdfast_model::c2d::{AckMode, C2dDelivery, C2dMessage, LockToken, ModuleInput, Settlement};
 use holdfast_model::event::{AuthMethod, EventBlock, EventField, EventSource, Origin, Records};
 use holdfast_model::message::Message;
 use holdfast_model::method::MethodResponse;
@@ -196,7 +196,27 @@ impl FakeGateway {
 
     /// Puts a message into the one queue there is, and tells the session.
     pub(crate) fn enqueue(&self, device: &str, message: Message, redelivered: bool) -> u64 {
-        let device = Identity::device(device).expect("an id");
+        self.enqueue_to(
+            Identity::device(device).expect("an id"),
+            message,
+            redelivered,
+            None,
+        )
+    }
+
+    /// As an edge hub: puts a message for a module's input into the queue.
+    pub(crate) fn enqueue_input(&self, module: &str, message: Message, input: ModuleInput) -> u64 {
+        let module = Identity::parse(module).expect("an identity");
+        self.enqueue_to(module, message, false, Some(Box::new(input)))
+    }
+
+    fn enqueue_to(
+        &self,
+        device: Identity,
+        message: Message,
+        redelivered: bool,
+        input: Option<Box<ModuleInput>>,
+    ) -> u64 {
         let (number, session) = {
             let mut state = self.state.lock();
             let number = (state.queue.len() + state.locked.len() + state.settled.len() + 1) as u64;
@@ -215,6 +235,7 @@ impl FakeGateway {
                     ack: AckMode::None,
                     enqueued_at: Timestamp::from_seconds(1_800_000_000),
                     expires_at: Timestamp::from_seconds(1_800_003_600),
+                    input,
                 },
             });
             (number, state.live.get(&device).cloned())

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_heads::mqtt::MqttConfig;
-use holdfast_model::c2d::Settlement;
+use holdfast_model::Identity;
+use holdfast_model::c2d::{ModuleInput, Settlement};
 use holdfast_model::message::Message;
 use holdfast_model::method::{MethodRequest, MethodResponse};
 use holdfast_ports::session::Downlink;
@@ -395,4 +396,54 @@ async fn a_client_that_asks_and_does_not_read_is_paused() {
         published(client.next().await);
         seen += 1;
     }
+}
+
+#[tokio::test]
+async fn a_module_gets_what_is_for_its_inputs() {
+    let hub = Hub::start();
+    let mut client = hub.log_in("e1/m1").await;
+    let codes = client
+        .subscribe(1, &[("devices/e1/modules/m1/inputs/#", 1)])
+        .await;
+    assert_eq!(codes, [1]);
+    for (sender, origin) in [
+        ("e1/sender", "%24.cdid=e1&%24.cmid=sender"),
+        ("leaf", "%24.cdid=leaf"),
+    ] {
+        let input = ModuleInput {
+            input: "in1".to_owned(),
+            sender: Identity::parse(sender).expect("an identity"),
+        };
+        let number = hub.gateway.enqueue_input("e1/m1", message(b"22.5"), input);
+        let (topic, payload, qos, id, _) = published(client.next().await);
+        assert_eq!(topic, format!("devices/e1/modules/m1/inputs/in1/{origin}"));
+        assert_eq!((payload.as_slice(), qos), (&b"22.5"[..], 1));
+        client.send(&[0x40, 2, (id >> 8) as u8, id as u8]).await;
+        until("completed", || {
+            hub.gateway.settled().contains(&(number, Settlement::Complete))
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_tolerant_head_acknowledges_what_it_drops_and_grants_what_it_does_not_know() {
+    let hub = Hub::start_with(MqttConfig {
+        tolerant: true,
+        ..MqttConfig::default()
+    });
+    let mut client = hub.log_in("e1/m1").await;
+    assert_eq!(client.subscribe(1, &[("other/#", 1), ("more", 0)]).await, [1, 0]);
+    client
+        .publish("devices/e1/modules/m1/messages/events/", b"1", 7)
+        .await;
+    client.publish("no/such/topic", b"2", 8).await;
+    client
+        .publish("devices/e1/modules/m1/messages/events/", b"3", 9)
+        .await;
+    for id in [7, 8, 9] {
+        assert_eq!(client.next().await, Got::PubAck(id));
+    }
+    let bodies: Vec<Vec<u8>> = hub.gateway.received().into_iter().map(|got| got.body).collect();
+    assert_eq!(bodies, [b"1".to_vec(), b"3".to_vec()]);
 }

@@ -101,6 +101,7 @@ pub fn message(device: &str, message_id: &str) -> C2dMessage {
         ack: AckMode::Full,
         enqueued_at: at(0),
         expires_at: at(3_600),
+        input: None,
     }
 }
 

@@ -95,6 +95,7 @@ pub async fn messages_are_kept_whole<S: StateStore>(store: Arc<S>) {
         ack: AckMode::Negative,
         enqueued_at: Timestamp::from_micros(1_780_000_000_123_456),
         expires_at: Timestamp::MAX,
+        input: None,
     };
     let empty = C2dMessage {
         message: Message::default(),

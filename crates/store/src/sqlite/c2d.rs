@@ -299,6 +299,7 @@ fn select_ready(
                 ack: decode_ack(row, 1)?,
                 enqueued_at: Timestamp::from_micros(row.get(8)?),
                 expires_at,
+                input: None,
             },
         });
     }

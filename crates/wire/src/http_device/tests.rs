@@ -164,6 +164,7 @@ fn delivery() -> C2dDelivery {
             ack: AckMode::Full,
             enqueued_at: Timestamp::from_seconds(0),
             expires_at: Timestamp::from_seconds(60),
+            input: None,
         },
     }
 }

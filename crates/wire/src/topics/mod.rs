@@ -24,5 +24,6 @@ pub use inbound::{
     DeviceTopic, TopicError, parse_filter, parse_method_request_id, parse_publish, parse_will,
 };
 pub use outbound::{
-    InputOrigin, cloud_to_device, desired_patch, method_request, module_input, telemetry, twin_response,
+    InputOrigin, cloud_to_device, delivery, desired_patch, method_request, module_input, telemetry,
+    twin_response,
 };

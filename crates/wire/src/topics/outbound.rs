@@ -19,6 +19,19 @@ pub struct InputOrigin<'a> {
     pub module_id: Option<&'a str>,
 }
 
+/// Appends the topic of a delivery: a module's input at an edge hub, else cloud-to-device.
+pub fn delivery(out: &mut String, delivery: &C2dDelivery) {
+    let message = &delivery.message;
+    let Some(to) = &message.input else {
+        return cloud_to_device(out, delivery);
+    };
+    let origin = InputOrigin {
+        device_id: to.sender.device_id(),
+        module_id: to.sender.module_id(),
+    };
+    module_input(out, &message.device, &to.input, origin, &message.message);
+}
+
 /// Appends the topic of a cloud-to-device message (MQTT contract, section 3.2):
 /// `devices/{d}/messages/devicebound/%24.mid=…&%24.to=…[&…][&iothub-ack=…]&{properties}`.
 ///

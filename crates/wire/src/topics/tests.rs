@@ -201,6 +201,7 @@ fn delivery(message: Message) -> C2dDelivery {
             ack: AckMode::None,
             enqueued_at: Timestamp::from_seconds(0),
             expires_at: Timestamp::MAX,
+            input: None,
         },
     }
 }

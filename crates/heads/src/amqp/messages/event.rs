@@ -122,21 +122,24 @@ pub(in crate::amqp) fn write_event(event: &EventView<'_>, runtime: Option<&Runti
         if event.source == EventSource::Producer {
             return;
         }
-        map.symbol(
-            annotations::CONNECTION_DEVICE_ID,
-            &Value::String(event.device_id()),
-        );
-        if let Some(module_id) = event.module_id() {
-            map.symbol(annotations::CONNECTION_MODULE_ID, &Value::String(module_id));
+        if event.source.concerns_identity() {
+            map.symbol(
+                annotations::CONNECTION_DEVICE_ID,
+                &Value::String(event.device_id()),
+            );
+            if let Some(module_id) = event.module_id() {
+                map.symbol(annotations::CONNECTION_MODULE_ID, &Value::String(module_id));
+            }
         }
+        // Nobody has sent what the hub made.
         if let Some(method) = annotations::auth_method_json(event.auth, event.module_id().is_some()) {
             map.symbol(annotations::CONNECTION_AUTH_METHOD, &Value::String(method));
+            let generation = Digits::new(event.generation_id);
+            map.symbol(
+                annotations::CONNECTION_AUTH_GENERATION_ID,
+                &Value::String(generation.text()),
+            );
         }
-        let generation = Digits::new(event.generation_id);
-        map.symbol(
-            annotations::CONNECTION_AUTH_GENERATION_ID,
-            &Value::String(generation.text()),
-        );
         map.symbol(annotations::ENQUEUED_TIME, &enqueued_at);
         map.symbol(annotations::MESSAGE_SOURCE, &Value::String(event.source.as_str()));
     });

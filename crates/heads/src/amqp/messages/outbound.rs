@@ -1,10 +1,10 @@
 //! What devices and services receive.
 
 use holdfast_amqp::message::{MessageId, Properties, Writer};
-use holdfast_amqp::types::Value;
+use holdfast_amqp::types::{MapWriter, Value};
 use holdfast_model::Timestamp;
-use holdfast_model::c2d::{AckMode, C2dDelivery, FeedbackRecord, LockToken};
-use holdfast_model::message::SystemProperty;
+use holdfast_model::c2d::{AckMode, C2dDelivery, C2dMessage, FeedbackRecord, LockToken, ModuleInput};
+use holdfast_model::message::{Message, SystemProperty};
 use holdfast_wire::{annotations, dto, headers, links};
 
 /// The lock token as delivery tag: a GUID in the byte order of .NET, which takes no other length.
@@ -16,11 +16,16 @@ pub(in crate::amqp) fn delivery_tag(lock: LockToken) -> [u8; 16] {
     tag
 }
 
-/// Writes a cloud-to-device message (AMQP contract, section 3.5).
+/// Writes a cloud-to-device message (AMQP contract, section 3.5), or one for a module's input (edge contract, 7.4).
 pub(in crate::amqp) fn write_c2d(delivery: &C2dDelivery, out: &mut Vec<u8>) {
     let queued = &delivery.message;
     let message = &queued.message;
-    let to = links::to_of(&queued.device);
+    let text = |property| message.system(property);
+    let device = links::to_of(&queued.device);
+    let to = match &queued.input {
+        None => Some(&*device),
+        Some(_) => text(SystemProperty::To),
+    };
     let lock = delivery.lock.to_string();
     let mut writer = Writer::new(out);
     writer.message_annotations(|map| {
@@ -37,13 +42,15 @@ pub(in crate::amqp) fn write_c2d(delivery: &C2dDelivery, out: &mut Vec<u8>) {
             &Value::Ulong(delivery.lock.sequence_number),
         );
         map.symbol(annotations::LOCK_TOKEN, &Value::String(&lock));
+        if let Some(to) = &queued.input {
+            write_input(to, message, map);
+        }
     });
-    let text = |property| message.system(property);
     writer.properties(&Properties {
         message_id: text(SystemProperty::MessageId).map(MessageId::String),
         correlation_id: text(SystemProperty::CorrelationId).map(MessageId::String),
         user_id: text(SystemProperty::UserId).map(str::as_bytes),
-        to: Some(&to),
+        to,
         content_type: text(SystemProperty::ContentType),
         content_encoding: text(SystemProperty::ContentEncoding),
         absolute_expiry_time: (queued.expires_at != Timestamp::MAX).then(|| queued.expires_at.as_millis()),
@@ -52,18 +59,58 @@ pub(in crate::amqp) fn write_c2d(delivery: &C2dDelivery, out: &mut Vec<u8>) {
             .map(Timestamp::as_millis),
         ..Properties::default()
     });
-    if queued.ack != AckMode::None || !message.properties.is_empty() {
-        writer.application_properties(|map| {
-            if queued.ack != AckMode::None {
-                map.string("iothub-ack", &Value::String(queued.ack.as_str()));
-            }
-            for (key, value) in &message.properties {
-                // Strings only: clients call string getters.
-                map.string(key, &Value::String(value.as_deref().unwrap_or_default()));
-            }
-        });
-    }
+    write_applications(queued, &mut writer);
     writer.data(&message.body);
+}
+
+/// Annotations of a message for a module's input: which input, and whose message it is.
+fn write_input(to: &ModuleInput, message: &Message, map: &mut MapWriter<'_>) {
+    map.symbol(annotations::INPUT_NAME, &Value::String(&to.input));
+    map.symbol(
+        annotations::CONNECTION_DEVICE_ID,
+        &Value::String(to.sender.device_id()),
+    );
+    if let Some(module_id) = to.sender.module_id() {
+        map.symbol(annotations::CONNECTION_MODULE_ID, &Value::String(module_id));
+    }
+    for (name, property) in [
+        (annotations::INTERFACE_ID, SystemProperty::InterfaceId),
+        (annotations::SUBJECT, SystemProperty::Subject),
+    ] {
+        if let Some(value) = message.system(property) {
+            map.symbol(name, &Value::String(value));
+        }
+    }
+}
+
+fn write_applications(queued: &C2dMessage, writer: &mut Writer<'_>) {
+    let message = &queued.message;
+    // What a sender over AMQP had put here, and a hub keeps to itself.
+    let own = [
+        ("iothub-creation-time-utc", SystemProperty::CreationTimeUtc),
+        ("iothub-message-schema", SystemProperty::MessageSchema),
+        ("iothub-operation", SystemProperty::Operation),
+    ];
+    let own = || {
+        own.into_iter()
+            .filter(|_| queued.input.is_some())
+            .filter_map(|(name, property)| Some((name, message.system(property)?)))
+    };
+    if queued.ack == AckMode::None && message.properties.is_empty() && own().next().is_none() {
+        return;
+    }
+    writer.application_properties(|map| {
+        if queued.ack != AckMode::None {
+            map.string("iothub-ack", &Value::String(queued.ack.as_str()));
+        }
+        for (name, value) in own() {
+            map.string(name, &Value::String(value));
+        }
+        for (key, value) in &message.properties {
+            // Strings only: clients call string getters.
+            map.string(key, &Value::String(value.as_deref().unwrap_or_default()));
+        }
+    });
 }
 
 /// Writes a batch of feedback records (AMQP contract, section 4.2).
