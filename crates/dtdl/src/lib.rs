@@ -10,10 +10,11 @@
 //! | [`repository`] | where a model lies in a repository folder |
 //! | [`quantities`] | semantic types and units |
 //! | [`value`], [`twin`] | values and twins against models |
-//! | [`view`], [`patch`] | a twin as digital twin, and changes of that view |
+//! | [`view`], [`patch`], [`change`] | a twin as digital twin, wanted changes of that view, and what changed in it |
 //!
 //! Nothing here does I/O or recurses deeper than the limits below allow; sizes are checked before anything is parsed.
 
+pub mod change;
 pub mod dtmi;
 pub mod fault;
 pub mod model;

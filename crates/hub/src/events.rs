@@ -172,6 +172,10 @@ pub struct Metrics {
     pub twin_changes: CounterBy<TwinWriter>,
     /// Items that found a session's mailbox full and were dropped.
     pub downlinks_dropped: Counter,
+    /// Events that the hub itself made and the relay took out of the outbox.
+    pub hub_events: Counter,
+    /// Connection states that found too many others waiting and were dropped.
+    pub connection_events_dropped: Counter,
     /// Store operations that failed.
     pub store_failures: Counter,
 }
@@ -230,8 +234,46 @@ impl Metrics {
                 "holdfast_downlinks_dropped_total",
                 "Method calls and desired-property changes dropped because a session did not keep up",
             ),
+            hub_events: registry.counter(
+                "holdfast_hub_events_total",
+                "Events of the hub itself (twin changes, lifecycle, connections, jobs) taken to the event log",
+            ),
+            connection_events_dropped: registry.counter(
+                "holdfast_connection_events_dropped_total",
+                "Connection states that were not told of because too many waited",
+            ),
             store_failures: registry.counter("holdfast_store_failures_total", "Store operations that failed"),
         }
+    }
+}
+
+/// The relay of the hub's own events cannot go on for now. Emitted once per interruption.
+#[derive(Debug)]
+pub(crate) struct RelayStalled<'a> {
+    pub(crate) reason: &'a str,
+}
+
+impl Event for RelayStalled<'_> {
+    type Metrics = Metrics;
+    fn emit(self, metrics: &Metrics) {
+        metrics.store_failures.inc();
+        tracing::warn!(
+            reason = self.reason,
+            "events of the hub wait: they cannot be taken to the event log; it is tried again"
+        );
+    }
+}
+
+/// More connection states wait than may.
+#[derive(Debug)]
+pub(crate) struct ConnectionEventsDropped {
+    pub(crate) count: u64,
+}
+
+impl Event for ConnectionEventsDropped {
+    type Metrics = Metrics;
+    fn emit(self, metrics: &Metrics) {
+        metrics.connection_events_dropped.add(self.count);
     }
 }
 

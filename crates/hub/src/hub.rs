@@ -10,6 +10,7 @@ use holdfast_observe::Event as _;
 use holdfast_ports::StoreResult;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::event_log::{EventLog, LogError};
+use holdfast_ports::outbox::OutboxStore;
 use holdfast_ports::queue::{C2dLimits, C2dQueue};
 use holdfast_ports::registry::{ConnectionUpdate, RegistryStore};
 use holdfast_ports::session::CloseReason;
@@ -25,6 +26,7 @@ use crate::events::{LineBudget, LogFailed, Metrics};
 use crate::methods::PendingCalls;
 use crate::policies::PolicySet;
 use crate::routing::Routing;
+use crate::sources::Outgoing;
 use crate::twins::order::DesiredOrder;
 
 /// The driven ports of a hub.
@@ -42,6 +44,8 @@ pub struct Stores {
     pub sessions: Arc<dyn SessionStore>,
     /// Consumer groups and reading positions.
     pub checkpoints: Arc<dyn CheckpointStore>,
+    /// The hub's own events on their way to the log; the same store as `registry` and `twins`.
+    pub outbox: Arc<dyn OutboxStore>,
     /// Events.
     pub log: Arc<dyn EventLog>,
     /// Time.
@@ -51,7 +55,7 @@ pub struct Stores {
 /// The hub engine. See the crate's documentation for how its parts hang together.
 ///
 /// Made once by the composition root, shared by `Arc`. The root calls [`Hub::tick`] about once a second and
-/// [`Hub::drain`] before it stops.
+/// [`Hub::drain`] before it stops, and runs [`Hub::relay_events`] meanwhile.
 pub struct Hub {
     pub(crate) config: HubConfig,
     pub(crate) host_names: Arc<[String]>,
@@ -62,6 +66,7 @@ pub struct Hub {
     pub(crate) desired_order: Arc<DesiredOrder>,
     pub(crate) changes: Changes,
     pub(crate) routing: Routing,
+    pub(crate) outgoing: Outgoing,
     pub(crate) policies: ArcSwap<PolicySet>,
     pub(crate) authorities: ArcSwap<AuthoritySet>,
     /// Serialises changes of policies and authorities, so that the caches follow the store. The one lock here that is
@@ -108,6 +113,7 @@ impl Hub {
             calls: PendingCalls::new(),
             changes: Changes::default(),
             routing,
+            outgoing: Outgoing::new(config.host_names.first().map_or("localhost", String::as_str)),
             policies: ArcSwap::from_pointee(policies),
             authorities: ArcSwap::from_pointee(authorities),
             settings_changes: tokio::sync::Mutex::new(()),
@@ -152,11 +158,12 @@ impl Hub {
         }
     }
 
-    /// Takes no more connections, closes all sessions and saves their connection states.
+    /// Takes no more connections, closes all sessions, saves their connection states and tells of them.
     pub async fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
         self.close_all(CloseReason::ShuttingDown);
         self.save_connections().await;
+        self.drain_events().await;
     }
 
     /// Live sessions of devices; modules not counted (rest.md 5.3, `connectedDeviceCount`).

@@ -126,7 +126,7 @@ impl Hub {
 
     /// A ticket that is ready as soon as the partition has written anything more. A full buffer holds unwritten events,
     /// so one more event will become durable.
-    fn next_progress(&self, partition: u16) -> Option<AppendTicket> {
+    pub(crate) fn next_progress(&self, partition: u16) -> Option<AppendTicket> {
         let info = self.stores.log.info(partition).ok()?;
         Some(AppendTicket {
             partition,

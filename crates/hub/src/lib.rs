@@ -31,6 +31,7 @@ mod config;
 mod directory;
 pub mod events;
 mod failure;
+pub mod files;
 mod gateway;
 mod groups;
 mod hub;
@@ -41,6 +42,7 @@ mod policies;
 mod registry;
 mod routing;
 mod sessions;
+mod sources;
 mod twins;
 
 pub use auth::ServiceCaller;

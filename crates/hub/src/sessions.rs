@@ -45,6 +45,11 @@ impl Hub {
         };
         self.note_sender(session.identity()).await?;
         self.note_connection(session.identity(), true, self.now());
+        if let Some(older) = &replaced {
+            // Its own end finds the newer session in its place and says nothing.
+            self.tell_connection(older.identity(), older.epoch, false);
+        }
+        self.tell_connection(session.identity(), session.epoch, true);
         SessionStarted {
             identity: session.identity().as_str(),
             protocol: request.access.protocol,
@@ -232,6 +237,7 @@ impl Hub {
     fn forget(&self, session: &Arc<SessionHandle>, reason: SessionEnd) {
         self.calls.drop_session(session.epoch);
         if self.sessions.remove(session) {
+            self.tell_connection(session.identity(), session.epoch, false);
             self.routing.senders.forget(session.identity());
             self.note_connection(session.identity(), false, self.last_heard(session));
         }

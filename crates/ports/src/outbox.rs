@@ -5,13 +5,22 @@
 //! them to the log and removes them once they are durable there; so an event may come twice after a crash, but it is
 //! never lost and never out of order.
 
-use holdfast_model::Identity;
 use holdfast_model::event::{EventSource, Records};
+use holdfast_model::{Error, ErrorCode, Identity};
 
-use crate::{BoxFuture, StoreResult};
+use crate::{BoxFuture, StoreError, StoreResult};
 
-/// Most events that wait in an outbox; the engine holds up changes when there are more.
+/// Most events that wait in an outbox. A change that would make more is refused ([`full`]).
 pub const OUTBOX_EVENTS_MAX: u64 = 200_000;
+
+/// What a store answers to a change whose events find no room any more.
+#[must_use]
+pub fn full() -> StoreError {
+    StoreError::Refused(Error::new(
+        ErrorCode::ThrottlingException,
+        "the change is to be told of, and too many events wait for the event log; try again later",
+    ))
+}
 
 /// An event that the hub itself has made.
 #[derive(Clone, Debug)]
@@ -22,8 +31,16 @@ pub struct OutboxEvent {
     pub identity: Identity,
     /// One encoded record.
     pub records: Records,
-    /// JSON of the twin that routing conditions may ask for, as it was after the change.
+    /// JSON text of the twin that routing conditions may ask for, as it was after the change.
     pub twin: Option<String>,
+}
+
+impl OutboxEvent {
+    /// Bytes of its record and its twin.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.records.as_bytes().len() + self.twin.as_ref().map_or(0, String::len)
+    }
 }
 
 /// An event with its place in the outbox.
@@ -38,10 +55,14 @@ pub struct Waiting {
 /// Store of the outbox.
 pub trait OutboxStore: Send + Sync + 'static {
     /// Adds events that belong to no change of this store, after all others.
+    ///
+    /// # Errors
+    /// [`full`]; then none is added.
     fn add_to_outbox(&self, events: Vec<OutboxEvent>) -> BoxFuture<'_, StoreResult<()>>;
 
-    /// Up to `limit` waiting events in the order of the changes.
-    fn outbox(&self, limit: usize) -> BoxFuture<'_, StoreResult<Vec<Waiting>>>;
+    /// Up to `limit` waiting events in the order of the changes, about `bytes_max` of them but at least one if there is
+    /// any.
+    fn outbox(&self, limit: usize, bytes_max: usize) -> BoxFuture<'_, StoreResult<Vec<Waiting>>>;
 
     /// Removes events up to and including `number`.
     fn remove_from_outbox(&self, number: u64) -> BoxFuture<'_, StoreResult<()>>;

@@ -105,4 +105,7 @@ pub trait CheckpointStore: Send + Sync + 'static {
         partition: u16,
         next: u64,
     ) -> BoxFuture<'a, StoreResult<()>>;
+
+    /// Forgets where `reader` continues, in all partitions. One that never saved anything is no error.
+    fn delete_checkpoints<'a>(&'a self, reader: &'a str) -> BoxFuture<'a, StoreResult<()>>;
 }

@@ -18,6 +18,7 @@ pub mod dead_letters;
 pub mod enrollment;
 pub mod event_log;
 pub mod feedback;
+pub mod file;
 pub mod fixtures;
 pub mod job;
 pub mod outbox;
@@ -30,6 +31,7 @@ pub mod twin;
 use crate::configuration::ConfigurationStore;
 use crate::dead_letters::DeadLetterStore;
 use crate::enrollment::EnrollmentStore;
+use crate::file::FileStore;
 use crate::job::JobStore;
 use crate::outbox::OutboxStore;
 use crate::query::QueryStore;
@@ -49,6 +51,7 @@ pub trait StateStore:
     + CheckpointStore
     + DeadLetterStore
     + OutboxStore
+    + FileStore
     + EnrollmentStore
     + ConfigurationStore
     + JobStore
@@ -65,6 +68,7 @@ impl<S> StateStore for S where
         + CheckpointStore
         + DeadLetterStore
         + OutboxStore
+        + FileStore
         + EnrollmentStore
         + ConfigurationStore
         + JobStore
@@ -164,11 +168,19 @@ macro_rules! store_suite {
         }
         $crate::store_suite! { @suite $fresh, outbox:
             events_are_kept_whole_and_in_order
+            a_full_outbox_holds_up_changes
             a_twin_change_and_its_events_are_one
             creations_are_told_all_or_none
             groups_are_told_apart_from_each_other
             deletions_tell_of_all_who_went
             events_of_one_twin_follow_its_versions
+        }
+        $crate::store_suite! { @suite $fresh, file:
+            uploads_are_kept_whole_and_end_once
+            uploads_of_a_device_are_bounded
+            notifications_are_locked_and_settled
+            a_notification_comes_again_when_its_lock_ends
+            files_expire
         }
         $crate::store_suite! { @suite $fresh, enrollment:
             enrollments_are_kept_whole_and_found_without_case

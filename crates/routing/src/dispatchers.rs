@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::dispatcher::{DeliveryPolicy, Dispatcher, DispatcherParts};
+use crate::dispatcher::{DeliveryPolicy, Dispatcher, DispatcherParts, reader_name};
 use crate::enrich::Enricher;
 use crate::health::Health;
 
@@ -118,7 +118,12 @@ pub async fn run(
     let mut running: BTreeMap<String, Running> = BTreeMap::new();
     loop {
         let wanted = definition.borrow_and_update().clone();
-        follow(&parts, &board, &mut running, &wanted).await;
+        for name in follow(&parts, &board, &mut running, &wanted).await {
+            // Whoever has made it anew meanwhile has set its checkpoint anew.
+            if !definition.borrow().endpoints.iter().any(|endpoint| endpoint.name == name) {
+                forget(&parts, &name).await;
+            }
+        }
         tokio::select! {
             changed = definition.changed() => if changed.is_err() { break },
             _ = stop.wait_for(|stop| *stop) => break,
@@ -133,12 +138,23 @@ pub async fn run(
     }
 }
 
+/// Forgets what is kept for an endpoint that was deleted.
+async fn forget(parts: &DispatchersParts, name: &str) {
+    let letters = parts.dead_letters.clear_dead_letters(name).await.map(drop);
+    let checkpoints = parts.checkpoints.delete_checkpoints(&reader_name(name)).await;
+    if let Err(error) = letters.and(checkpoints) {
+        tracing::warn!(endpoint = name, %error, "dead letters or checkpoints of a deleted endpoint stay");
+    }
+}
+
+/// Brings the dispatchers to what is wanted. Returns the endpoints that are no more.
 async fn follow(
     parts: &DispatchersParts,
     board: &HealthBoard,
     running: &mut BTreeMap<String, Running>,
     wanted: &RoutingDefinition,
-) {
+) -> Vec<String> {
+    let mut deleted = Vec::new();
     let gone: Vec<String> = running
         .iter()
         .filter(|(name, dispatcher)| {
@@ -156,9 +172,7 @@ async fn follow(
         }
         if !wanted.endpoints.iter().any(|endpoint| endpoint.name == name) {
             board.remove(&name);
-            if let Err(error) = parts.dead_letters.clear_dead_letters(&name).await {
-                tracing::warn!(endpoint = name, %error, "the dead letters of a deleted endpoint stay");
-            }
+            deleted.push(name);
         }
     }
     for endpoint in &wanted.endpoints {
@@ -168,6 +182,7 @@ async fn follow(
             running.insert(endpoint.name.clone(), started);
         }
     }
+    deleted
 }
 
 fn of_endpoint(enrichments: &[Enrichment], endpoint: &str) -> Vec<Enrichment> {

@@ -9,7 +9,9 @@ use holdfast_model::routing::Enrichment;
 use holdfast_model::{Identity, Timestamp};
 use holdfast_ports::twin::TwinStore;
 use holdfast_query::route::JsonPath;
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use crate::sources::twin_document;
 
 /// How long a twin that was read serves: enrichments may be this old. The contract allows five minutes.
 const TWIN_AGE_MAX: Duration = Duration::from_secs(60);
@@ -145,12 +147,7 @@ impl Enricher {
                 Ok(identity) => self.twins.twin(&identity).await.ok().flatten(),
                 Err(_) => None,
             };
-            let document = twin.map_or(Value::Null, |twin| {
-                json!({
-                    "tags": twin.tags,
-                    "properties": {"desired": twin.desired.properties, "reported": twin.reported.properties},
-                })
-            });
+            let document = twin.map_or(Value::Null, |twin| twin_document(&twin));
             self.cache.insert(sender.to_owned(), (now, Arc::new(document)));
         }
     }

@@ -16,6 +16,7 @@ pub mod endpoints;
 pub mod enrich;
 pub mod health;
 mod message;
+pub mod sources;
 pub mod table;
 
 pub use dispatcher::{DeliveryPolicy, Dispatcher, DispatcherParts};

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use holdfast_model::event::{EventField, EventView};
+use holdfast_model::event::{AuthMethod, EventField, EventView};
 use holdfast_model::message::SystemProperty;
 use holdfast_query::route::{JsonPath, Lookup, Slot, Symbols, SystemName, parse_body};
 use holdfast_query::value::Value;
@@ -82,8 +82,13 @@ impl Lookup for Message<'_> {
             SystemName::EnqueuedTime => {
                 Some(self.enqueued_time.get_or_init(|| event.enqueued_at.to_string()))
             }
-            SystemName::ConnectionDeviceId => Some(event.device_id()),
+            // Of a job or a producer there is no device.
+            SystemName::ConnectionDeviceId => {
+                event.source.concerns_identity().then(|| event.device_id())
+            }
             SystemName::ConnectionModuleId => event.module_id(),
+            // Nobody has sent what the hub made.
+            SystemName::ConnectionDeviceGenerationId if event.auth == AuthMethod::Hub => None,
             SystemName::ConnectionDeviceGenerationId => {
                 Some(self.generation.get_or_init(|| event.generation_id.to_string()))
             }

@@ -155,6 +155,13 @@ impl RouteTable {
         self.sources.contains_key(&source)
     }
 
+    /// Whether events of any source but telemetry are to be made.
+    #[must_use]
+    pub fn wants_hub_events(&self) -> bool {
+        // Telemetry is always there.
+        self.sources.len() > 1
+    }
+
     /// Whether a condition asks for the sender's twin.
     #[must_use]
     pub fn asks_for_twins(&self) -> bool {

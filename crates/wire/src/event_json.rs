@@ -48,8 +48,8 @@ impl Serialize for EventJson<'_> {
         map.serialize_entry("offset", &offset(event.sequence_number))?;
         map.serialize_entry("enqueuedTime", &event.enqueued_at.to_string())?;
         map.serialize_entry("source", event.source.as_str())?;
-        // No device had a part in what a producer sent straight to the event endpoint.
-        if event.source != EventSource::Producer {
+        // No device had a part in what a producer sent straight to the event endpoint, or in a job.
+        if event.source.concerns_identity() {
             map.serialize_entry("deviceId", event.device_id())?;
             if let Some(module_id) = event.module_id() {
                 map.serialize_entry("moduleId", module_id)?;
@@ -76,10 +76,11 @@ impl Serialize for SystemProperties<'_> {
         if event.source == EventSource::Producer {
             return map.end();
         }
+        // Nobody has sent what the hub made.
         if let Some(method) = auth_method_json(event.auth, event.module_id().is_some()) {
             map.serialize_entry("connectionAuthMethod", method)?;
+            map.serialize_entry("connectionDeviceGenerationId", &event.generation_id.to_string())?;
         }
-        map.serialize_entry("connectionDeviceGenerationId", &event.generation_id.to_string())?;
         map.end()
     }
 }

@@ -5,11 +5,12 @@
 use holdfast_model::event::{EventSource, Records};
 use holdfast_model::job::Job;
 use holdfast_model::message::SystemProperty;
+use holdfast_model::registry::IdentityRecord;
 use holdfast_model::twin::{Section, Twin};
 use holdfast_model::{Identity, Timestamp};
 use serde_json::{Map, Value, json};
 
-use crate::dto::JobResponseDto;
+use crate::dto::{JobResponseDto, TwinDto};
 use crate::etag;
 use crate::routed::time;
 
@@ -230,9 +231,8 @@ pub fn twin_replacement(identity: &Identity, twin: &Twin) -> Value {
     body
 }
 
-/// Body of a created or deleted identity: its twin. Tags only if there are any.
-#[must_use]
-pub fn twin_document(identity: &Identity, twin: &Twin) -> Value {
+/// The members that every twin has here.
+fn twin_document(identity: &Identity, twin: &Twin) -> Value {
     let mut body = json!({
         "deviceId": identity.device_id(),
         "etag": etag::of_twin(twin.version),
@@ -244,6 +244,28 @@ pub fn twin_document(identity: &Identity, twin: &Twin) -> Value {
     });
     if let Some(module_id) = identity.module_id() {
         body["moduleId"] = module_id.into();
+    }
+    body
+}
+
+/// Body of a created or deleted identity: its twin, with what the Event Grid schema (languages.md 3.3) asks of the
+/// identity. Tags only if there are any.
+#[must_use]
+pub fn identity(record: &IdentityRecord, twin: &Twin) -> Value {
+    let mut body = twin_document(&record.identity, twin);
+    // No message waits for who is new, or gone.
+    let shown = serde_json::to_value(TwinDto::new(record, twin, 0)).unwrap_or_default();
+    for name in [
+        "deviceEtag",
+        "status",
+        "statusUpdateTime",
+        "connectionState",
+        "lastActivityTime",
+        "cloudToDeviceMessageCount",
+        "authenticationType",
+        "x509Thumbprint",
+    ] {
+        body[name] = shown[name].clone();
     }
     if !twin.tags.is_empty() {
         body["tags"] = Value::Object(twin.tags.clone());

@@ -39,7 +39,7 @@ const TABLE: &[Row] = &[
     row("provisioning", These(&["ports", "query", "model", "observe"])),
     row(
         "routing",
-        These(&["ports", "query", "wire", "model", "observe", "amqp", "mqtt"]),
+        These(&["ports", "query", "wire", "dtdl", "model", "observe", "amqp", "mqtt"]),
     ),
     row("hub", These(&["ports", "query", "model", "observe", "routing"])),
     row(

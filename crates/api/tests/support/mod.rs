@@ -74,6 +74,7 @@ impl Service {
             settings: store.clone(),
             sessions: store.clone(),
             checkpoints: store.clone(),
+            outbox: store.clone(),
             log: log.clone(),
             clock: Arc::new(SystemClock::new()),
         };

@@ -158,6 +158,8 @@ impl Jobs {
             other => self.store_error("create job", id, other),
         })?;
         self.metrics.created.inc();
+        // The job is made, whether it can be told of or not; the engine logs why not.
+        let _ = self.hub.tell_job_created(&made).await;
         self.wake.notify_one();
         Ok(made)
     }

@@ -119,6 +119,7 @@ impl Jobs {
             Err(error) => return Err(error),
         };
         Started { id: &job.id }.emit(&self.metrics);
+        let _ = self.hub.tell_job_changed(&job).await;
         self.give_up_interrupted(&job).await?;
         let search = Search::default();
         let outcome = {
@@ -203,6 +204,10 @@ impl Jobs {
             status: job.status.as_str(),
         }
         .emit(&self.metrics);
+        // With the counts as they are now.
+        if let Some(job) = self.drivers.store.job(&job.id).await? {
+            let _ = self.hub.tell_job_changed(&job).await;
+        }
         Ok(())
     }
 

@@ -46,6 +46,7 @@ impl World {
             settings: store.clone(),
             sessions: store.clone(),
             checkpoints: store.clone(),
+            outbox: store.clone(),
             log: Arc::new(MemoryLog::new(1)),
             clock: Arc::clone(&clock),
         };

@@ -114,7 +114,8 @@ impl Hub {
         if groups.is_empty() {
             return;
         }
-        let created = match self.stores.registry.create_many(groups).await {
+        let telling = self.creation_telling();
+        let created = match self.stores.registry.create_many_telling(groups, telling).await {
             Ok(created) => created,
             Err(error) => {
                 let error = self.store_error("import identities", error);
@@ -124,6 +125,7 @@ impl Hub {
                 return;
             }
         };
+        self.told();
         for (at, result) in places.into_iter().zip(created) {
             let entry = &entries[at].entry;
             outcomes[at] = match result {
@@ -184,7 +186,7 @@ impl Hub {
             }
             Ok(())
         });
-        let changed = self.mutate_twin(identity, mutation).await;
+        let changed = self.mutate_twin(identity, ChangeMode::Patch, mutation).await;
         changed
             .map(drop)
             .map_err(|error| self.store_error("restore reported properties", error))

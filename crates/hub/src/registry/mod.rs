@@ -167,12 +167,13 @@ impl Hub {
         let deleted = self
             .stores
             .registry
-            .delete(identity, version)
+            .delete_telling(identity, version, self.deletion_telling())
             .await
             .map_err(|error| match error {
                 StoreError::Missing => not_found(identity),
                 other => self.store_error("delete identity", other),
             })?;
+        self.told();
         self.revocations.fetch_add(1, Ordering::SeqCst);
         self.end_sessions_of(deleted.iter().chain([identity]));
         Ok(())
@@ -245,9 +246,10 @@ impl Hub {
         }
         self.stores
             .registry
-            .create(entries)
+            .create_telling(entries, self.creation_telling())
             .await
             .map_err(|error| self.create_error(identity, error))?;
+        self.told();
         self.changes.note(identity);
         Ok(record)
     }
@@ -271,8 +273,10 @@ impl Hub {
     /// For a device that has become an edge device; those it has already stay.
     async fn add_system_modules(&self, device: &Identity) -> Result<(), Error> {
         for entry in self.system_modules(device)? {
-            match self.stores.registry.create(vec![entry]).await {
-                Ok(()) | Err(StoreError::Exists) => {}
+            let telling = self.creation_telling();
+            match self.stores.registry.create_telling(vec![entry], telling).await {
+                Ok(()) => self.told(),
+                Err(StoreError::Exists) => {}
                 Err(error) => return Err(self.create_error(device, error)),
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use holdfast_model::routing::{
-    ENDPOINTS_MAX, ENRICHMENTS_MAX, EndpointDefinition, ROUTES_MAX, Route, RouteSource, RoutingDefinition,
+    ENDPOINTS_MAX, ENRICHMENTS_MAX, EndpointDefinition, ROUTES_MAX, RoutingDefinition,
 };
 use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::settings::SettingsStore;
@@ -84,7 +84,6 @@ impl Hub {
         let mut definition = RoutingDefinition::clone(&self.routing.definition.borrow());
         let result = change(&mut definition)?;
         check_counts(&definition)?;
-        check_sources(&definition)?;
         let table = RouteTable::compile(&definition).map_err(|fault| invalid(fault.to_string()))?;
         definition.version += 1;
         let text = serde_json::to_string(&definition).map_err(|error| {
@@ -135,20 +134,6 @@ impl Hub {
             }
         }
         Ok(())
-    }
-}
-
-/// A route that could never take anything is refused rather than left to wait: of the sources, the hub makes telemetry
-/// only so far. One that is switched off may stand.
-fn check_sources(definition: &RoutingDefinition) -> Result<(), Error> {
-    let silent = |route: &&Route| route.is_enabled && route.source != RouteSource::DeviceMessages;
-    match definition.routes.iter().find(silent) {
-        None => Ok(()),
-        Some(route) => Err(invalid(format!(
-            "route {:?}: this release makes no events of the source {}, only of DeviceMessages; switch the route off to keep it",
-            route.name,
-            route.source.as_str()
-        ))),
     }
 }
 

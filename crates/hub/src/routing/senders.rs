@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast_model::twin::Twin;
 use holdfast_model::{Error, Identity};
+use holdfast_routing::sources::twin_document;
 use parking_lot::{Mutex, RwLock};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::Hub;
 
@@ -57,7 +58,7 @@ impl Senders {
     fn note(&self, sender: &Identity, twin: &Twin) {
         let noted = Noted {
             age: age(twin),
-            document: Arc::new(document(twin)),
+            document: Arc::new(twin_document(twin)),
         };
         let mut twins = self.twins.write();
         match twins.get_mut(sender) {
@@ -98,13 +99,6 @@ impl Senders {
 
 fn age(twin: &Twin) -> u64 {
     twin.version + twin.desired.version + twin.reported.version
-}
-
-fn document(twin: &Twin) -> Value {
-    json!({
-        "tags": twin.tags,
-        "properties": {"desired": twin.desired.properties, "reported": twin.reported.properties},
-    })
 }
 
 impl Hub {

@@ -40,7 +40,7 @@ impl Hub {
                 Ok(())
             })
         };
-        let changed = self.mutate_twin(identity, mutation).await;
+        let changed = self.mutate_twin(identity, ChangeMode::Patch, mutation).await;
         let twin = changed.map_err(|error| self.twin_error(identity, error))?;
         let Some(patch) = patch.lock().take() else {
             return Ok(false);
@@ -80,7 +80,7 @@ impl Hub {
                 twin.apply(ChangeMode::Replace, &change, now)
             })
         };
-        let changed = self.mutate_twin(identity, mutation).await;
+        let changed = self.mutate_twin(identity, ChangeMode::Replace, mutation).await;
         let twin = changed.map_err(|error| self.twin_error(identity, error))?;
         self.metrics.twin_changes.of(TwinWriter::Service).inc();
         let version = twin.desired.version;

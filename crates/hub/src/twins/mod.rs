@@ -69,7 +69,7 @@ impl Hub {
             })
         };
         let twin = self
-            .mutate_twin(identity, mutation)
+            .mutate_twin(identity, mode, mutation)
             .await
             .map_err(|error| self.twin_error(identity, error))?;
         self.metrics.twin_changes.of(TwinWriter::Service).inc();
@@ -109,7 +109,7 @@ impl Hub {
             twin.report(&patch, now).map(drop)
         });
         let twin = self
-            .mutate_twin(identity, mutation)
+            .mutate_twin(identity, ChangeMode::Patch, mutation)
             .await
             .map_err(|error| self.twin_error(identity, error))?;
         self.metrics.twin_changes.of(TwinWriter::Device).inc();
@@ -141,7 +141,7 @@ impl Hub {
             twin.model_id = Some(model_id.clone());
             Ok(())
         });
-        match self.mutate_twin(identity, mutation).await {
+        match self.mutate_twin(identity, ChangeMode::Patch, mutation).await {
             Ok(_) => {
                 self.changes.note(identity);
                 Ok(())
@@ -151,9 +151,17 @@ impl Hub {
         }
     }
 
-    /// Changes a twin in the store; the one way there.
-    pub(crate) async fn mutate_twin(&self, identity: &Identity, mutation: TwinMutation) -> StoreResult<Twin> {
-        let twin = self.stores.twins.mutate_twin(identity, mutation).await?;
+    /// Changes a twin in the store, and tells of it in the form that `mode` says; the one way there.
+    pub(crate) async fn mutate_twin(
+        &self,
+        identity: &Identity,
+        mode: ChangeMode,
+        mutation: TwinMutation,
+    ) -> StoreResult<Twin> {
+        let telling = self.twin_telling(identity, mode);
+        let changed = self.stores.twins.mutate_twin_telling(identity, mutation, telling);
+        let twin = changed.await?;
+        self.told();
         self.routing.senders.changed(identity, &twin);
         Ok(twin)
     }

@@ -54,7 +54,8 @@ impl TestHub {
             c2d: shared.clone(),
             settings: shared.clone(),
             sessions: shared.clone(),
-            checkpoints: shared,
+            checkpoints: shared.clone(),
+            outbox: shared,
             log: log.clone(),
             clock: clock.clone(),
         };

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::outbox::{OutboxEvent, OutboxStore, Waiting};
+use crate::outbox::{OUTBOX_EVENTS_MAX, OutboxEvent, OutboxStore, Waiting, full};
 use crate::{BoxFuture, StoreResult};
 
 /// Oldest first.
@@ -13,6 +13,14 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
+    /// Whether there is room for `count` more.
+    pub(super) fn check_room(&self, count: usize) -> StoreResult<()> {
+        match (self.waiting.len() + count) as u64 <= OUTBOX_EVENTS_MAX {
+            true => Ok(()),
+            false => Err(full()),
+        }
+    }
+
     pub(super) fn add(&mut self, events: Vec<OutboxEvent>) {
         for event in events {
             self.last_number += 1;
@@ -27,13 +35,23 @@ impl Outbox {
 impl OutboxStore for super::MemoryStore {
     fn add_to_outbox(&self, events: Vec<OutboxEvent>) -> BoxFuture<'_, StoreResult<()>> {
         self.run(move |state| {
+            state.outbox.check_room(events.len())?;
             state.outbox.add(events);
             Ok(())
         })
     }
 
-    fn outbox(&self, limit: usize) -> BoxFuture<'_, StoreResult<Vec<Waiting>>> {
-        self.run(move |state| Ok(state.outbox.waiting.iter().take(limit).cloned().collect()))
+    fn outbox(&self, limit: usize, bytes_max: usize) -> BoxFuture<'_, StoreResult<Vec<Waiting>>> {
+        self.run(move |state| {
+            let mut bytes = 0;
+            let fits = |waiting: &&Waiting| {
+                let before = bytes;
+                bytes += waiting.event.size();
+                before < bytes_max
+            };
+            let waiting = state.outbox.waiting.iter().take(limit);
+            Ok(waiting.take_while(fits).cloned().collect())
+        })
     }
 
     fn remove_from_outbox(&self, number: u64) -> BoxFuture<'_, StoreResult<()>> {

@@ -70,12 +70,17 @@ impl RegistryStore for MemoryStore {
                     .modules_of(identity)
                     .map(|entry| entry.record.identity.clone()),
             );
+            if let Some(telling) = &telling {
+                let entries = deleted.iter().filter_map(|identity| state.identities.get(identity));
+                let told: Vec<_> = entries
+                    .flat_map(|entry| telling(&entry.record, &entry.twin))
+                    .collect();
+                state.outbox.check_room(told.len())?;
+                state.outbox.add(told);
+            }
             for identity in &deleted {
-                if let Some(entry) = state.identities.remove(identity)
-                    && let Some(telling) = &telling
-                {
-                    state.outbox.add(telling(&entry.record, &entry.twin));
-                }
+                state.files.forget(identity);
+                state.identities.remove(identity);
             }
             Ok(deleted)
         })
@@ -178,10 +183,12 @@ impl TwinStore for MemoryStore {
             let entry = state.identities.get_mut(identity).ok_or(StoreError::Missing)?;
             let mut twin = entry.twin.clone();
             mutation(&mut twin)?;
-            let before = std::mem::replace(&mut entry.twin, twin.clone());
             if let Some(telling) = telling {
-                state.outbox.add(telling(&before, &twin));
+                let told = telling(&entry.twin, &twin);
+                state.outbox.check_room(told.len())?;
+                state.outbox.add(told);
             }
+            entry.twin = twin.clone();
             Ok(twin)
         })
     }
@@ -208,16 +215,17 @@ impl State {
         let mut added: Vec<Identity> = Vec::new();
         let mut told = Vec::new();
         for (record, twin) in entries {
-            if let Err(error) = self.may_add(&record.identity) {
+            if let Some(telling) = telling {
+                told.extend(telling(&record, &twin));
+            }
+            let may_add = self.may_add(&record.identity);
+            if let Err(error) = may_add.and_then(|()| self.outbox.check_room(told.len())) {
                 for identity in added {
                     self.identities.remove(&identity);
                 }
                 return Err(error);
             }
             added.push(record.identity.clone());
-            if let Some(telling) = telling {
-                told.extend(telling(&record, &twin));
-            }
             let entry = Entry {
                 record,
                 twin,

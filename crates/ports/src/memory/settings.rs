@@ -138,4 +138,11 @@ impl CheckpointStore for MemoryStore {
             Ok(())
         })
     }
+
+    fn delete_checkpoints<'a>(&'a self, reader: &'a str) -> BoxFuture<'a, StoreResult<()>> {
+        self.run(move |state| {
+            state.checkpoints.retain(|(known, _), _| known != reader);
+            Ok(())
+        })
+    }
 }

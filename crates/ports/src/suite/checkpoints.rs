@@ -59,6 +59,11 @@ pub async fn checkpoints_belong_to_a_reader_and_a_partition<S: StateStore>(store
     ] {
         assert_eq!(store.checkpoint(reader, partition).await.expect("readable"), next);
     }
+    store.delete_checkpoints("r").await.expect("deleted");
+    store.delete_checkpoints("r").await.expect("nothing to delete");
+    for (reader, partition, next) in [("r", 0, None), ("r", 3, None), ("R", 0, Some(7))] {
+        assert_eq!(store.checkpoint(reader, partition).await.expect("readable"), next);
+    }
 }
 
 pub async fn a_group_goes_with_its_checkpoints<S: StateStore>(store: Arc<S>) {

@@ -9,10 +9,10 @@ use holdfast_model::twin::Twin;
 use holdfast_model::{Error, ErrorCode};
 
 use super::fixtures::{at, create, id, record};
-use crate::StoreError;
-use crate::outbox::{OutboxEvent, OutboxStore};
+use crate::outbox::{OUTBOX_EVENTS_MAX, OutboxEvent, OutboxStore};
 use crate::registry::{LifecycleTelling, RegistryStore};
 use crate::twin::{TwinMutation, TwinStore, TwinTelling};
+use crate::{StoreError, StoreResult};
 
 fn event(source: EventSource, identity: &str, body: &str) -> OutboxEvent {
     let mut records = Records::new();
@@ -54,7 +54,7 @@ fn raise() -> TwinMutation {
 
 /// Who, and the end of the record, which is the body.
 async fn told(store: &impl OutboxStore) -> Vec<(String, String)> {
-    let waiting = store.outbox(1_000).await.expect("listed");
+    let waiting = store.outbox(1_000, usize::MAX).await.expect("listed");
     assert!(waiting.is_sorted_by(|a, b| a.number < b.number));
     let shown = waiting.into_iter().map(|waiting| {
         let bytes = waiting.event.records.as_bytes();
@@ -72,7 +72,7 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 
 /// Events come back as they were added, oldest first, until they are removed.
 pub async fn events_are_kept_whole_and_in_order(store: Arc<impl OutboxStore>) {
-    assert!(store.outbox(10).await.expect("listed").is_empty());
+    assert!(store.outbox(10, usize::MAX).await.expect("listed").is_empty());
     let events = [
         event(EventSource::TwinChange, "d1", "{}"),
         event(EventSource::DeviceLifecycle, "d1/m1", "b"),
@@ -80,7 +80,7 @@ pub async fn events_are_kept_whole_and_in_order(store: Arc<impl OutboxStore>) {
     ];
     store.add_to_outbox(events[..2].to_vec()).await.expect("added");
     store.add_to_outbox(events[2..].to_vec()).await.expect("added");
-    let waiting = store.outbox(10).await.expect("listed");
+    let waiting = store.outbox(10, usize::MAX).await.expect("listed");
     assert_eq!(waiting.len(), 3);
     for (waiting, event) in waiting.iter().zip(&events) {
         assert_eq!(waiting.event.source, event.source);
@@ -90,7 +90,7 @@ pub async fn events_are_kept_whole_and_in_order(store: Arc<impl OutboxStore>) {
         assert_eq!(waiting.event.twin, event.twin);
     }
     assert_eq!(
-        store.outbox(2).await.expect("listed")[1].number,
+        store.outbox(2, usize::MAX).await.expect("listed")[1].number,
         waiting[1].number
     );
     store
@@ -105,6 +105,37 @@ pub async fn events_are_kept_whole_and_in_order(store: Arc<impl OutboxStore>) {
     assert!(told(&*store).await.is_empty());
     store.add_to_outbox(events[..1].to_vec()).await.expect("added");
     assert_eq!(told(&*store).await, pairs(&[("d1", "{}")]));
+}
+
+/// A change that is to be told of waits for room; others go on.
+pub async fn a_full_outbox_holds_up_changes<S: OutboxStore + TwinStore + RegistryStore>(store: Arc<S>) {
+    create(&*store, &["d1"]).await;
+    let many = vec![event(EventSource::TwinChange, "d1", "x"); OUTBOX_EVENTS_MAX as usize];
+    store.add_to_outbox(many).await.expect("room");
+    let throttled = |refused: StoreResult<()>| {
+        let Err(StoreError::Refused(error)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(error.code, ErrorCode::ThrottlingException);
+    };
+    let d1 = id("d1");
+    let change = async || store.mutate_twin_telling(&d1, raise(), Some(versions("d1"))).await;
+    throttled(change().await.map(drop));
+    throttled(
+        store
+            .create_telling(vec![(record(&id("d2")), Twin::new(at(0)))], Some(telling()))
+            .await,
+    );
+    throttled(store.delete_telling(&d1, None, Some(telling())).await.map(drop));
+    assert_eq!(store.twin(&d1).await.expect("read").expect("there").version, 1);
+    assert!(store.get(&id("d2")).await.expect("read").is_none());
+    assert!(store.get(&d1).await.expect("read").is_some());
+    store.mutate_twin(&d1, raise()).await.expect("not told of");
+    let batch = store.outbox(10, 1).await.expect("listed");
+    assert_eq!(batch.len(), 1, "the first one, however long");
+    store.remove_from_outbox(batch[0].number).await.expect("removed");
+    change().await.expect("room again");
+    throttled(change().await.map(drop));
 }
 
 /// A refused change tells nothing; one without telling neither.

@@ -221,7 +221,8 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
         c2d: shared.clone(),
         settings: shared.clone(),
         sessions: shared.clone(),
-        checkpoints: shared,
+        checkpoints: shared.clone(),
+        outbox: shared,
         log: log.clone(),
         clock: Arc::clone(&clock),
     };

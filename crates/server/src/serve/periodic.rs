@@ -57,6 +57,7 @@ impl Periodic {
         tasks.spawn(self.clone().enforce_retention());
         tasks.spawn(self.clone().maintain_query_indexes());
         tasks.spawn(self.clone().renew_certificates());
+        tasks.spawn(self.clone().relay_events());
         if let Some(watchdog) = sd_notify::watchdog_enabled() {
             tasks.spawn(self.clone().feed_watchdog(watchdog));
         }
@@ -71,6 +72,11 @@ impl Periodic {
             ticks.tick().await;
             self.hub.tick().await;
         }
+    }
+
+    /// Takes the hub's own events to the event log.
+    async fn relay_events(self) {
+        self.hub.relay_events().await;
     }
 
     /// Makes and drops the indexes of queries, a step at a time.

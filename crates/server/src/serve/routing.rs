@@ -1,6 +1,5 @@
 //! Routing of a running hub: a dispatcher per endpoint, and what watchers see of them.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use holdfast_routing::dispatchers::{self, DispatchersParts, HealthBoard};
 use holdfast_routing::endpoints::action::Actions;
 use holdfast_routing::endpoints::{Endpoints, Environment};
 use holdfast_routing::health::{Health, Status};
+use holdfast_routing::sources::hub_name;
 use holdfast_store::sqlite::SqliteStore;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -142,14 +142,6 @@ impl Dispatchers {
     }
 }
 
-/// What `$iothubname` stands for: the first label of the hub's name, as in IoT Hub.
-fn hub_name(host: &str) -> String {
-    if host.parse::<IpAddr>().is_ok() {
-        return host.to_owned();
-    }
-    host.split('.').next().unwrap_or(host).to_owned()
-}
-
 /// One series per endpoint; their names are the operator's, and at most 63.
 fn register_metrics(registry: &mut Registry, board: &HealthBoard) {
     let read = |value: fn(&Health) -> u64| {
@@ -193,13 +185,6 @@ fn register_metrics(registry: &mut Registry, board: &HealthBoard) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hubs_are_called_by_their_first_label() {
-        assert_eq!(hub_name("plant.example.com"), "plant");
-        assert_eq!(hub_name("localhost"), "localhost");
-        assert_eq!(hub_name("192.0.2.7"), "192.0.2.7");
-    }
 
     #[test]
     fn each_endpoint_has_its_series() {

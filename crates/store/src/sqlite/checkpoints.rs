@@ -85,4 +85,15 @@ impl CheckpointStore for SqliteStore {
             Ok(())
         })
     }
+
+    fn delete_checkpoints<'a>(&'a self, reader: &'a str) -> BoxFuture<'a, StoreResult<()>> {
+        let reader = reader.to_owned();
+        self.write_single(move |context| {
+            context
+                .db
+                .prepare_cached("DELETE FROM checkpoints WHERE reader = ?1")?
+                .execute([reader])?;
+            Ok(())
+        })
+    }
 }

@@ -5,7 +5,7 @@
 
 use holdfast_model::Identity;
 use holdfast_model::event::{EventSource, Records};
-use holdfast_ports::outbox::{OutboxEvent, OutboxStore, Waiting};
+use holdfast_ports::outbox::{OUTBOX_EVENTS_MAX, OutboxEvent, OutboxStore, Waiting, full};
 use holdfast_ports::{BoxFuture, StoreResult};
 use rusqlite::{Connection, Row, params};
 
@@ -17,15 +17,19 @@ impl OutboxStore for SqliteStore {
         self.write(move |context| insert(&context.db, &events))
     }
 
-    fn outbox(&self, limit: usize) -> BoxFuture<'_, StoreResult<Vec<Waiting>>> {
+    fn outbox(&self, limit: usize, bytes_max: usize) -> BoxFuture<'_, StoreResult<Vec<Waiting>>> {
         self.read(move |db| {
             let mut statement = db.prepare_cached(
                 "SELECT number, source, identity, record, twin FROM outbox ORDER BY number LIMIT ?1",
             )?;
             let mut rows = statement.query([i64::try_from(limit).unwrap_or(i64::MAX)])?;
-            let mut waiting = Vec::new();
-            while let Some(row) = rows.next()? {
-                waiting.push(decode(row)?);
+            let (mut waiting, mut bytes) = (Vec::new(), 0);
+            while bytes < bytes_max
+                && let Some(row) = rows.next()?
+            {
+                let next = decode(row)?;
+                bytes += next.event.size();
+                waiting.push(next);
             }
             Ok(waiting)
         })
@@ -44,6 +48,18 @@ impl OutboxStore for SqliteStore {
 
 /// Adds events in the transaction that is under way.
 pub(super) fn insert(db: &Connection, events: &[OutboxEvent]) -> Result<(), Fault> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    // Two looks at the ends of the table, since one for both would read all of it.
+    let waiting: i64 = db
+        .prepare_cached(
+            "SELECT coalesce((SELECT max(number) FROM outbox) - (SELECT min(number) FROM outbox) + 1, 0)",
+        )?
+        .query_row([], |row| row.get(0))?;
+    if waiting as u64 + events.len() as u64 > OUTBOX_EVENTS_MAX {
+        return Err(full().into());
+    }
     for event in events {
         db.prepare_cached("INSERT INTO outbox (source, identity, record, twin) VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![

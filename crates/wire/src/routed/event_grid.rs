@@ -84,11 +84,16 @@ impl Serialize for Event<'_> {
     }
 }
 
-/// What the event is about: `devices/<device>`, with `/modules/<module>` for modules; the hub itself has no name here.
+/// What the event is about: `devices/<device>`, with `/modules/<module>` for modules; `jobs/<job>`; the hub itself has
+/// no name here.
 pub(super) fn subject(routed: Routed<'_>) -> String {
     let event = routed.event;
-    if event.source == EventSource::Producer {
-        return String::new();
+    match event.source {
+        EventSource::Producer => return String::new(),
+        EventSource::JobLifecycle => {
+            return format!("jobs/{}", routed.property("jobId").unwrap_or_default());
+        }
+        _ => {}
     }
     match event.module_id() {
         None => format!("devices/{}", event.device_id()),
@@ -176,7 +181,7 @@ impl Serialize for SystemProperties<'_> {
                 map.serialize_entry(wire_name(property), value)?;
             }
         }
-        if event.source != EventSource::Producer {
+        if event.source.concerns_identity() {
             map.serialize_entry(names::CONNECTION_DEVICE_ID, event.device_id())?;
             if let Some(module_id) = event.module_id() {
                 map.serialize_entry(names::CONNECTION_MODULE_ID, module_id)?;

@@ -5,7 +5,7 @@
 //!  "SystemProperties":{"connectionDeviceId":"d",…,"enqueuedTime":"2019-09-26T17:46:09.8870000Z"},"Body":{…}}
 //! ```
 
-use holdfast_model::event::{EventField, EventSource};
+use holdfast_model::event::EventField;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::{Properties, Routed, put, time};
@@ -21,8 +21,8 @@ pub fn write(event: Routed<'_>, out: &mut Vec<u8>) {
 pub fn system_properties<'a>(routed: Routed<'a>) -> Vec<(&'static str, std::borrow::Cow<'a, str>)> {
     let event = routed.event;
     let mut all: Vec<(&'static str, std::borrow::Cow<'a, str>)> = Vec::with_capacity(8);
-    // No device had a part in what a producer sent straight to the event endpoint.
-    if event.source != EventSource::Producer {
+    // No device had a part in what a producer sent straight to the event endpoint, or in a job.
+    if event.source.concerns_identity() {
         all.push(("connectionDeviceId", event.device_id().into()));
         if let Some(module_id) = event.module_id() {
             all.push(("connectionModuleId", module_id.into()));

@@ -32,7 +32,7 @@ use request::{Template, Values};
 use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 
-use super::{Environment, Kind};
+use super::{Environment, Kind, described};
 
 /// The kind's row in the table.
 pub(super) const KIND: Kind = Kind {
@@ -40,6 +40,7 @@ pub(super) const KIND: Kind = Kind {
     secrets: &[],
     check: ActionConfig::check,
     make,
+    described: described::<ActionConfig>,
 };
 
 /// One event at a time: what one event asks for may take almost as long as a delivery may.
@@ -155,7 +156,7 @@ impl ActionEndpoint {
                 let identity = outbound.event.identity;
                 let parsed = Identity::parse(identity)
                     .ok()
-                    .filter(|_| outbound.event.source != EventSource::Producer);
+                    .filter(|_| outbound.event.source.concerns_identity());
                 let refused = || DeliveryError::refused(format!("{identity:?} is no device or module"));
                 parsed.map(|identity| vec![identity]).ok_or_else(refused)
             }

@@ -82,7 +82,7 @@ fn annotations_of<'a>(event: &EventView<'a>) -> Vec<(&'static str, Annotation<'a
             all.push((name, text(value)));
         }
     }
-    if event.source != EventSource::Producer {
+    if event.source.concerns_identity() {
         // Keeps the events of a device in order at a receiver with partitions.
         let device_id = event
             .identity
@@ -101,6 +101,8 @@ fn annotations_of<'a>(event: &EventView<'a>) -> Vec<(&'static str, Annotation<'a
                 Annotation::Text(generation.into()),
             ));
         }
+    }
+    if event.source != EventSource::Producer {
         all.push((annotations::ENQUEUED_TIME, Annotation::Time(event.enqueued_at)));
         all.push((annotations::MESSAGE_SOURCE, text(event.source.as_str())));
     }
