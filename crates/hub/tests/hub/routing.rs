@@ -217,21 +217,10 @@ async fn wrong_definitions_change_nothing() {
         vec![route("nowhere", "true")],
         vec![route("one", "level >")],
         (0..101).map(|_| route("one", "true")).collect(),
-        vec![Route {
-            source: RouteSource::TwinChangeEvents,
-            ..route("one", "true")
-        }],
     ] {
         let refused = change(routes).await.expect_err("wrong");
         assert_eq!(refused.code, ErrorCode::ArgumentInvalid);
     }
     assert_eq!(*test.hub.routing().borrow(), before);
-    // Nothing makes such events yet; as a text it may stand.
-    let off = Route {
-        source: RouteSource::TwinChangeEvents,
-        is_enabled: false,
-        ..route("one", "true")
-    };
-    change(vec![off]).await.expect("kept");
     assert_eq!(EndpointSet::of(1).bits(), 2);
 }

@@ -172,7 +172,10 @@ fn jobs_keep_their_names() {
         id: "roll~out/7".to_owned(),
         spec: JobSpec {
             condition: "*".to_owned(),
-            work: JobWork::default(),
+            work: JobWork::UpdateTwin {
+                tags: None,
+                desired: None,
+            },
             max_execution_seconds: 60,
         },
         status: JobStatus::Queued,
