@@ -6,6 +6,8 @@ pub mod action;
 pub mod amqp;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 #[cfg(feature = "nats")]
@@ -30,6 +32,7 @@ use holdfast_model::routing::EndpointDefinition;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::endpoint::{Endpoint, Outbound};
 use holdfast_wire::routed::Routed;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -59,6 +62,8 @@ pub(crate) struct Kind {
     check: fn(&Value) -> Result<Value, String>,
     /// Makes an endpoint of checked settings.
     make: Make,
+    /// Schema and defaults of the settings.
+    described: fn() -> (Value, Value),
 }
 
 type Make = fn(&EndpointDefinition, &Environment) -> Result<Arc<dyn Endpoint>, String>;
@@ -76,9 +81,22 @@ const KINDS: &[Kind] = &[
     storage::KIND,
     #[cfg(feature = "nats")]
     nats::KIND,
+    #[cfg(feature = "kafka")]
+    kafka::KIND,
     #[cfg(feature = "postgres")]
     postgres::KIND,
 ];
+
+/// What the reference page says of a kind.
+#[derive(Clone, PartialEq, Debug)]
+pub struct KindReference {
+    /// Its name in definitions.
+    pub name: &'static str,
+    /// JSON schema of its settings, with their documentation.
+    pub schema: Value,
+    /// The settings that hold where none is given.
+    pub defaults: Value,
+}
 
 /// How long an endpoint may take for one batch before it tells what it has got rid of: less than dispatchers wait
 /// ([`DeliveryPolicy::timeout`](crate::DeliveryPolicy)), so that a slow peer makes progress.
@@ -99,6 +117,18 @@ impl Endpoints {
     /// Names of all kinds.
     pub fn kinds() -> impl Iterator<Item = &'static str> {
         KINDS.iter().map(|kind| kind.name)
+    }
+
+    /// The settings of each kind, for the reference page.
+    pub fn reference() -> impl Iterator<Item = KindReference> {
+        KINDS.iter().map(|kind| {
+            let (schema, defaults) = (kind.described)();
+            KindReference {
+                name: kind.name,
+                schema,
+                defaults,
+            }
+        })
     }
 
     /// Settings as operators may see them: each secret is [`secret::HIDDEN`]. Of a kind that this build does not know
@@ -169,6 +199,12 @@ pub(crate) fn settings<T: DeserializeOwned>(given: &Value) -> Result<T, String> 
 /// Settings with their defaults filled in, as they are stored.
 pub(crate) fn filled<T: Serialize>(settings: &T) -> Result<Value, String> {
     serde_json::to_value(settings).map_err(|error| format!("settings: {error}"))
+}
+
+/// Schema and defaults of settings.
+pub(crate) fn described<T: JsonSchema + Serialize + Default>() -> (Value, Value) {
+    let defaults = serde_json::to_value(T::default()).unwrap_or_default();
+    (schemars::schema_for!(T).to_value(), defaults)
 }
 
 /// An event for the functions of [`holdfast_wire::routed`].

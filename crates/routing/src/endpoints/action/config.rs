@@ -2,6 +2,7 @@
 
 use holdfast_model::Identity;
 use holdfast_query::twin::{Condition, parse_condition};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -12,7 +13,7 @@ use crate::endpoints::{bounded, filled, settings};
 const TARGETS_MAX: usize = 100;
 
 /// A direct method to call.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MethodAction {
     /// Its name.
@@ -33,7 +34,7 @@ const fn ten() -> u64 {
 }
 
 /// A patch to make.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PatchAction {
     /// Changes to the tags, with places to fill in; null removes.
@@ -48,7 +49,7 @@ pub struct PatchAction {
 /// A text `{{path}}` in a payload or patch stands for a value of the event: `deviceId`, `moduleId`, `source`,
 /// `enqueuedTime`, `properties.<name>`, `body` or `body.<path>`. Alone it becomes the value with its type (null when
 /// there is none), within a longer text its text.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ActionConfig {
     /// The direct method to call.

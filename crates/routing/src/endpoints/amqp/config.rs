@@ -1,13 +1,14 @@
 //! Settings of an AMQP endpoint.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::endpoints::secret::Secret;
 use crate::endpoints::{bounded, filled, settings, socket};
 
-/// Settings of the kind `amqp`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// Settings of the kind `amqp`: each event becomes a message for a queue, topic or event hub of an AMQP 1.0 broker.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct AmqpConfig {
     /// Connection string of Event Hubs or Service Bus: host, policy, key and, if `address` is not given, `EntityPath`.

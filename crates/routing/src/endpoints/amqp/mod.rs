@@ -22,7 +22,7 @@ use serde_json::Value;
 use service::{Client, Outcome};
 
 use super::socket::{self, Address};
-use super::{DELIVERY_TIME_MAX, Environment, Kind};
+use super::{DELIVERY_TIME_MAX, Environment, Kind, described};
 
 /// The kind's row in the table.
 pub(super) const KIND: Kind = Kind {
@@ -30,6 +30,7 @@ pub(super) const KIND: Kind = Kind {
     secrets: &["connectionString", "password", "clientKey"],
     check: AmqpConfig::check,
     make,
+    described: described::<AmqpConfig>,
 };
 
 fn make(definition: &EndpointDefinition, environment: &Environment) -> Result<Arc<dyn Endpoint>, String> {

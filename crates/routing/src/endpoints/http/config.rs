@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,6 +15,7 @@ use crate::endpoints::{bounded, filled, settings, socket};
 const OWN_HEADERS: &[&str] = &[
     "host",
     "content-length",
+    "content-encoding",
     "transfer-encoding",
     "connection",
     "content-type",
@@ -23,7 +25,7 @@ const OWN_HEADERS: &[&str] = &[
 const HEADERS_MAX: usize = 32;
 
 /// What events look like.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// CloudEvents 1.0 in JSON: an array, or with `batch` off one event per request.
@@ -35,8 +37,20 @@ pub enum Format {
     Json,
 }
 
-/// Settings of the kind `http`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// How requests are compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// gzip, told by `Content-Encoding`.
+    Gzip,
+}
+
+/// Settings of the kind `http`: events are posted to a web service, as CloudEvents, in the Event Grid schema or as lines of
+/// JSON.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct HttpConfig {
     /// Where events are posted: an address with `http://` or `https://`. Required.
@@ -50,6 +64,8 @@ pub struct HttpConfig {
     pub handshake: Option<bool>,
     /// `topic` of the Event Grid schema and `source` of CloudEvents. Default: a resource path with the hub's name.
     pub topic: Option<String>,
+    /// `none` (default) or `gzip`: whether bodies of requests are compressed, which the receiver must understand.
+    pub compression: Compression,
     /// Headers to add, at most 32; their values are secrets.
     pub headers: BTreeMap<String, Secret>,
     /// Token for `Authorization: Bearer`. Secret.
@@ -80,6 +96,7 @@ impl Default for HttpConfig {
             batch: true,
             handshake: None,
             topic: None,
+            compression: Compression::default(),
             headers: BTreeMap::new(),
             bearer_token: None,
             username: None,

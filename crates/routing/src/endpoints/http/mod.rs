@@ -1,7 +1,7 @@
 //! Webhooks: events are posted to a web service.
 //!
 //! An answer 2xx means accepted. Redirects are not followed, and answers that speak of the request as such (401, 403,
-//! 404, 407, 408, 429, 3xx, 5xx) are tried again, after the time of `Retry-After` if there is one: losing events to a
+//! 404, 407, 408, 415, 429, 3xx, 5xx) are tried again, after the time of `Retry-After` if there is one: losing events to a
 //! token that has expired would help nobody. Every other 4xx refuses: a batch is split until the event is found that
 //! the service does not take, and that one goes to the dead letters.
 
@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-pub use config::{Format, HttpConfig};
+pub use config::{Compression, Format, HttpConfig};
+use holdfast_model::Timestamp;
 use holdfast_model::routing::EndpointDefinition;
 use holdfast_ports::BoxFuture;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::endpoint::{BatchLimits, DeliveryError, Endpoint, Outbound};
 use holdfast_wire::routed::event_grid;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, StatusCode};
 use request::Shape;
 use serde_json::Value;
@@ -30,7 +31,7 @@ use service::{Answer, Service};
 use tokio::time::Instant;
 
 use super::socket::{self, Address, told};
-use super::{DELIVERY_TIME_MAX, Environment, Kind};
+use super::{DELIVERY_TIME_MAX, Environment, Kind, described};
 
 /// The kind's row in the table.
 pub(super) const KIND: Kind = Kind {
@@ -38,6 +39,7 @@ pub(super) const KIND: Kind = Kind {
     secrets: &["headers", "bearerToken", "password"],
     check: HttpConfig::check,
     make,
+    described: described::<HttpConfig>,
 };
 
 /// Longest `Retry-After` that is believed.
@@ -131,13 +133,17 @@ impl HttpEndpoint {
     }
 
     async fn post(&self, events: &[Outbound<'_>]) -> Verdict {
-        let body = Bytes::from(self.shape.body(events));
+        let mut body = self.shape.body(events);
         let mut headers = vec![(CONTENT_TYPE, HeaderValue::from_static(self.shape.content_type()))];
         if self.shape.format == Format::EventGrid {
             headers.push(event_type("Notification"));
         }
-        match self.service.send(Method::POST, &headers, body).await {
-            Ok(answer) => judge(&answer),
+        if self.config.compression == Compression::Gzip {
+            body = request::gzipped(&body);
+            headers.push((CONTENT_ENCODING, HeaderValue::from_static("gzip")));
+        }
+        match self.service.send(Method::POST, &headers, Bytes::from(body)).await {
+            Ok(answer) => judge(&answer, self.clock.now()),
             Err(message) => Verdict::Retry(message, None),
         }
     }
@@ -195,7 +201,7 @@ fn event_type(value: &'static str) -> (HeaderName, HeaderValue) {
     )
 }
 
-fn judge(answer: &Answer) -> Verdict {
+fn judge(answer: &Answer, now: Timestamp) -> Verdict {
     let status = answer.status;
     if status.is_success() {
         return Verdict::Accepted;
@@ -219,21 +225,22 @@ fn judge(answer: &Answer) -> Verdict {
         StatusCode::NOT_FOUND,
         StatusCode::PROXY_AUTHENTICATION_REQUIRED,
         StatusCode::REQUEST_TIMEOUT,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
         StatusCode::TOO_MANY_REQUESTS,
     ];
     if status.is_client_error() && !of_the_request.contains(&status) {
         return Verdict::Refused(text);
     }
-    // A date instead of seconds is not read: our own pauses come then.
-    let seconds = answer
+    let asked = answer
         .headers
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok());
-    let seconds = seconds.and_then(|text| text.trim().parse().ok());
-    Verdict::Retry(
-        text,
-        seconds.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX)),
-    )
+    // Seconds, or a date.
+    let asked = asked.and_then(|text| match text.trim().parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => request::date(text).map(|at| at.since(now)),
+    });
+    Verdict::Retry(text, asked.map(|asked| asked.min(RETRY_AFTER_MAX)))
 }
 
 impl Endpoint for HttpEndpoint {

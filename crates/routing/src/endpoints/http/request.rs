@@ -1,5 +1,10 @@
 //! From events to the body of a request.
 
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use holdfast_model::Timestamp;
 use holdfast_ports::endpoint::Outbound;
 use holdfast_wire::routed::{cloud_events, event_grid, storage};
 
@@ -55,5 +60,52 @@ impl Shape {
             out.push(b']');
         }
         out
+    }
+}
+
+/// A body compressed with gzip.
+pub(super) fn gzipped(body: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+    encoder
+        .write_all(body)
+        .and_then(|()| encoder.finish())
+        .expect("writing to memory does not fail")
+}
+
+/// A date as headers have it (RFC 9110 5.6.7), such as `Wed, 21 Oct 2026 07:28:00 GMT`. The two obsolete forms are not
+/// read.
+pub(super) fn date(text: &str) -> Option<Timestamp> {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let (_, rest) = text.trim().split_once(", ")?;
+    let mut parts = rest.split(' ');
+    let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let month = MONTHS.iter().position(|known| *known == month)? + 1;
+    if parts.next() != Some("GMT") || parts.next().is_some() {
+        return None;
+    }
+    Timestamp::parse(&format!("{year}-{month:02}-{day}T{time}Z"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_headers() {
+        let at = date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        assert_eq!(at, Timestamp::from_seconds(784_111_777));
+        for bad in [
+            "",
+            "7",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 06 Foo 1994 08:49:37 GMT",
+            "Sun, 66 Nov 1994 08:49:37 GMT",
+        ] {
+            assert_eq!(date(bad), None, "{bad}");
+        }
     }
 }

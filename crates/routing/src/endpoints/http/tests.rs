@@ -76,7 +76,7 @@ async fn talk(
         while bytes.len() < head_end + length {
             assert!(socket.read_buf(&mut bytes).await.unwrap() > 0);
         }
-        let body = String::from_utf8(bytes[head_end..head_end + length].to_vec()).unwrap();
+        let body = plain(&head, &bytes[head_end..head_end + length]);
         bytes.drain(..head_end + length);
         let request = Seen {
             connection,
@@ -92,6 +92,16 @@ async fn talk(
             return;
         }
     }
+}
+
+/// A body without its compression.
+fn plain(head: &str, body: &[u8]) -> String {
+    if !head.contains("content-encoding: gzip") {
+        return String::from_utf8(body.to_vec()).unwrap();
+    }
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(body), &mut text).unwrap();
+    text
 }
 
 fn reply(status: &str, extra: &str, body: &str) -> Option<String> {
@@ -202,11 +212,38 @@ async fn the_event_that_is_refused_is_found() {
 }
 
 #[tokio::test]
+async fn bodies_are_compressed_when_asked_for() {
+    let (port, log) = serve(None, |_| reply("200", "", "")).await;
+    let settings = json!({"format": "json", "compression": "gzip"});
+    send(&endpoint(port, settings), &["1", "2"]).await.unwrap();
+    let log = log.lock();
+    assert!(log[0].head.contains("content-encoding: gzip"), "{}", log[0].head);
+    assert_eq!(log[0].body.lines().count(), 2);
+    assert!(log[0].body.contains("\"Body\":2"), "{}", log[0].body);
+}
+
+#[tokio::test]
 async fn busy_services_say_when_to_come_back() {
     for (status, header, wait) in [
         ("429", "retry-after: 7\r\n", Some(Duration::from_secs(7))),
         ("503", "retry-after: 99999999\r\n", Some(RETRY_AFTER_MAX)),
-        ("503", "retry-after: Wed, 21 Oct 2026 07:28:00 GMT\r\n", None),
+        (
+            "503",
+            "retry-after: Thu, 01 Jan 1970 00:33:30 GMT\r\n",
+            Some(Duration::from_secs(10)),
+        ),
+        (
+            "503",
+            "retry-after: Wed, 21 Oct 2026 07:28:00 GMT\r\n",
+            Some(RETRY_AFTER_MAX),
+        ),
+        (
+            "503",
+            "retry-after: Thu, 01 Jan 1970 00:00:00 GMT\r\n",
+            Some(Duration::ZERO),
+        ),
+        ("503", "retry-after: soon\r\n", None),
+        ("415", "", None),
         ("500", "", None),
         ("401", "", None),
         ("302", "location: http://elsewhere/\r\n", None),

@@ -1,5 +1,6 @@
 //! Settings of an MQTT endpoint.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -8,7 +9,7 @@ use crate::endpoints::secret::Secret;
 use crate::endpoints::{bounded, filled, settings, socket};
 
 /// Version of the protocol.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub enum Version {
     /// MQTT 3.1.1.
     #[default]
@@ -20,7 +21,7 @@ pub enum Version {
 }
 
 /// What is published.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Payload {
     /// The event's body as it stands.
@@ -30,8 +31,8 @@ pub enum Payload {
     Record,
 }
 
-/// Settings of the kind `mqtt`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// Settings of the kind `mqtt`: each event is published to a topic of an MQTT broker.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct MqttConfig {
     /// Where the broker is: `mqtts://host[:8883]` or `mqtt://host[:1883]`. Required.

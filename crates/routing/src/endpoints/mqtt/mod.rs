@@ -21,7 +21,7 @@ use serde_json::Value;
 use service::{Account, Answer, Client, packet_id};
 
 use super::socket::{self, Address};
-use super::{DELIVERY_TIME_MAX, Environment, Kind};
+use super::{DELIVERY_TIME_MAX, Environment, Kind, described};
 
 /// The kind's row in the table.
 pub(super) const KIND: Kind = Kind {
@@ -29,6 +29,7 @@ pub(super) const KIND: Kind = Kind {
     secrets: &["password", "clientKey"],
     check: MqttConfig::check,
     make,
+    described: described::<MqttConfig>,
 };
 
 /// Most events of a batch.

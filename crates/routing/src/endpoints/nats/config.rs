@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -11,8 +12,8 @@ use crate::endpoints::{bounded, filled, settings, socket};
 /// Tokens that a subject can have.
 const TOKENS: [&str; 5] = ["{iothub}", "{source}", "{deviceid}", "{moduleid}", "{partition}"];
 
-/// Settings of the kind `nats`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// Settings of the kind `nats`: each event is published to a subject, with or without a stream that stores it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NatsConfig {
     /// Name or IP address of a server. Required.

@@ -24,7 +24,7 @@ use rustls::ClientConfig;
 use service::Connection;
 
 use super::socket::{self, told};
-use super::{DELIVERY_TIME_MAX, Environment, Kind};
+use super::{DELIVERY_TIME_MAX, Environment, Kind, described};
 
 /// The kind's row in the table.
 pub(super) const KIND: Kind = Kind {
@@ -32,6 +32,7 @@ pub(super) const KIND: Kind = Kind {
     secrets: &["password", "token"],
     check: NatsConfig::check,
     make,
+    described: described::<NatsConfig>,
 };
 
 /// Most bytes of a batch.

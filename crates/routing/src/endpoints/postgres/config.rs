@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::endpoints::secret::Secret;
 use crate::endpoints::{bounded, filled, settings, socket};
 
-/// Settings of the kind `postgres`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// Settings of the kind `postgres`: each event becomes a row of a table.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PostgresConfig {
     /// Name or IP address of the server. Required.

@@ -24,7 +24,7 @@ use serde_json::Value;
 use service::Connection;
 use tokio::time::Instant;
 
-use super::{DELIVERY_TIME_MAX, Environment, Kind, socket};
+use super::{DELIVERY_TIME_MAX, Environment, Kind, described, socket};
 
 /// The kind's row in the table.
 pub(super) const KIND: Kind = Kind {
@@ -32,6 +32,7 @@ pub(super) const KIND: Kind = Kind {
     secrets: &["password"],
     check: PostgresConfig::check,
     make,
+    described: described::<PostgresConfig>,
 };
 
 fn make(definition: &EndpointDefinition, _environment: &Environment) -> Result<Arc<dyn Endpoint>, String> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -25,7 +26,7 @@ const DEVELOPMENT_STORAGE: &str = "AccountName=devstoreaccount1;\
     BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1";
 
 /// Where files are stored.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Provider {
     /// A folder below the hub's data folder.
@@ -38,13 +39,15 @@ pub enum Provider {
 }
 
 /// What files hold.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub enum Encoding {
     /// Avro object container files, not compressed.
     #[default]
     Avro,
     /// The same with the codec `deflate`.
     AvroDeflate,
+    /// Parquet files with Snappy.
+    Parquet,
     /// One JSON object a line.
     #[serde(rename = "JSON", alias = "Json", alias = "json")]
     Json,
@@ -54,13 +57,15 @@ impl Encoding {
     pub(super) fn extension(self) -> &'static str {
         match self {
             Encoding::Avro | Encoding::AvroDeflate => "avro",
+            Encoding::Parquet => "parquet",
             Encoding::Json => "json",
         }
     }
 }
 
-/// Settings of the kind `storage`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// Settings of the kind `storage`: events are written to files in a folder, a container of Azure Blob Storage or a bucket
+/// of S3.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct StorageConfig {
     /// `local` (default), `azureBlob` or `s3`.
@@ -92,7 +97,7 @@ pub struct StorageConfig {
     /// Bytes of bodies and properties after which files are written, 65,536 to 524,288,000. Default 314,572,800. What
     /// waits is kept in memory, so that files are written at 64 MiB at the latest, whatever stands here.
     pub max_chunk_size_in_bytes: u64,
-    /// `Avro` (default), `AvroDeflate` or `JSON`.
+    /// `Avro` (default), `AvroDeflate`, `Parquet` or `JSON`.
     pub encoding: Encoding,
 }
 

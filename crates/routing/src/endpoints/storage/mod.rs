@@ -9,6 +9,7 @@
 
 mod config;
 mod connector;
+mod parquet;
 mod request;
 mod service;
 #[cfg(test)]
@@ -31,7 +32,7 @@ use request::{Encoder, file_name};
 use service::{Place, Stored};
 use tokio::time::Instant;
 
-use super::{DELIVERY_TIME_MAX, Environment, Kind};
+use super::{DELIVERY_TIME_MAX, Environment, Kind, described};
 
 /// The kind's row in the table.
 pub(super) const KIND: Kind = Kind {
@@ -39,6 +40,7 @@ pub(super) const KIND: Kind = Kind {
     secrets: &["connectionString", "secretAccessKey", "sessionToken"],
     check: StorageConfig::check,
     make,
+    described: described::<StorageConfig>,
 };
 
 /// Most bytes of bodies and properties that wait for a file.
@@ -142,7 +144,10 @@ impl StorageEndpoint {
                 tokio::task::yield_now().await;
             }
         }
-        let content = Bytes::from(encoder.finish());
+        let content = encoder
+            .finish()
+            .map_err(|error| format!("cannot make a file: {error}"))?;
+        let content = Bytes::from(content);
         let name = self.name(partition, self.clock.now());
         loop {
             let number = self.number(partition, &name)?;

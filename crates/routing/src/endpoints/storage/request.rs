@@ -9,6 +9,7 @@ use holdfast_ports::endpoint::Outbound;
 use holdfast_wire::routed::{storage, time};
 
 use super::config::Encoding;
+use super::parquet::ParquetFile;
 use crate::endpoints::routed;
 
 /// Schema of Avro files (languages.md 2.8).
@@ -49,6 +50,8 @@ pub(super) struct Encoder {
     records: u64,
     /// Stands after each Avro block.
     sync: [u8; 16],
+    /// A Parquet file, until something has failed.
+    parquet: Result<Option<ParquetFile>, String>,
 }
 
 impl Encoder {
@@ -59,9 +62,14 @@ impl Encoder {
             block: Vec::new(),
             records: 0,
             sync: *uuid::Uuid::new_v4().as_bytes(),
+            parquet: Ok(None),
         };
         let codec = match encoding {
             Encoding::Json => return encoder,
+            Encoding::Parquet => {
+                encoder.parquet = ParquetFile::new().map(Some).map_err(|error| error.to_string());
+                return encoder;
+            }
             Encoding::Avro => "null",
             Encoding::AvroDeflate => "deflate",
         };
@@ -84,6 +92,14 @@ impl Encoder {
             self.out.push(b'\n');
             return;
         }
+        if self.encoding == Encoding::Parquet {
+            if let Ok(Some(file)) = &mut self.parquet
+                && let Err(error) = file.add(event)
+            {
+                self.parquet = Err(error.to_string());
+            }
+            return;
+        }
         put_record(event, &mut self.block);
         self.records += 1;
         if self.block.len() >= BLOCK_BYTES {
@@ -92,9 +108,15 @@ impl Encoder {
     }
 
     /// The whole file.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// Why it cannot be made; only Parquet files can fail.
+    pub(super) fn finish(mut self) -> Result<Vec<u8>, String> {
+        if let Some(file) = std::mem::replace(&mut self.parquet, Ok(None))? {
+            return file.finish().map_err(|error| error.to_string());
+        }
         self.close_block();
-        self.out
+        Ok(self.out)
     }
 
     fn close_block(&mut self) {

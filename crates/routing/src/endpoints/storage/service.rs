@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::{MicrosoftAzureBuilder, split_sas};
-use object_store::{ObjectStore, PutMode, PutOptions, PutPayload, RetryConfig};
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, RetryConfig};
 
 use super::config::{Provider, StorageConfig};
 use super::connector::Connector;
@@ -32,7 +32,12 @@ pub(super) enum Place {
     /// A folder, and one for unfinished files on the same file system.
     Folder { root: PathBuf, partial: PathBuf },
     /// A container or bucket.
-    Objects(Arc<dyn ObjectStore>),
+    Objects {
+        store: Arc<dyn ObjectStore>,
+        /// Whether to ask before writing: services that speak like S3 may not know the condition that keeps a write from
+        /// replacing another file, and say nothing of it.
+        ask_first: bool,
+    },
 }
 
 impl Place {
@@ -68,24 +73,33 @@ impl Place {
                 let stored = stored.map_err(|error| format!("cannot write {shown}: {error}"))?;
                 stored.map_err(|error| format!("cannot write {shown}: {error}"))
             }
-            Place::Objects(objects) => {
+            Place::Objects { store, ask_first } => {
                 let path = object_store::path::Path::parse(name)
                     .map_err(|error| format!("cannot store {name}: {error}"))?;
+                if *ask_first {
+                    match store.head(&path).await {
+                        Ok(_) => return Ok(Stored::NameTaken),
+                        Err(object_store::Error::NotFound { .. }) => {}
+                        Err(error) => return Err(failed(name, &error)),
+                    }
+                }
                 let options = PutOptions::from(PutMode::Create);
-                match objects
+                match store
                     .put_opts(&path, PutPayload::from_bytes(content), options)
                     .await
                 {
                     Ok(_) => Ok(Stored::Yes),
                     Err(object_store::Error::AlreadyExists { .. }) => Ok(Stored::NameTaken),
-                    Err(error) => Err(format!(
-                        "cannot store {name}: {}",
-                        told(&without_signature(&error.to_string()))
-                    )),
+                    Err(error) => Err(failed(name, &error)),
                 }
             }
         }
     }
+}
+
+fn failed(name: &str, error: &object_store::Error) -> String {
+    let error = told(&without_signature(&error.to_string()));
+    format!("cannot store {name}: {error}")
 }
 
 fn azure(config: &StorageConfig) -> Result<Place, String> {
@@ -108,7 +122,10 @@ fn azure(config: &StorageConfig) -> Result<Place, String> {
     let objects = builder
         .build()
         .map_err(|_| "connectionString: AccountKey or BlobEndpoint cannot be used".to_owned())?;
-    Ok(Place::Objects(Arc::new(objects)))
+    Ok(Place::Objects {
+        store: Arc::new(objects),
+        ask_first: false,
+    })
 }
 
 fn s3(config: &StorageConfig) -> Result<Place, String> {
@@ -134,7 +151,10 @@ fn s3(config: &StorageConfig) -> Result<Place, String> {
     let objects = builder
         .build()
         .map_err(|_| "endpoint, region or keys cannot be used for S3".to_owned())?;
-    Ok(Place::Objects(Arc::new(objects)))
+    Ok(Place::Objects {
+        store: Arc::new(objects),
+        ask_first: true,
+    })
 }
 
 /// The dispatcher tries again; two that do would multiply.

@@ -112,6 +112,32 @@ async fn what_is_stored_is_not_stored_again_when_a_later_file_fails() {
     assert_eq!(fs::read_dir(root.join("02")).unwrap().count(), 1);
 }
 
+/// What Parquet's own reader makes of a file; the Python suite reads files with the readers of others.
+#[tokio::test]
+async fn parquet_files_have_every_event() {
+    use ::parquet::file::reader::{FileReader as _, SerializedFileReader};
+    use ::parquet::record::RowAccessor as _;
+    let folder = tempfile::tempdir().unwrap();
+    let files = endpoint(folder.path(), json!({"encoding": "Parquet"}));
+    // More than a row group holds.
+    let bodies: Vec<String> = (0..70_000).map(|number| number.to_string()).collect();
+    let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
+    let block = at(telemetry("d1", &bodies), 1, 7);
+    files.deliver(&outbound(&block)).await.unwrap();
+    let path = folder.path().join("storage/hub1/01/1970/01/01/00/33.parquet");
+    let reader = SerializedFileReader::new(fs::File::open(path).unwrap()).unwrap();
+    assert_eq!(reader.metadata().num_row_groups(), 2);
+    let mut count = 0;
+    for (number, row) in reader.get_row_iter(None).unwrap().enumerate() {
+        let row = row.unwrap();
+        assert_eq!(row.get_timestamp_micros(0).unwrap(), 1_000_000_000);
+        assert_eq!(row.get_map(1).unwrap().len(), 2, "level and hub");
+        assert_eq!(row.get_bytes(3).unwrap().data(), number.to_string().as_bytes());
+        count += 1;
+    }
+    assert_eq!(count, bodies.len());
+}
+
 #[test]
 fn settings_are_filled_and_wrong_ones_named() {
     let filled = StorageConfig::check(&json!({})).unwrap();
