@@ -32,6 +32,14 @@ pub enum ErrorCode {
     InvalidDeviceScope,
     /// No storage account is configured for file upload.
     DefaultStorageEndpointNotConfigured,
+    /// No upload of the device has this correlation id, or it has ended.
+    InvalidFileUploadCorrelationId,
+    /// The upload was not notified before its signature ended.
+    ExpiredFileUploadCorrelationId,
+    /// A notification of an upload does not say how it ended.
+    InvalidFileUploadCompletionStatus,
+    /// The blob of an upload is not in the storage account, or that cannot be used.
+    InvalidStorageEndpointOrBlob,
     /// The host named in the request is not this hub.
     IotHubNotFound,
     /// The credential is wrong or lacks the needed right.
@@ -46,6 +54,8 @@ pub enum ErrorCode {
     JobQuotaExceeded,
     /// The cloud-to-device queue of the device is full.
     DeviceMaximumQueueDepthExceeded,
+    /// The device has as many file uploads under way as it may.
+    DeviceMaximumActiveFileUploadLimitExceeded,
     /// No such device.
     DeviceNotFound,
     /// No such module.
@@ -145,6 +155,10 @@ impl ErrorCode {
         ErrorCode::CannotRegisterModuleToModule,
         ErrorCode::InvalidDeviceScope,
         ErrorCode::DefaultStorageEndpointNotConfigured,
+        ErrorCode::InvalidFileUploadCorrelationId,
+        ErrorCode::ExpiredFileUploadCorrelationId,
+        ErrorCode::InvalidFileUploadCompletionStatus,
+        ErrorCode::InvalidStorageEndpointOrBlob,
         ErrorCode::IotHubNotFound,
         ErrorCode::IotHubUnauthorizedAccess,
         ErrorCode::IotHubUnauthorized,
@@ -152,6 +166,7 @@ impl ErrorCode {
         ErrorCode::IotHubQuotaExceeded,
         ErrorCode::JobQuotaExceeded,
         ErrorCode::DeviceMaximumQueueDepthExceeded,
+        ErrorCode::DeviceMaximumActiveFileUploadLimitExceeded,
         ErrorCode::DeviceNotFound,
         ErrorCode::ModuleNotFound,
         ErrorCode::JobNotFound,

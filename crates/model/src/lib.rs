@@ -8,6 +8,7 @@ pub mod configuration;
 pub mod credential;
 pub mod error;
 pub mod event;
+pub mod file;
 pub mod identity;
 pub mod job;
 pub mod limits;

@@ -28,6 +28,18 @@ pub const C2D_DELIVERY_COUNT_MAX: u32 = 10;
 pub const FEEDBACK_BATCH_MAX: usize = 64;
 /// Oldest age of a record at which an unfilled feedback batch closes, seconds.
 pub const FEEDBACK_BATCH_SECONDS: u64 = 15;
+/// Most file uploads of one device under way.
+pub const UPLOADS_PER_DEVICE_MAX: usize = 10;
+/// Default life of an upload and of its signature, seconds.
+pub const UPLOAD_TTL_DEFAULT_SECONDS: u64 = 3_600;
+/// Life of a notification of an upload: default and longest, seconds.
+pub const FILE_NOTIFICATION_TTL_SECONDS: (u64, u64) = (3_600, 2 * 24 * 3_600);
+/// How long a notification stays locked: least, default and longest, seconds.
+pub const FILE_NOTIFICATION_LOCK_SECONDS: (u64, u64, u64) = (5, 60, 300);
+/// How often a notification may be abandoned before it is dropped.
+pub const FILE_NOTIFICATION_DELIVERY_COUNT_MAX: u32 = 100;
+/// Longest name of a blob, characters, that of its device included.
+pub const BLOB_NAME_LEN_MAX: usize = 1_024;
 /// Largest direct method payload, each way.
 pub const METHOD_BYTES_MAX: usize = 128 * 1024;
 /// Longest direct method name.

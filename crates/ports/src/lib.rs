@@ -3,7 +3,7 @@
 //! *Driving* ports are called by protocol heads and implemented by engines ([`gateway`], [`service`],
 //! [`session`], [`provisioning`]). *Driven* ports
 //! are called by engines and implemented by stores ([`registry`], [`twin`], [`event_log`], [`queue`], [`settings`],
-//! [`enrollment`], [`configuration`], [`job`], [`outbox`], [`clock`]). [`memory`] has an in-memory double of every driven port; [`suite`] is the behaviour suite that each
+//! [`enrollment`], [`configuration`], [`job`], [`outbox`], [`file`], [`clock`]). [`memory`] has an in-memory double of every driven port; [`suite`] is the behaviour suite that each
 //! implementation passes.
 //!
 //! Contract of every driven port: a method that returns `Ok` has made its change durable, unless its documentation
@@ -17,6 +17,7 @@ pub mod dead_letters;
 pub mod endpoint;
 pub mod enrollment;
 pub mod event_log;
+pub mod file;
 pub mod gateway;
 pub mod job;
 pub mod memory;

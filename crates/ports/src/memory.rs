@@ -9,6 +9,7 @@ mod dead_letters;
 mod enrollment;
 pub mod event_log;
 mod feedback;
+mod file;
 mod job;
 mod outbox;
 mod query;
@@ -52,6 +53,7 @@ struct State {
     /// Oldest first.
     feedback: Vec<feedback::Queued>,
     last_feedback_number: u64,
+    files: file::Files,
     policies: BTreeMap<String, Policy>,
     authorities: BTreeMap<String, CertificateAuthority>,
     values: BTreeMap<String, String>,
@@ -90,6 +92,7 @@ impl MemoryStore {
                 last_sequence_number: 0,
                 feedback: Vec::new(),
                 last_feedback_number: 0,
+                files: file::Files::default(),
                 policies: BTreeMap::new(),
                 authorities: BTreeMap::new(),
                 values: BTreeMap::new(),

@@ -5,7 +5,7 @@
 //! - `readers`: read-only connections, used inline on the calling thread.
 //! - `schema`: opening, versions, migrations (`migrations/`); the tables are described there.
 //! - one file per port: `registry`, `twin`, `c2d` with `feedback`, `settings`, `sessions`, `checkpoints`,
-//!   `enrollments`, `configurations`, `jobs`, `query`.
+//!   `enrollments`, `files`, `configurations`, `jobs`, `query`.
 //!
 //! The file belongs to one process at a time (a lock file beside it says so); anyone may read it with the `sqlite3`
 //! tool meanwhile. Why it is built like this, with measurements: `docs/adr/0011-embedded-store.md`.
@@ -18,6 +18,7 @@ mod enrollments;
 pub mod events;
 mod fault;
 mod feedback;
+mod files;
 mod jobs;
 mod outbox;
 pub mod query;

@@ -9,6 +9,9 @@ pub const DPS_ERROR_CODE: &str = "x-ms-error-code";
 pub const REQUEST_ID: &str = "x-ms-request-id";
 /// Continuation of a paged query; absent on the last page.
 pub const CONTINUATION: &str = "x-ms-continuation";
+/// Content type of a notification of a file upload (AMQP contract, section 4.3).
+pub const FILE_NOTIFICATION: &str = "application/vnd.microsoft.iothub.filenotification.json";
+
 /// Kind of the items of a query answer, always sent; see [`ItemType`].
 pub const ITEM_TYPE: &str = "x-ms-item-type";
 /// Wanted page size of a query.

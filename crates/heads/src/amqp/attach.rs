@@ -43,7 +43,7 @@ pub(super) enum Link {
     ServiceC2d,
     /// Feedback on them.
     Feedback,
-    /// File upload notifications; nothing makes any yet.
+    /// Notifications of file uploads.
     FileNotifications,
     /// `$management`, from the client.
     ManagementRequests,
@@ -290,7 +290,7 @@ impl Core {
             return self.member_link_gone(member, link, &kind, out);
         }
         match kind {
-            Link::Feedback => self.feedback_gone(link),
+            Link::Feedback | Link::FileNotifications => self.receiver_gone(link),
             Link::Reader(_) => self.readers.retain(|other| *other != link),
             Link::Producer(mut producer) => self.uplink.bytes -= producer.acks.forget(),
             _ => {}

@@ -61,7 +61,7 @@ impl C2d {
 }
 
 /// What the client's outcome means for the message.
-fn settlement_of(state: Option<&DeliveryState<'_>>) -> Settlement {
+pub(super) fn settlement_of(state: Option<&DeliveryState<'_>>) -> Settlement {
     match state {
         Some(DeliveryState::Accepted) => Settlement::Complete,
         Some(DeliveryState::Rejected(_)) => Settlement::Reject,

@@ -44,9 +44,10 @@ pub struct AmqpConfig {
     /// Receivers on a module's `messages/events` get the messages for its inputs, as at an edge hub; a hub accepts them and
     /// stays silent. Default off.
     pub module_inputs: bool,
-    /// Feedback batches of one connection that may wait for their answer. Default 16.
+    /// Feedback batches of one connection that may wait for their answer, and as many notifications of file uploads.
+    /// Default 16.
     pub feedback_in_flight_max: usize,
-    /// How often feedback is looked for while a receiver has credit. Default 1 s.
+    /// How often feedback and notifications are looked for while a receiver has credit. Default 1 s.
     pub feedback_interval: Duration,
     /// Tokens kept for one connection; one more is refused. Default 4,096.
     pub grants_max: usize,

@@ -24,7 +24,7 @@ use super::members::{Member, MemberId};
 use super::outbox::Outbox;
 use super::registration::Registering;
 use super::scratch::Scratch;
-use super::service::Services;
+use super::service::{Queue, Services};
 use super::telemetry::{Ending, Uplink};
 
 /// What a future came to: what to do now, with the connection at hand.
@@ -221,10 +221,10 @@ impl Core {
             Event::Outcome {
                 link,
                 delivery_id,
-                token,
                 state,
                 settled,
-            } => self.take_outcome(link, delivery_id, token, state.as_ref(), settled, out),
+                ..
+            } => self.take_outcome(link, delivery_id, state.as_ref(), settled, out),
             Event::Attach { link, attach } => self.take_attach(link, &attach, out),
             Event::Detach { link, .. } => self.link_gone(link, out),
             Event::LinkFailed { link, error } => {
@@ -298,8 +298,12 @@ impl Core {
                 let member = *member;
                 self.resume_c2d(member);
             }
-            Some(Link::Feedback) => self.look_for_feedback(link),
-            _ => {}
+            Some(kind) => {
+                if let Some(queue) = Queue::of(kind) {
+                    self.look_for(queue, link);
+                }
+            }
+            None => {}
         }
         let waits = matches!(self.links.get(&link), Some(Link::Reader(_)));
         if drain && credit > 0 && !waits {
@@ -322,7 +326,6 @@ impl Core {
         &mut self,
         link: LinkId,
         delivery_id: u32,
-        token: u64,
         state: Option<&DeliveryState<'_>>,
         settled: bool,
         out: &mut Vec<u8>,
@@ -332,7 +335,9 @@ impl Core {
                 let member = *member;
                 self.settle_c2d(link, member, delivery_id, state, settled);
             }
-            Some(Link::Feedback) => self.settle_feedback(link, delivery_id, token, state, settled),
+            Some(Link::Feedback | Link::FileNotifications) => {
+                self.settle_held(link, delivery_id, state, settled);
+            }
             _ if !settled => self
                 .machine
                 .settle_sent(link, delivery_id, Some(&DeliveryState::Accepted), out),
@@ -501,7 +506,7 @@ impl Core {
         // Those that count requests down run too.
         core.requests = self.requests;
         std::mem::swap(&mut core.services, &mut self.services);
-        core.give_back_feedback();
+        core.give_back_held();
         let how = end.how;
         tokio::spawn(async move {
             let mut ignored = Vec::new();

@@ -45,6 +45,7 @@ use bytes::Bytes;
 use holdfast_model::Timestamp;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::event_log::EventLog;
+use holdfast_ports::file::FileNotifications;
 use holdfast_ports::gateway::{DeviceGateway, Protocol};
 use holdfast_ports::provisioning::ProvisioningGateway;
 use holdfast_ports::service::ServiceGateway;
@@ -84,6 +85,7 @@ struct Shared {
     services: Arc<dyn ServiceGateway>,
     log: Arc<dyn EventLog>,
     provisioning: Option<Arc<dyn ProvisioningGateway>>,
+    files: Option<Arc<dyn FileNotifications>>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     readers: readers::Readers,
@@ -135,6 +137,7 @@ impl AmqpHead {
                 gateway,
                 log: services.event_log(),
                 provisioning: None,
+                files: None,
                 services,
                 started_at: clock.now(),
                 clock,
@@ -158,6 +161,15 @@ impl AmqpHead {
                 mechanisms: MECHANISMS_WITH_TPM,
                 ..shared.config.machine.clone()
             });
+        }
+        self
+    }
+
+    /// Also tells services of file uploads. Call it before the head is cloned or serves.
+    #[must_use]
+    pub fn with_files(mut self, files: Arc<dyn FileNotifications>) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.files = Some(files);
         }
         self
     }

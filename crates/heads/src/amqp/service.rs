@@ -1,4 +1,4 @@
-//! Services: cloud-to-device messages and feedback on them (AMQP contract, section 4).
+//! Services: cloud-to-device messages, feedback on them, and notifications of file uploads (AMQP contract, section 4).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -6,14 +6,17 @@ use std::sync::Arc;
 use holdfast_amqp::LinkId;
 use holdfast_amqp::connection::{Delivery, Outgoing};
 use holdfast_amqp::performatives::DeliveryState;
-use holdfast_model::c2d::{FeedbackBatch, LockToken};
+use holdfast_model::c2d::{FeedbackBatch, LockToken, Settlement};
+use holdfast_model::file::FileNotificationDelivery;
 use holdfast_model::{Error, Identity, Timestamp};
 
+use super::Shared;
 use super::attach::Link;
+use super::c2d::settlement_of;
 use super::core::{Core, Done};
 use super::failure::{End, Failure};
 use super::login::hub_name;
-use super::messages::{C2d, delivery_tag, read_c2d, write_feedback};
+use super::messages::{C2d, delivery_tag, read_c2d, write_feedback, write_file_notification};
 
 /// A message that waits for its turn.
 struct Send {
@@ -23,14 +26,39 @@ struct Send {
     c2d: C2d,
 }
 
-/// A batch of feedback that its receiver has not settled.
+/// What services receive and settle.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// Batches of feedback.
+    Feedback,
+    /// Notifications of file uploads.
+    Files,
+}
+
+/// Something of a queue, under a lock.
+enum Locked {
+    Feedback(FeedbackBatch),
+    File(FileNotificationDelivery),
+}
+
+impl Locked {
+    fn lock(&self) -> (LockToken, Timestamp) {
+        match self {
+            Locked::Feedback(batch) => (batch.lock, batch.locked_until),
+            Locked::File(delivery) => (delivery.lock, delivery.locked_until),
+        }
+    }
+}
+
+/// A delivery of a queue that its receiver has not settled.
 struct Held {
+    queue: Queue,
     link: LinkId,
     /// Number of the delivery.
     number: u32,
     lock: LockToken,
     locked_until: Timestamp,
-    /// The lock has ended: the batch may come again. A late answer is still heard, and answered.
+    /// The lock has ended: the same may come again. A late answer is still heard, and answered.
     overdue: bool,
 }
 
@@ -42,9 +70,10 @@ pub(super) struct Services {
     waiting: VecDeque<Send>,
     /// Devices that a message is being queued for: the next one to the same device waits, so that they keep their order.
     running: Vec<Identity>,
-    /// Feedback sent and not settled, oldest first.
-    feedback: Vec<Held>,
-    receiving: bool,
+    /// Sent and not settled, oldest first.
+    held: Vec<Held>,
+    /// Queues that are being asked.
+    receiving: Vec<Queue>,
     look_at: u64,
 }
 
@@ -56,7 +85,7 @@ impl Services {
 
     /// Whether nothing has to be given back.
     pub(super) fn is_idle(&self) -> bool {
-        self.feedback.is_empty()
+        self.held.is_empty()
     }
 }
 
@@ -138,99 +167,111 @@ impl Core {
         });
     }
 
-    /// Locks a batch of feedback for a receiver, if there is one.
-    pub(super) fn look_for_feedback(&mut self, link: LinkId) {
-        let held = self.services.feedback.iter().filter(|held| !held.overdue);
+    /// Locks what waits in a queue for a receiver, if anything does.
+    pub(super) fn look_for(&mut self, queue: Queue, link: LinkId) {
+        let held = self.services.held.iter();
+        let held = held.filter(|held| held.queue == queue && !held.overdue);
         let full = held.count() >= self.shared.config.feedback_in_flight_max;
-        if self.services.receiving || full || self.draining || self.machine.can_send(link) == 0 {
+        let asked = self.services.receiving.contains(&queue);
+        if asked || full || self.draining || self.machine.can_send(link) == 0 {
             return;
         }
-        self.services.receiving = true;
+        self.services.receiving.push(queue);
         let shared = Arc::clone(&self.shared);
         self.wait_critical(async move {
-            let received = shared.services.receive_feedback().await;
+            let received = receive(&shared, queue).await;
             let done: Done = Box::new(move |core, out| {
-                core.services.receiving = false;
-                core.deliver_feedback(link, received, out);
+                core.services.receiving.retain(|other| *other != queue);
+                core.deliver(queue, link, received, out);
                 Ok(())
             });
             done
         });
     }
 
-    fn deliver_feedback(
+    fn deliver(
         &mut self,
+        queue: Queue,
         link: LinkId,
-        received: Result<Option<FeedbackBatch>, Error>,
+        received: Result<Option<Locked>, Error>,
         out: &mut Vec<u8>,
     ) {
         let interval = self.shared.config.feedback_interval.as_millis() as u64;
         self.services.look_at = self.now + interval;
-        let batch = match received {
-            Ok(Some(batch)) => batch,
+        let locked = match received {
+            Ok(Some(locked)) => locked,
             Ok(None) => return,
             Err(error) => {
-                holdfast_observe::tracing::debug!(%error, "feedback cannot be received");
+                holdfast_observe::tracing::debug!(%error, "nothing can be received for a service");
                 return;
             }
         };
         let (hub, now) = (hub_name(&self.shared), self.shared.clock.now());
-        let tag = delivery_tag(batch.lock);
+        let (lock, locked_until) = locked.lock();
+        let tag = delivery_tag(lock);
         let outgoing = Outgoing {
             tag: &tag,
-            token: batch.lock.sequence_number,
+            token: lock.sequence_number,
             ..Outgoing::default()
         };
-        let sent = self.machine.send_with(
-            link,
-            &outgoing,
-            |out| write_feedback(&batch.records, &hub, now, out),
-            out,
-        );
-        match sent {
+        let write = |out: &mut Vec<u8>| match &locked {
+            Locked::Feedback(batch) => write_feedback(&batch.records, &hub, now, out),
+            Locked::File(delivery) => write_file_notification(delivery, &hub, out),
+        };
+        match self.machine.send_with(link, &outgoing, write, out) {
             Ok(number) => {
-                self.services.feedback.push(Held {
+                self.services.held.push(Held {
+                    queue,
                     link,
                     number,
-                    lock: batch.lock,
-                    locked_until: batch.locked_until,
+                    lock,
+                    locked_until,
                     overdue: false,
                 });
-                self.look_for_feedback(link);
+                self.look_for(queue, link);
             }
-            Err(_) => self.finish_feedback(batch.lock, false, None),
+            Err(_) => self.finish_held(queue, lock, Settlement::Release, None),
         }
     }
 
-    /// The client has settled a batch, or its link has ended.
-    pub(super) fn settle_feedback(
+    /// The client has settled a delivery, or its link has ended.
+    pub(super) fn settle_held(
         &mut self,
         link: LinkId,
         delivery: u32,
-        _token: u64,
         state: Option<&DeliveryState<'_>>,
         settled: bool,
     ) {
-        let held = &mut self.services.feedback;
+        let held = &mut self.services.held;
         let place = held
             .iter()
             .position(|held| held.link == link && held.number == delivery);
         let Some(place) = place else { return };
-        let lock = held.remove(place).lock;
-        let complete = matches!(state, Some(DeliveryState::Accepted | DeliveryState::Rejected(_)));
-        self.finish_feedback(lock, complete, (!settled).then_some((link, delivery)));
+        let Held { queue, lock, .. } = held.remove(place);
+        self.finish_held(
+            queue,
+            lock,
+            settlement_of(state),
+            (!settled).then_some((link, delivery)),
+        );
         // There is room for another.
-        self.look_for_feedback(link);
+        self.look_for(queue, link);
     }
 
-    fn finish_feedback(&mut self, lock: LockToken, complete: bool, answer: Option<(LinkId, u32)>) {
+    fn finish_held(
+        &mut self,
+        queue: Queue,
+        lock: LockToken,
+        settlement: Settlement,
+        answer: Option<(LinkId, u32)>,
+    ) {
         let shared = Arc::clone(&self.shared);
         self.wait_critical(async move {
-            let outcome = shared.services.settle_feedback(lock, complete).await;
+            let outcome = settle(&shared, queue, lock, settlement).await;
             let done: Done = Box::new(move |core, out| {
                 if let Some((link, delivery)) = answer {
                     core.confirm(link, delivery, outcome, out);
-                    core.look_for_feedback(link);
+                    core.look_for(queue, link);
                 }
                 Ok(())
             });
@@ -238,31 +279,31 @@ impl Core {
         });
     }
 
-    /// A feedback link is gone: what was not settled is given back.
-    pub(super) fn feedback_gone(&mut self, link: LinkId) {
-        let held = std::mem::take(&mut self.services.feedback);
+    /// A link that receives from a queue is gone: what was not settled is given back.
+    pub(super) fn receiver_gone(&mut self, link: LinkId) {
+        let held = std::mem::take(&mut self.services.held);
         let (gone, kept): (Vec<_>, Vec<_>) = held.into_iter().partition(|held| held.link == link);
-        self.services.feedback = kept;
-        self.return_feedback(gone);
+        self.services.held = kept;
+        self.return_held(gone);
     }
 
     /// The connection is gone: all that was not settled is given back.
-    pub(super) fn give_back_feedback(&mut self) {
-        let held = std::mem::take(&mut self.services.feedback);
-        self.return_feedback(held);
+    pub(super) fn give_back_held(&mut self) {
+        let held = std::mem::take(&mut self.services.held);
+        self.return_held(held);
     }
 
-    fn return_feedback(&mut self, held: Vec<Held>) {
+    fn return_held(&mut self, held: Vec<Held>) {
         for held in held.into_iter().filter(|held| !held.overdue) {
-            self.finish_feedback(held.lock, false, None);
+            self.finish_held(held.queue, held.lock, Settlement::Release, None);
         }
     }
 
     /// Notes the locks that have ended, and gives up waiting for answers to the oldest of those, so that a receiver that
     /// never answers costs no more than one that does.
-    fn tick_feedback(&mut self, out: &mut Vec<u8>) {
+    fn tick_held(&mut self, out: &mut Vec<u8>) {
         let now = self.shared.clock.now();
-        let held = &mut self.services.feedback;
+        let held = &mut self.services.held;
         for held in held.iter_mut().filter(|held| held.locked_until <= now) {
             held.overdue = true;
         }
@@ -279,23 +320,21 @@ impl Core {
         });
     }
 
-    fn feedback_links(&self) -> impl Iterator<Item = LinkId> + '_ {
-        self.links
-            .iter()
-            .filter(|(_, kind)| matches!(kind, Link::Feedback))
-            .map(|(link, _)| *link)
+    fn receivers(&self) -> impl Iterator<Item = (Queue, LinkId)> + '_ {
+        let links = self.links.iter();
+        links.filter_map(|(link, kind)| Some((Queue::of(kind)?, *link)))
     }
 
-    /// Looks for feedback again, while someone wants it.
+    /// Looks again, while someone wants something.
     pub(super) fn tick_services(&mut self, out: &mut Vec<u8>) {
         if self.services.paths.is_empty() || self.now < self.services.look_at {
             return;
         }
         self.services.look_at = self.now + self.shared.config.feedback_interval.as_millis() as u64;
-        self.tick_feedback(out);
-        let links: Vec<LinkId> = self.feedback_links().collect();
-        for link in links {
-            self.look_for_feedback(link);
+        self.tick_held(out);
+        let receivers: Vec<_> = self.receivers().collect();
+        for (queue, link) in receivers {
+            self.look_for(queue, link);
         }
     }
 
@@ -304,8 +343,38 @@ impl Core {
             // Nearly always, and there may be thousands of links of devices.
             return None;
         }
-        self.feedback_links()
-            .any(|link| self.machine.credit(link) > 0)
+        self.receivers()
+            .any(|(_, link)| self.machine.credit(link) > 0)
             .then_some(self.services.look_at)
+    }
+}
+
+impl Queue {
+    /// What a link receives from.
+    pub(super) fn of(link: &Link) -> Option<Self> {
+        match link {
+            Link::Feedback => Some(Queue::Feedback),
+            Link::FileNotifications => Some(Queue::Files),
+            _ => None,
+        }
+    }
+}
+
+async fn receive(shared: &Shared, queue: Queue) -> Result<Option<Locked>, Error> {
+    match (queue, &shared.files) {
+        (Queue::Feedback, _) => Ok(shared.services.receive_feedback().await?.map(Locked::Feedback)),
+        (Queue::Files, Some(files)) => Ok(files.receive_notification().await?.map(Locked::File)),
+        (Queue::Files, None) => Ok(None),
+    }
+}
+
+async fn settle(shared: &Shared, queue: Queue, lock: LockToken, settlement: Settlement) -> Result<(), Error> {
+    match (queue, &shared.files) {
+        (Queue::Feedback, _) => {
+            let complete = matches!(settlement, Settlement::Complete | Settlement::Reject);
+            shared.services.settle_feedback(lock, complete).await
+        }
+        (Queue::Files, Some(files)) => files.settle_notification(lock, settlement).await,
+        (Queue::Files, None) => Ok(()),
     }
 }

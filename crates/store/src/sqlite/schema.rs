@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_provisioning.sql"),
     include_str!("migrations/0003_fleet.sql"),
     include_str!("migrations/0004_routing.sql"),
+    include_str!("migrations/0005_messages_out.sql"),
 ];
 
 /// Page cache of one connection, KiB. Small on purpose: the operating system's cache serves the rest, and the memory
@@ -248,6 +249,10 @@ pub(super) fn begin_boot(connection: &mut Connection) -> rusqlite::Result<i64> {
     transaction.execute(
         "UPDATE feedback SET lock_batch = NULL, lock_nonce = NULL, lock_until = NULL
          WHERE lock_nonce IS NOT NULL",
+        [],
+    )?;
+    transaction.execute(
+        "UPDATE file_notifications SET lock_nonce = NULL, lock_until = NULL WHERE lock_nonce IS NOT NULL",
         [],
     )?;
     transaction.commit()?;

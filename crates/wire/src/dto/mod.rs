@@ -7,6 +7,7 @@ mod authentication;
 mod bulk;
 mod configuration;
 mod device;
+mod file;
 mod job;
 mod method;
 pub mod provisioning;
@@ -38,6 +39,7 @@ pub use device::{
     CapabilitiesDto, ConnectionStateDto, DeviceChanges, DeviceDto, DevicePut, ModuleChanges, ModuleDto,
     ModulePut, StatusDto,
 };
+pub use file::{FileNotificationDto, UploadEndDto, UploadGrantDto, UploadRequestDto, file_notification_json};
 pub use job::{DeviceJobStatisticsDto, JobRequestDto, JobResponseDto, parse_kind, parse_status};
 pub use method::{MethodRequestDto, MethodResponseDto, method_response_json};
 pub use registry::{

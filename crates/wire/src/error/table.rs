@@ -60,6 +60,18 @@ pub const fn row(code: ErrorCode) -> ErrorRow {
             REFUSED,
             NOT_ALLOWED,
         ),
+        C::InvalidFileUploadCorrelationId => {
+            chosen("InvalidFileUploadCorrelationId", 400_903, REFUSED, ARGUMENT)
+        }
+        C::ExpiredFileUploadCorrelationId => {
+            chosen("ExpiredFileUploadCorrelationId", 400_904, REFUSED, ARGUMENT)
+        }
+        C::InvalidFileUploadCompletionStatus => {
+            chosen("InvalidFileUploadCompletionStatus", 400_905, REFUSED, ARGUMENT)
+        }
+        C::InvalidStorageEndpointOrBlob => {
+            chosen("InvalidStorageEndpointOrBlob", 400_906, REFUSED, NOT_ALLOWED)
+        }
         C::IotHubNotFound => known(
             "IotHubNotFound",
             401_001,
@@ -84,6 +96,12 @@ pub const fn row(code: ErrorCode) -> ErrorRow {
         C::DeviceMaximumQueueDepthExceeded => {
             known("DeviceMaximumQueueDepthExceeded", 403_004, REFUSED, LIMIT)
         }
+        C::DeviceMaximumActiveFileUploadLimitExceeded => known(
+            "DeviceMaximumActiveFileUploadLimitExceeded",
+            403_006,
+            REFUSED,
+            LIMIT,
+        ),
         C::DeviceNotFound => known("DeviceNotFound", 404_001, REFUSED, NOT_FOUND),
         C::JobNotFound => known("JobNotFound", 404_002, REFUSED, NOT_FOUND),
         C::ModuleNotFound => known("ModuleNotFound", 404_010, REFUSED, NOT_FOUND),

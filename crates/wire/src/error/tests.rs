@@ -46,6 +46,11 @@ fn rows_that_clients_depend_on() {
         (ErrorCode::IotHubUnauthorized, 401, 401_003),
         (ErrorCode::SystemModuleModifyUnauthorizedAccess, 401, 401_901),
         (ErrorCode::DeviceMaximumQueueDepthExceeded, 403, 403_004),
+        (
+            ErrorCode::DeviceMaximumActiveFileUploadLimitExceeded,
+            403,
+            403_006,
+        ),
         (ErrorCode::DeviceNotFound, 404, 404_001),
         (ErrorCode::ModuleNotFound, 404, 404_010),
         (ErrorCode::DeviceNotOnline, 404, 404_103),

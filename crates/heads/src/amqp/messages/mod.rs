@@ -8,7 +8,7 @@ mod tests;
 
 pub(super) use event::{Runtime, write_event};
 pub(super) use inbound::{C2d, Malformed, Source, body_of, read_c2d, write_batch, write_record};
-pub(super) use outbound::{delivery_tag, write_c2d, write_feedback};
+pub(super) use outbound::{delivery_tag, write_c2d, write_feedback, write_file_notification};
 
 use std::borrow::Cow;
 

@@ -4,6 +4,7 @@ use holdfast_amqp::message::{MessageId, Properties, Writer};
 use holdfast_amqp::types::{MapWriter, Value};
 use holdfast_model::Timestamp;
 use holdfast_model::c2d::{AckMode, C2dDelivery, C2dMessage, FeedbackRecord, LockToken, ModuleInput};
+use holdfast_model::file::FileNotificationDelivery;
 use holdfast_model::message::{Message, SystemProperty};
 use holdfast_wire::{annotations, dto, headers, links};
 
@@ -134,4 +135,26 @@ pub(in crate::amqp) fn write_feedback(
             ..Properties::default()
         })
         .data(&dto::feedback_json(records));
+}
+
+/// Writes a notification of a file upload (AMQP contract, section 4.3).
+pub(in crate::amqp) fn write_file_notification(
+    delivery: &FileNotificationDelivery,
+    hub: &str,
+    out: &mut Vec<u8>,
+) {
+    let notification = &delivery.notification;
+    Writer::new(out)
+        .message_annotations(|map| {
+            map.symbol(
+                annotations::ENQUEUED_TIME,
+                &Value::Timestamp(notification.enqueued_at.as_millis()),
+            );
+        })
+        .properties(&Properties {
+            user_id: Some(hub.as_bytes()),
+            content_type: Some(headers::FILE_NOTIFICATION),
+            ..Properties::default()
+        })
+        .data(&dto::file_notification_json(notification));
 }

@@ -1,6 +1,7 @@
-//! What devices and modules do over HTTPS: send one message or a batch, receive and settle cloud-to-device messages
-//! (rest.md section 15).
+//! What devices and modules do over HTTPS: send one message or a batch, receive and settle cloud-to-device messages,
+//! begin and end file uploads (rest.md section 15).
 
+mod files;
 mod operation;
 mod reply;
 
@@ -15,6 +16,7 @@ use holdfast_model::limits::D2C_BYTES_MAX;
 use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::clock::Clock;
 use holdfast_ports::event_log::AppendTicket;
+use holdfast_ports::file::FileGateway;
 use holdfast_ports::gateway::{
     AccessRequest, Admitted, Credential, DeviceGateway, IngestError, PeerCertificates, Protocol,
 };
@@ -39,6 +41,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(5);
 #[derive(Clone)]
 pub struct DeviceHttps {
     gateway: Arc<dyn DeviceGateway>,
+    files: Option<Arc<dyn FileGateway>>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
 }
@@ -61,9 +64,17 @@ impl DeviceHttps {
     pub fn new(gateway: Arc<dyn DeviceGateway>, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
         DeviceHttps {
             gateway,
+            files: None,
             clock,
             metrics,
         }
+    }
+
+    /// Also lets devices upload files.
+    #[must_use]
+    pub fn with_files(mut self, files: Arc<dyn FileGateway>) -> Self {
+        self.files = Some(files);
+        self
     }
 
     /// Answers a request. Every answer carries a request id.
@@ -116,11 +127,11 @@ impl DeviceHttps {
                 self.settle(&admitted, &lock, settlement).await
             }
             Action::Abandon { lock } => self.settle(&admitted, &lock, Settlement::Abandon).await,
-            Action::Upload => Err(Error::new(
-                ErrorCode::DefaultStorageEndpointNotConfigured,
-                "the hub has no storage for file upload",
-            )
-            .into()),
+            Action::BeginUpload => self.begin_upload(&admitted, &head, body, config).await,
+            Action::EndUpload { correlation_id } => {
+                let id = correlation_id.as_deref();
+                self.end_upload(&admitted, id, &head, body, config).await
+            }
         }
     }
 

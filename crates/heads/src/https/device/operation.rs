@@ -31,8 +31,13 @@ pub(super) enum Action {
         /// As sent.
         lock: String,
     },
-    /// `POST …/files` and below
-    Upload,
+    /// `POST …/files`
+    BeginUpload,
+    /// `POST …/files/notifications` and `POST …/files/notifications/{correlationId}`
+    EndUpload {
+        /// Of the path, decoded.
+        correlation_id: Option<String>,
+    },
 }
 
 impl Operation {
@@ -70,7 +75,17 @@ fn action(method: &Method, rest: &[&str]) -> Option<Action> {
         ("POST", [messages, events]) if is(messages, "messages") && is(events, "events") => {
             Some(Action::Send)
         }
-        ("POST", [files, ..]) if is(files, "files") => Some(Action::Upload),
+        ("POST", [files]) if is(files, "files") => Some(Action::BeginUpload),
+        ("POST", [files, notifications, rest @ ..])
+            if is(files, "files") && is(notifications, "notifications") =>
+        {
+            let correlation_id = match rest {
+                [] => None,
+                [id] => Some(decode(id)?),
+                _ => return None,
+            };
+            Some(Action::EndUpload { correlation_id })
+        }
         (_, [messages, bound, rest @ ..]) if is(messages, "messages") && is(bound, "deviceBound") => {
             match (method.as_str(), rest) {
                 ("GET", []) => Some(Action::Receive),
@@ -163,11 +178,20 @@ mod tests {
             "/devices/d/messages/deviceBound/a-b/Abandon",
             Some(("d", None, Action::Abandon { lock: lock() })),
         );
-        check("POST", "/devices/d/files", Some(("d", None, Action::Upload)));
+        check("POST", "/devices/d/files", Some(("d", None, Action::BeginUpload)));
+        check("POST", "/devices/d/files/", Some(("d", None, Action::BeginUpload)));
+        let end = |id: Option<&str>| Action::EndUpload {
+            correlation_id: id.map(Into::into),
+        };
         check(
             "POST",
-            "/devices/d/files/notifications/x",
-            Some(("d", None, Action::Upload)),
+            "/devices/d/files/notifications/",
+            Some(("d", None, end(None))),
+        );
+        check(
+            "POST",
+            "/devices/d/Files/Notifications/a%3D%2B",
+            Some(("d", None, end(Some("a=+")))),
         );
     }
 
@@ -178,6 +202,9 @@ mod tests {
             ("GET", "/devices"),
             ("PUT", "/devices/d1/modules/m1"),
             ("GET", "/devices/d1/messages/events"),
+            ("GET", "/devices/d1/files"),
+            ("POST", "/devices/d1/files/notifications/a/b"),
+            ("POST", "/devices/d1/files/other"),
             ("POST", "/devices/d1/messages/deviceBound"),
             ("DELETE", "/devices/d1/commands"),
             ("POST", "/devices//messages/events"),

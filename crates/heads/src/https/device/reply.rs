@@ -32,6 +32,15 @@ pub(super) fn delivery(delivery: &C2dDelivery) -> Response<Body> {
     response
 }
 
+/// A JSON document.
+pub(super) fn json(document: Vec<u8>) -> Response<Body> {
+    let mut response = with_status(StatusCode::OK, Body::from(document));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(headers::JSON));
+    response
+}
+
 /// An error in the shape of the device endpoints.
 pub(super) fn failure(error: &Error, now: Timestamp) -> Response<Body> {
     let row = error::row(error.code);
