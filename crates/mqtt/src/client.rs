@@ -89,6 +89,8 @@ pub struct ClientSession {
     acknowledge_by_hand: bool,
     /// Unacknowledged messages are kept as bytes, for a session that outlives the connection.
     keep: bool,
+    /// The caller keeps its messages itself and publishes them anew.
+    caller_resends: bool,
 }
 
 struct Unacked {
@@ -113,6 +115,7 @@ impl ClientSession {
             state: State::Offline,
             acknowledge_by_hand: false,
             keep: false,
+            caller_resends: false,
         }
     }
 
@@ -120,6 +123,14 @@ impl ClientSession {
     #[must_use]
     pub fn acknowledge_by_hand(mut self) -> Self {
         self.acknowledge_by_hand = true;
+        self
+    }
+
+    /// Keeps no copy of what is not acknowledged, for a caller that publishes it anew on the next connection: a client
+    /// whose messages stand in a store of its own. Holds with a kept session too.
+    #[must_use]
+    pub fn without_copies(mut self) -> Self {
+        self.caller_resends = true;
         self
     }
 
@@ -136,7 +147,7 @@ impl ClientSession {
         if connect.clean_session || !self.keep {
             self.in_flight.clear();
         }
-        self.keep = !connect.clean_session;
+        self.keep = !connect.clean_session && !self.caller_resends;
         self.keep_alive_ms = u32::from(connect.keep_alive) * 1_000;
         self.sent_ms = now;
         self.heard_ms = now;

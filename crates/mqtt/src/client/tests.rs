@@ -278,3 +278,33 @@ fn disconnect_goes_offline() {
     assert_eq!(out, b"\xe0\x00");
     assert!(!client.is_open());
 }
+
+#[test]
+fn a_caller_that_resends_itself_finds_nothing_in_flight_after_a_reconnect() {
+    let mut session = ClientSession::new(4).without_copies();
+    let mut out = Vec::new();
+    let connect = Connect {
+        client_id: "d1",
+        ..Connect::default()
+    };
+    let accepted = Packet::ConnAck(ConnAck {
+        session_present: true,
+        code: ConnectCode::Accepted,
+    });
+    session.connect(&connect, 0, &mut out).expect("fits");
+    session.handle(accepted, 0, &mut out).expect("accepted");
+    let message = Message {
+        topic: "t",
+        qos: QoS::AtLeastOnce,
+        token: 9,
+        ..Message::default()
+    };
+    session.publish(&message, 0, &mut out).expect("room");
+    session.connection_lost();
+    // Still told, so that the caller knows what was not acknowledged.
+    assert_eq!(session.in_flight_tokens().map(|(_, token)| token).collect::<Vec<_>>(), [9]);
+    session.connect(&connect, 1, &mut out).expect("fits");
+    session.handle(accepted, 1, &mut out).expect("accepted");
+    assert_eq!(session.resend(1, &mut out), 0);
+    assert_eq!(session.in_flight(), 0);
+}

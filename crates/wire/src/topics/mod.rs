@@ -14,12 +14,17 @@
 //!
 //! Ids stand in topics as they are, never percent-encoded. Parsing borrows from the topic and allocates nothing.
 
+mod client;
 mod inbound;
 mod outbound;
 
 #[cfg(test)]
 mod tests;
 
+pub use client::{
+    DESIRED_FILTER, HubTopic, METHODS_FILTER, TWIN_RESPONSES_FILTER, cloud_to_device_filter, method_response,
+    parse_delivery, twin_get, twin_patch_reported,
+};
 pub use inbound::{
     DeviceTopic, TopicError, parse_filter, parse_method_request_id, parse_publish, parse_will,
 };
