@@ -1,0 +1,287 @@
+"""Events of the hub itself, as the unmodified SDKs cause and read them: azure-iot-device and azure-iot-hub make things
+happen, azure-eventhub reads the built-in endpoint, a webhook takes the same events."""
+
+import json
+import re
+import uuid
+
+import pytest
+from azure.eventhub import EventHubConsumerClient
+from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient
+from azure.iot.hub import IoTHubDigitalTwinManager, IoTHubJobManager, IoTHubRegistryManager
+from azure.iot.hub.models import JobRequest, Module, Twin, TwinProperties
+
+from eventhub import Reading, connection_string
+from hub import wait_until
+from test_routing import Webhook, ask, put
+
+TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{7}Z$")
+SCHEMAS = {
+    "twinChangeEvents": "twinChangeNotification",
+    "deviceLifecycleEvents": "deviceLifecycleNotification",
+    "deviceConnectionStateEvents": "deviceConnectionStateNotification",
+    "digitalTwinChangeEvents": "digitalTwinChangeNotification",
+    "deviceJobLifecycleEvents": "deviceJobLifecycleNotification",
+}
+
+
+def text(value):
+    return value.decode() if isinstance(value, bytes) else value
+
+
+class Seen:
+    """One event of azure-eventhub, with text where the client has bytes."""
+
+    def __init__(self, event):
+        self.system = {text(k): text(v) for k, v in event.system_properties.items()}
+        self.properties = {text(k): text(v) for k, v in event.properties.items()}
+        self.body = event.body_as_json()
+        self.content_type = event.content_type
+        self.correlation_id = event.correlation_id
+        message = event.raw_amqp_message.properties
+        self.user_id, self.content_encoding = text(message.user_id), text(message.content_encoding)
+        self.source, self.operation = self.system["iothub-message-source"], self.properties.get("opType")
+
+
+class Sources:
+    """Routes of every source to the built-in endpoint and to a webhook, and what came there."""
+
+    def __init__(self, hub, webhook):
+        self.hub, self.webhook = hub, webhook
+        self.clients, self.readings = [], []
+        probe = self.consumer()
+        ends = {n: probe.get_partition_properties(n)["last_enqueued_sequence_number"] for n in "0123"}
+        self.readings = [Reading(self.consumer(), number, end) for number, end in ends.items()]
+
+    def consumer(self):
+        client = EventHubConsumerClient.from_connection_string(
+            connection_string(self.hub), consumer_group="$Default", connection_verify=self.hub.ca
+        )
+        self.clients.append(client)
+        return client
+
+    def route(self, *sources, endpoints=("events", "hook")):
+        for source in sources:
+            for endpoint in endpoints:
+                body = {"source": source, "condition": "true", "endpointNames": [endpoint]}
+                put(self.hub, f"routes/{source}-{endpoint}", body)
+
+    def of(self, who, source):
+        """The events about a device, or of a job, that the built-in endpoint has."""
+        events = [Seen(event) for reading in self.readings for event in list(reading.events)]
+        return [e for e in events if e.source == source and who in (e.properties.get("deviceId"), e.properties.get("jobId"))]
+
+    def wait(self, who, source, count):
+        """Waits for so many events at both endpoints; no more may come. Those of the built-in endpoint."""
+        wait_until(lambda: len(self.of(who, source)) >= count, f"{count} {source} of {who}", 30)
+        events = self.of(who, source)
+        assert len(events) == count, [(e.operation, e.body) for e in events]
+        hooked = lambda: [
+            e for e in self.webhook.received
+            if e["Properties"].get("iothub-message-schema") == SCHEMAS[source]
+            and who in (e["Properties"].get("deviceId"), e["Properties"].get("jobId"))
+        ]
+        wait_until(lambda: len(hooked()) >= count, f"{count} {source} of {who} at the webhook", 30)
+        for event, other in zip(events, hooked(), strict=True):
+            assert other["Body"] == event.body
+            assert other["Properties"] == event.properties
+            assert "connectionAuthMethod" not in other["SystemProperties"]
+            assert "connectionDeviceGenerationId" not in other["SystemProperties"]
+        return events
+
+    def close(self):
+        for client in self.clients:
+            client.close()
+
+
+@pytest.fixture
+def sources(hub):
+    before = ask(hub, "GET", "definition").json()
+    ask(hub, "PUT", "definition", json={})
+    webhook = Webhook()
+    put(hub, "endpoints/hook", {"type": "http", "settings": {"url": webhook.url, "format": "json"}})
+    made = Sources(hub, webhook)
+    yield made
+    made.close()
+    ask(hub, "PUT", "definition", json={})
+    ask(hub, "PUT", "definition", json=before)
+    webhook.close()
+
+
+@pytest.fixture
+def registry(hub):
+    return IoTHubRegistryManager.from_connection_string(hub.owner)
+
+
+def check_envelope(event, hub, device_id, module_id=None):
+    """What all events of the hub have (languages.md 3.1)."""
+    name = hub.host.split(".")[0]
+    assert event.content_encoding == "utf-8"
+    assert event.user_id == name
+    assert re.fullmatch("[0-9a-f]{4,32}", event.correlation_id)
+    assert event.properties["hubName"] == name
+    assert event.properties["iothub-message-schema"] == SCHEMAS[event.source]
+    assert event.system["iothub-enqueuedtime"]
+    assert "iothub-connection-auth-method" not in event.system
+    assert "iothub-connection-auth-generation-id" not in event.system
+    assert event.properties.get("deviceId") == device_id
+    assert event.system.get("iothub-connection-device-id") == device_id
+    assert event.properties.get("moduleId") == module_id
+    assert event.system.get("iothub-connection-module-id") == module_id
+    if event.source == "digitalTwinChangeEvents":
+        assert event.content_type == "application/json-patch+json"
+        assert event.properties["operationTimestamp"].endswith("+00:00")
+    else:
+        assert event.content_type == "application/json"
+        assert TIME.match(event.properties["operationTimestamp"])
+
+
+def device_client(hub, device_id, **options):
+    return IoTHubDeviceClient.create_from_connection_string(
+        hub.device_connection_string(device_id), server_verification_cert=hub.ca_pem, **options
+    )
+
+
+def test_twin_changes(hub, sources, registry, device):
+    sources.route("TwinChangeEvents")
+    registry.update_twin(device, Twin(tags={"tag1": "new"}, properties=TwinProperties(desired={"p": 1, "q": 1})), "*")
+    client = device_client(hub, device)
+    client.connect()
+    client.patch_twin_reported_properties({"t": 5})
+    client.shutdown()
+    registry.update_twin(device, Twin(tags={"tag1": None}, properties=TwinProperties(desired={"p": 2})), "*")
+    registry.replace_twin(device, Twin(tags={"all": "new"}, properties=TwinProperties(desired={"r": 1})), "*")
+    events = sources.wait(device, "twinChangeEvents", 4)
+    for event in events:
+        check_envelope(event, hub, device)
+    assert [event.operation for event in events] == ["updateTwin"] * 3 + ["replaceTwin"]
+    first, reported, second, replaced = (event.body for event in events)
+    assert first["version"] == 2 and first["tags"] == {"tag1": "new"}
+    desired = first["properties"]["desired"]
+    stamp = desired["$metadata"]["p"]
+    assert set(stamp) == {"$lastUpdated", "$lastUpdatedVersion"} and TIME.match(stamp["$lastUpdated"])
+    assert desired == {"p": 1, "q": 1, "$version": 2, "$metadata": {**stamp, "p": stamp, "q": stamp}}
+    assert set(first) == {"version", "tags", "properties"} and set(first["properties"]) == {"desired"}
+    assert set(reported["properties"]) == {"reported"} and "tags" not in reported
+    section = reported["properties"]["reported"]
+    assert (section["t"], section["$version"]) == (5, 2)
+    assert set(section["$metadata"]["t"]) == {"$lastUpdated"}
+    # Only what changed, and null for what is gone.
+    assert second["tags"] == {"tag1": None}
+    assert {k for k in second["properties"]["desired"] if not k.startswith("$")} == {"p"}
+    assert replaced["deviceId"] == device and replaced["tags"] == {"all": "new"} and replaced["etag"]
+    assert replaced["properties"]["desired"]["r"] == 1 and replaced["properties"]["reported"]["t"] == 5
+    twin = registry.get_twin(device)
+    assert replaced["version"] == twin.version
+    assert second["properties"]["desired"]["$version"] == first["properties"]["desired"]["$version"] + 1
+
+
+def test_lifecycle_of_devices_and_modules(hub, sources, registry, device_id):
+    sources.route("DeviceLifecycleEvents")
+    key = "bm90IGEgc2VjcmV0IGF0IGFsbCEhIQ=="
+    registry.create_device_with_sas(device_id, key, key, "enabled")
+    registry.create_module_with_sas(device_id, "m", "", key, key)
+    registry.delete_device(device_id)
+    created, module, gone, gone_module = sources.wait(device_id, "deviceLifecycleEvents", 4)
+    operations = [event.operation for event in (created, module, gone, gone_module)]
+    assert operations == ["createDeviceIdentity"] * 2 + ["deleteDeviceIdentity"] * 2
+    check_envelope(created, hub, device_id)
+    check_envelope(module, hub, device_id, "m")
+    check_envelope(gone, hub, device_id)
+    check_envelope(gone_module, hub, device_id, "m")
+    section = {"$metadata": {"$lastUpdated": created.body["properties"]["desired"]["$metadata"]["$lastUpdated"]}, "$version": 1}
+    assert created.body["properties"] == {"desired": section, "reported": section}
+    assert created.body["deviceId"] == device_id and "moduleId" not in created.body and created.body["version"] == 1
+    assert (created.body["status"], created.body["connectionState"]) == ("enabled", "Disconnected")
+    assert created.body["authenticationType"] == "sas" and created.body["cloudToDeviceMessageCount"] == 0
+    assert module.body["moduleId"] == "m" and module.body["etag"]
+    assert key not in json.dumps([created.body, module.body])
+
+
+@pytest.mark.parametrize("kind", ["device", "module"])
+def test_connection_states(hub, sources, registry, device, websockets, kind):
+    if kind == "module":
+        registry.create_module(Module(device_id=device, module_id="m", authentication={"type": "sas"}))
+    sources.route("DeviceConnectionStateEvents")
+    for _ in range(2):
+        if kind == "module":
+            client = IoTHubModuleClient.create_from_connection_string(
+                hub.device_connection_string(device, "m"), server_verification_cert=hub.ca_pem, websockets=websockets
+            )
+        else:
+            client = device_client(hub, device, websockets=websockets)
+        client.connect()
+        client.shutdown()
+    events = sources.wait(device, "deviceConnectionStateEvents", 4)
+    assert [event.operation for event in events] == ["deviceConnected", "deviceDisconnected"] * 2
+    for event in events:
+        check_envelope(event, hub, device, "m" if kind == "module" else None)
+        assert set(event.body) == {"sequenceNumber"}
+    numbers = [event.body["sequenceNumber"] for event in events]
+    assert numbers == sorted(set(numbers)), "comparable as texts"
+    assert all(re.fullmatch("[0-9A-F]{64}", number) for number in numbers)
+
+
+def test_digital_twin_changes(hub, sources, registry, device):
+    registry.update_twin(device, Twin(properties=TwinProperties(desired={"thermostat1": {"__t": "c", "other": 1}})), "*")
+    sources.route("DigitalTwinChangeEvents")
+    manager = IoTHubDigitalTwinManager.from_connection_string(hub.owner)
+    manager.update_digital_twin(device, [{"op": "add", "path": "/thermostat1/targetTemperature", "value": 21.8}])
+    client = device_client(hub, device, model_id="dtmi:com:example:TemperatureController;1")
+    client.connect()
+    answer = {"value": 21.8, "ac": 200, "av": 3, "ad": "ok"}
+    client.patch_twin_reported_properties({"thermostat1": {"__t": "c", "targetTemperature": answer}})
+    client.patch_twin_reported_properties({"serial": "s1"})
+    client.patch_twin_reported_properties({"serial": "s2"})
+    client.shutdown()
+    events = sources.wait(device, "digitalTwinChangeEvents", 5)
+    for event in events:
+        check_envelope(event, hub, device)
+        assert event.operation == "updateTwin"
+    asked, model, answered, first, second = (event.body for event in events)
+    path = "/thermostat1/$metadata/targetTemperature"
+    assert asked == [{"op": "add", "path": path, "value": {"desiredValue": 21.8, "desiredVersion": 3}}]
+    assert model == [{"op": "replace", "path": "/$metadata/$model", "value": "dtmi:com:example:TemperatureController;1"}]
+    values = {operation["path"]: operation["value"] for operation in answered}
+    assert all(operation["op"] == "add" for operation in answered)
+    assert TIME.match(values.pop(f"{path}/lastUpdateTime"))
+    assert values == {
+        f"{path}/ackCode": 200, f"{path}/ackDescription": "ok", f"{path}/ackVersion": 3,
+        "/thermostat1/targetTemperature": 21.8,
+    }
+    assert [(operation["op"], operation["path"]) for operation in first] == [("add", "/$metadata/serial"), ("add", "/serial")]
+    assert [(operation["op"], operation["path"]) for operation in second] == [
+        ("replace", "/$metadata/serial/lastUpdateTime"), ("replace", "/serial"),
+    ]
+
+
+def test_jobs(hub, sources, registry, device):
+    sources.route("DeviceJobLifecycleEvents")
+    jobs = IoTHubJobManager.from_connection_string(hub.owner)
+    job_id = f"job~{uuid.uuid4().hex[:8]}"
+    request = JobRequest(
+        job_id=job_id, type="scheduleUpdateTwin", query_condition=f"deviceId = '{device}'",
+        update_twin=Twin(etag="*", tags={"rolled": "out"}), start_time="", max_execution_time_in_seconds=60,
+    )
+    jobs.create_scheduled_job(job_id, request)
+    created, started, ended = sources.wait(job_id, "deviceJobLifecycleEvents", 3)
+    assert [event.operation for event in (created, started, ended)] == ["createJob", "updateJob", "updateJob"]
+    for event in (created, started, ended):
+        check_envelope(event, hub, None)
+        assert event.body["jobId"] == job_id
+    assert [event.body["status"] for event in (started, ended)] == ["running", "completed"]
+    assert ended.body["deviceJobStatistics"]["succeededCount"] == 1
+
+
+def test_nothing_is_made_without_a_route(hub, sources, registry, device):
+    sources.route("TwinChangeEvents", endpoints=["hook"])
+    registry.update_twin(device, Twin(tags={"n": 1}), "*")
+    wait_until(lambda: sources.webhook.received, "the event at the webhook")
+    put(hub, "routes/TwinChangeEvents-hook", {"source": "TwinChangeEvents", "condition": "true", "endpointNames": ["hook"], "isEnabled": False})
+    registry.update_twin(device, Twin(tags={"n": 2}), "*")
+    sources.route("TwinChangeEvents", endpoints=["events"])
+    registry.update_twin(device, Twin(tags={"n": 3}), "*")
+    wait_until(lambda: sources.of(device, "twinChangeEvents"), "the event at the built-in endpoint")
+    (event,) = sources.of(device, "twinChangeEvents")
+    assert event.body["tags"] == {"n": 3}
+    assert [e["Body"]["tags"] for e in sources.webhook.received] == [{"n": 1}]
