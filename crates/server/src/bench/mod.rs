@@ -26,6 +26,7 @@ mod compare;
 mod configuration;
 mod connect;
 pub(crate) mod devices;
+mod endpoint;
 pub(crate) mod fleet;
 pub(crate) mod histogram;
 mod http;
@@ -75,6 +76,9 @@ enum Measurement {
     Configuration(configuration::ConfigurationArgs),
     Job(job::JobArgs),
     Start(start::StartArgs),
+    Endpoint(endpoint::EndpointArgs),
+    #[command(hide = true)]
+    Receiver(endpoint::ReceiverArgs),
 }
 
 impl BenchCommand {
@@ -98,6 +102,8 @@ impl BenchCommand {
             Measurement::Configuration(args) => args.run(wanted, format),
             Measurement::Job(args) => args.run(wanted, format),
             Measurement::Start(args) => args.run(format),
+            Measurement::Endpoint(args) => args.run(format),
+            Measurement::Receiver(args) => args.run(),
         }
     }
 }

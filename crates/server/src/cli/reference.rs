@@ -19,6 +19,7 @@ pub(super) fn write_all(out: &Path) -> anyhow::Result<()> {
         ("docs/reference/config.md", config_page()?),
         ("docs/reference/config-example.toml", config_example()?),
         ("docs/reference/cli.md", cli_page()),
+        ("docs/reference/endpoints.md", endpoints_page()),
         ("docs/reference/errors.md", errors_page()),
         ("openapi/hub.json", holdfast_api::document()),
     ];
@@ -106,6 +107,7 @@ fn kind(schema: &Value, property: &Value) -> String {
         (Some("integer"), _) => "number",
         (Some("boolean"), _) => "`true` or `false`",
         (Some("array"), _) => "list",
+        (Some("object"), _) => "object",
         _ => "",
     };
     match &property["type"] {
@@ -157,6 +159,60 @@ fn config_page() -> anyhow::Result<String> {
         }
     }
     Ok(page)
+}
+
+/// The settings of every kind of endpoint.
+fn endpoints_page() -> String {
+    let mut page = format!(
+        "{NOTICE}\n# Settings of endpoints\n\n\
+         A route takes messages to an endpoint. Each kind has settings of its own, which are given as JSON:\n\n\
+         ```text\nholdfast endpoint create http alarms --set url=https://example.com/alarms\n```\n\n\
+         A setting that is not listed is refused. Secrets are never shown again once they are stored.\n"
+    );
+    for kind in holdfast_routing::endpoints::Endpoints::reference() {
+        let about = one_line(kind.schema["description"].as_str());
+        let _ = write!(page, "\n## `{}`\n\n{about}\n\n", kind.name);
+        settings_table(&mut page, &kind.schema, &kind.schema, &kind.defaults);
+        for (name, property) in members(&kind.schema["properties"]) {
+            let nested = object_of(&kind.schema, property);
+            if let Some(nested) = nested {
+                let about = one_line(nested["description"].as_str());
+                let _ = write!(page, "\n### `{}`: `{name}`\n\n{about}\n\n", kind.name);
+                settings_table(&mut page, &kind.schema, nested, &Value::Null);
+            }
+        }
+    }
+    page
+}
+
+fn settings_table(page: &mut String, schema: &Value, object: &Value, defaults: &Value) {
+    page.push_str("| Setting | Value | Default | Meaning |\n|---|---|---|---|\n");
+    for (name, property) in members(&object["properties"]) {
+        let value = match object_of(schema, property) {
+            Some(_) => "object, see below".to_owned(),
+            // What may be anything has no type.
+            None if property["type"].is_null() && property["$ref"].is_null() && property["anyOf"].is_null() => {
+                "any JSON".to_owned()
+            }
+            None => kind(schema, property),
+        };
+        let default = match defaults.get(name).unwrap_or(&property["default"]) {
+            Value::Null => "none".to_owned(),
+            Value::String(text) if text.is_empty() => "none".to_owned(),
+            value => format!("`{value}`"),
+        };
+        let text = one_line(property["description"].as_str()).replace('|', "\\|");
+        let _ = writeln!(page, "| `{name}` | {value} | {default} | {text} |");
+    }
+}
+
+/// The definition of an object that a setting is, be it optional or not.
+fn object_of<'a>(schema: &'a Value, property: &'a Value) -> Option<&'a Value> {
+    let options = property["anyOf"].as_array().into_iter().flatten();
+    let candidates = options.chain([property]).filter(|value| value["$ref"].is_string());
+    candidates
+        .map(|value| resolve(schema, value))
+        .find(|value| value["properties"].is_object())
 }
 
 fn config_example() -> anyhow::Result<String> {
@@ -283,6 +339,20 @@ mod tests {
             Config::default(),
             "{example}"
         );
+    }
+
+    #[test]
+    fn every_setting_of_endpoints_is_explained() {
+        let page = endpoints_page();
+        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        assert!(rows.len() > 80, "{} settings", rows.len());
+        for row in rows {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            assert!(cells.len() >= 4 && cells.iter().all(|cell| !cell.trim_matches(['|', ' ']).is_empty()), "{row}");
+        }
+        for kind in holdfast_routing::endpoints::Endpoints::kinds() {
+            assert!(page.contains(&format!("\n## `{kind}`\n\nSettings of the kind")), "{kind}");
+        }
     }
 
     #[test]
