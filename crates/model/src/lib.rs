@@ -3,6 +3,7 @@
 //! This crate has no I/O, no clock and no own-crate dependency. Its types say nothing about MQTT, AMQP, HTTP or
 //! SQL: protocol spellings live in `holdfast-wire`, storage spellings in `holdfast-store`.
 
+pub mod audience;
 pub mod c2d;
 pub mod configuration;
 pub mod credential;

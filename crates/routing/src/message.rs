@@ -83,9 +83,7 @@ impl Lookup for Message<'_> {
                 Some(self.enqueued_time.get_or_init(|| event.enqueued_at.to_string()))
             }
             // Of a job or a producer there is no device.
-            SystemName::ConnectionDeviceId => {
-                event.source.concerns_identity().then(|| event.device_id())
-            }
+            SystemName::ConnectionDeviceId => event.source.concerns_identity().then(|| event.device_id()),
             SystemName::ConnectionModuleId => event.module_id(),
             // Nobody has sent what the hub made.
             SystemName::ConnectionDeviceGenerationId if event.auth == AuthMethod::Hub => None,
@@ -94,6 +92,16 @@ impl Lookup for Message<'_> {
             }
             SystemName::ConnectionAuthMethod => auth_method_json(event.auth, event.module_id().is_some()),
             SystemName::MessageSource => Some(event.source.as_str()),
+            SystemName::MessageSchema => sent(SystemProperty::MessageSchema),
+            SystemName::OutputName => sent(SystemProperty::OutputName),
+            SystemName::CreationTime => sent(SystemProperty::CreationTimeUtc),
+            SystemName::ExpiryTime => sent(SystemProperty::ExpiryTimeUtc),
+            SystemName::Operation => sent(SystemProperty::Operation),
+            // Of an edge hub.
+            SystemName::InputName
+            | SystemName::MessageType
+            | SystemName::EdgeMessageId
+            | SystemName::OriginInterface => None,
         }
     }
 

@@ -76,7 +76,7 @@ const TABLE: &[Row] = &[
     row("docker", These(&["agent", "ports", "model", "observe"])),
     row(
         "broker",
-        These(&["upstream", "ports", "query", "model", "observe"]),
+        These(&["upstream", "store", "ports", "query", "model", "observe"]),
     ),
     row(
         "server",
@@ -84,6 +84,7 @@ const TABLE: &[Row] = &[
     ),
     row("edge", AllBut(&["api", "hub", "provisioning", "server", "sim"])),
     row("sim", AllBut(&[])),
+    row("simulated-sensor", These(&["model", "wire", "mqtt"])),
     // Not a crate of the product: it may know none of them.
     row("xtask", These(&[])),
 ];

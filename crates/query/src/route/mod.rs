@@ -6,6 +6,7 @@
 
 mod body;
 mod check;
+mod edge;
 mod evaluate;
 mod expression;
 mod path;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use body::{BodyFault, parse as parse_body};
 pub use check::Place;
+pub use edge::{EDGE_ROUTE_BYTES_MAX, EdgeRoute, Sink};
 pub use evaluate::Lookup;
 pub use path::JsonPath;
 pub use sample::Sample;

@@ -42,6 +42,24 @@ pub enum SystemName {
     InterfaceId,
     /// `$messageSource`: as in `iothub-message-source`
     MessageSource,
+    /// `$messageSchema`
+    MessageSchema,
+    /// `$outputName`: of a module
+    OutputName,
+    /// `$inputName`: of a module; an edge hub has none when it decides
+    InputName,
+    /// `$creationTime`: as the sender wrote it
+    CreationTime,
+    /// `$absolute-expiry-time`: as the sender wrote it
+    ExpiryTime,
+    /// `$operation`
+    Operation,
+    /// `$messageType`: of an edge hub's own messages
+    MessageType,
+    /// `$edgeMessageId`: given by an edge hub
+    EdgeMessageId,
+    /// `$edgeHubOriginInterface`: `internal` or `downstream`, given by an edge hub
+    OriginInterface,
 }
 
 impl SystemName {
@@ -66,6 +84,19 @@ impl SystemName {
         ("componentName", SystemName::Subject),
         ("interfaceId", SystemName::InterfaceId),
         ("messageSource", SystemName::MessageSource),
+        // Names of edge routes (edge.md 6.4).
+        ("cid", SystemName::CorrelationId),
+        ("modelId", SystemName::DataSchema),
+        ("iothub-interface-id", SystemName::InterfaceId),
+        ("messageSchema", SystemName::MessageSchema),
+        ("outputName", SystemName::OutputName),
+        ("inputName", SystemName::InputName),
+        ("creationTime", SystemName::CreationTime),
+        ("absolute-expiry-time", SystemName::ExpiryTime),
+        ("operation", SystemName::Operation),
+        ("messageType", SystemName::MessageType),
+        ("edgeMessageId", SystemName::EdgeMessageId),
+        ("edgeHubOriginInterface", SystemName::OriginInterface),
     ];
 
     /// From its spelling without the `$`, in any case.

@@ -1,0 +1,224 @@
+//! Bytes on the disk.
+//!
+//! ```text
+//! segment := header frame* [reserved space, zeros]
+//! header  := magic:8 salt:u32 first:u64 consumed:u64 age:u64 wall:i64 priority:u32 name length:u16 name crc32c:u32
+//! frame   := payload length:u32 count:u32 first:u64 expires:u64 age:u64 wall:i64 durable before:u64
+//!            crc32c of payload:u32 crc32c of the header before this:u32 payload
+//! ```
+//!
+//! A frame with `count` 0 has no payload and is a mark: everything of the queue before `first` is consumed. Ages are
+//! milliseconds of the store's own clock ([`super::age`]); `wall` is the wall clock at the same moment, microseconds.
+//! Checksums of frame headers start from the salt of the store, so that no sender can put something into a payload that
+//! a search for the next frame takes for one.
+
+/// Never expires.
+pub(super) const NEVER: u64 = u64::MAX;
+
+pub(super) const FRAME_HEADER_BYTES: usize = 56;
+/// Longest payload of a frame.
+pub(super) const PAYLOAD_BYTES_MAX: usize = 4 << 20;
+/// Longest name of a queue.
+pub const NAME_BYTES_MAX: usize = 4_096;
+
+const MAGIC: &[u8; 8] = b"hfqueue1";
+const FIXED_HEADER_BYTES: usize = 8 + 4 + 8 * 4 + 4 + 2;
+
+/// Start of a segment file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct SegmentHeader {
+    pub(super) salt: u32,
+    /// Sequence number of the first message.
+    pub(super) first: u64,
+    /// Everything before it was consumed when the segment was made.
+    pub(super) consumed: u64,
+    pub(super) age: u64,
+    pub(super) wall: i64,
+    pub(super) priority: u32,
+    pub(super) name: String,
+}
+
+impl SegmentHeader {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(FIXED_HEADER_BYTES + self.name.len() + 4);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&self.salt.to_le_bytes());
+        out.extend_from_slice(&self.first.to_le_bytes());
+        out.extend_from_slice(&self.consumed.to_le_bytes());
+        out.extend_from_slice(&self.age.to_le_bytes());
+        out.extend_from_slice(&self.wall.to_le_bytes());
+        out.extend_from_slice(&self.priority.to_le_bytes());
+        out.extend_from_slice(&(self.name.len() as u16).to_le_bytes());
+        out.extend_from_slice(self.name.as_bytes());
+        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+        out
+    }
+
+    /// The header and its length; `None` when it is none, or is damaged.
+    pub(super) fn decode(data: &[u8]) -> Option<(Self, usize)> {
+        let mut fields = Fields { data, at: 0 };
+        if fields.take::<8>()? != *MAGIC {
+            return None;
+        }
+        let salt = u32::from_le_bytes(fields.take()?);
+        let first = u64::from_le_bytes(fields.take()?);
+        let consumed = u64::from_le_bytes(fields.take()?);
+        let age = u64::from_le_bytes(fields.take()?);
+        let wall = i64::from_le_bytes(fields.take()?);
+        let priority = u32::from_le_bytes(fields.take()?);
+        let name_bytes = usize::from(u16::from_le_bytes(fields.take()?));
+        let name = fields.slice(name_bytes)?;
+        let end = fields.at;
+        if u32::from_le_bytes(fields.take()?) != crc32c::crc32c(data.get(..end)?) {
+            return None;
+        }
+        let header = SegmentHeader {
+            salt,
+            first,
+            consumed,
+            age,
+            wall,
+            priority,
+            name: std::str::from_utf8(name).ok()?.to_owned(),
+        };
+        Some((header, fields.at))
+    }
+
+    /// Most bytes a header has.
+    pub(super) const BYTES_MAX: usize = FIXED_HEADER_BYTES + NAME_BYTES_MAX + 4;
+}
+
+/// Start of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FrameHeader {
+    pub(super) payload_bytes: u32,
+    /// Messages in the payload; 0 for a mark.
+    pub(super) count: u32,
+    pub(super) first: u64,
+    /// Age at which the messages end; [`NEVER`].
+    pub(super) expires: u64,
+    pub(super) age: u64,
+    pub(super) wall: i64,
+    /// Everything of the queue before this had been synced when the frame was written.
+    pub(super) durable_before: u64,
+    pub(super) payload_crc: u32,
+}
+
+impl FrameHeader {
+    pub(super) fn encode(&self, salt: u32) -> [u8; FRAME_HEADER_BYTES] {
+        let mut out = [0; FRAME_HEADER_BYTES];
+        out[0..4].copy_from_slice(&self.payload_bytes.to_le_bytes());
+        out[4..8].copy_from_slice(&self.count.to_le_bytes());
+        out[8..16].copy_from_slice(&self.first.to_le_bytes());
+        out[16..24].copy_from_slice(&self.expires.to_le_bytes());
+        out[24..32].copy_from_slice(&self.age.to_le_bytes());
+        out[32..40].copy_from_slice(&self.wall.to_le_bytes());
+        out[40..48].copy_from_slice(&self.durable_before.to_le_bytes());
+        out[48..52].copy_from_slice(&self.payload_crc.to_le_bytes());
+        let crc = crc32c::crc32c_append(salt, &out[..52]);
+        out[52..56].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    pub(super) fn decode(data: &[u8], salt: u32) -> Option<Self> {
+        let data = data.get(..FRAME_HEADER_BYTES)?;
+        let mut fields = Fields { data, at: 0 };
+        let header = FrameHeader {
+            payload_bytes: u32::from_le_bytes(fields.take()?),
+            count: u32::from_le_bytes(fields.take()?),
+            first: u64::from_le_bytes(fields.take()?),
+            expires: u64::from_le_bytes(fields.take()?),
+            age: u64::from_le_bytes(fields.take()?),
+            wall: i64::from_le_bytes(fields.take()?),
+            durable_before: u64::from_le_bytes(fields.take()?),
+            payload_crc: u32::from_le_bytes(fields.take()?),
+        };
+        let crc = u32::from_le_bytes(fields.take()?);
+        let sound = crc == crc32c::crc32c_append(salt, &data[..52])
+            && header.payload_bytes as usize <= PAYLOAD_BYTES_MAX
+            && (header.count > 0) == (header.payload_bytes > 0)
+            && header.first.checked_add(u64::from(header.count)).is_some();
+        sound.then_some(header)
+    }
+
+    /// Sequence number after its last message.
+    pub(super) fn end(&self) -> u64 {
+        self.first + u64::from(self.count)
+    }
+
+    /// Bytes with the payload.
+    pub(super) fn bytes(&self) -> usize {
+        FRAME_HEADER_BYTES + self.payload_bytes as usize
+    }
+
+    /// The frame at the start of `data` with its payload, if both are whole and sound.
+    pub(super) fn whole(data: &[u8], salt: u32) -> Option<(Self, &[u8])> {
+        let header = FrameHeader::decode(data, salt)?;
+        let payload = data.get(FRAME_HEADER_BYTES..header.bytes())?;
+        (crc32c::crc32c(payload) == header.payload_crc).then_some((header, payload))
+    }
+}
+
+struct Fields<'a> {
+    data: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Fields<'a> {
+    fn slice(&mut self, length: usize) -> Option<&'a [u8]> {
+        let bytes = self.data.get(self.at..self.at.checked_add(length)?)?;
+        self.at += length;
+        Some(bytes)
+    }
+
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.slice(N)?.try_into().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_round_trip_and_damage_is_seen() {
+        let header = SegmentHeader {
+            salt: 7,
+            first: 9,
+            consumed: 4,
+            age: 5,
+            wall: -3,
+            priority: 2,
+            name: "input/filter/in".to_owned(),
+        };
+        let bytes = header.encode();
+        assert_eq!(SegmentHeader::decode(&bytes), Some((header, bytes.len())));
+        let frame = FrameHeader {
+            payload_bytes: 3,
+            count: 1,
+            first: 9,
+            expires: NEVER,
+            age: 6,
+            wall: 1,
+            durable_before: 8,
+            payload_crc: crc32c::crc32c(b"abc"),
+        };
+        let mut whole = frame.encode(7).to_vec();
+        whole.extend_from_slice(b"abc");
+        assert_eq!(FrameHeader::whole(&whole, 7), Some((frame, &b"abc"[..])));
+        assert_eq!(FrameHeader::whole(&whole, 8), None, "another store's frame");
+        for bit in 0..8 {
+            for at in 0..bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                assert_eq!(SegmentHeader::decode(&flipped), None, "bit {bit} of byte {at}");
+            }
+            for at in 0..whole.len() {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 1 << bit;
+                assert_eq!(FrameHeader::whole(&flipped, 7), None, "bit {bit} of byte {at}");
+            }
+        }
+        assert_eq!(FrameHeader::whole(&[0; 200], 0), None, "reserved space is no frame");
+    }
+}

@@ -1,0 +1,514 @@
+//! The thread that writes: takes what is pending in all queues, writes and syncs it, publishes; deletes what is consumed.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use holdfast_store::log::disk::DiskFile;
+use parking_lot::MutexGuard;
+
+use super::format::SegmentHeader;
+use super::state::{Inner, Segment, Shared, WriterState};
+use super::{OpenError, QueueId};
+
+/// Space is reserved in such steps, so that a full disk shows before anything of a batch is written.
+const RESERVE_BYTES: u64 = 256 << 10;
+/// How often files are looked after while there is something to do about them.
+const CHORES_EVERY: Duration = Duration::from_millis(500);
+/// Pause between two tries of a write that failed.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// Tries of a write that fails for another reason than a full disk.
+const TRIES_MAX: u32 = 4;
+/// Appends in a batch from which it pays to let more come together.
+const GATHER_APPENDS_MIN: u32 = 4;
+/// Pending bytes at which gathering ends.
+const GATHER_BYTES_MAX: usize = 256 << 10;
+
+pub(super) fn start(shared: Arc<Shared>) -> Result<std::thread::JoinHandle<()>, OpenError> {
+    let writer = Writer {
+        shared: Arc::clone(&shared),
+        active: HashMap::new(),
+        last_start: None,
+        last_chores: Instant::now(),
+        gathering: false,
+        stalled: false,
+    };
+    std::thread::Builder::new()
+        .name("queue-writer".to_owned())
+        .stack_size(256 << 10)
+        .spawn(move || writer.run())
+        .map_err(|error| OpenError {
+            action: "start the writer of",
+            path: shared.config.dir.clone(),
+            error,
+        })
+}
+
+pub(super) fn segment_path(shared: &Shared, number: u64) -> PathBuf {
+    shared.config.dir.join(super::recover::segment_name(number))
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    active: HashMap<QueueId, Active>,
+    last_start: Option<Instant>,
+    last_chores: Instant,
+    gathering: bool,
+    stalled: bool,
+}
+
+/// A segment being written.
+struct Active {
+    number: u64,
+    file: Arc<dyn DiskFile>,
+    header_bytes: u64,
+    length: u64,
+    reserved: u64,
+    /// Its name is not durable, nor is it known to readers.
+    fresh: Option<Segment>,
+}
+
+/// What a batch has for one queue.
+struct Part {
+    queue: QueueId,
+    bytes: Vec<u8>,
+    first: u64,
+    end: u64,
+    /// Written, not synced.
+    written: bool,
+}
+
+struct Batch {
+    parts: Vec<Part>,
+    accepted: u64,
+    bytes: usize,
+}
+
+/// Makes the store fail when the thread ends by a panic, so that nobody waits for ever.
+struct PanicGuard(Arc<Shared>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("the writer of the queues has panicked".to_owned());
+        }
+    }
+}
+
+impl Writer {
+    fn run(mut self) {
+        let _guard = PanicGuard(Arc::clone(&self.shared));
+        while let Some(batch) = self.next_batch() {
+            if !batch.parts.is_empty()
+                && let Err(reason) = self.commit(batch)
+            {
+                self.shared.fail(reason);
+                return;
+            }
+            if self.last_chores.elapsed() >= CHORES_EVERY {
+                self.chores();
+            }
+        }
+        self.chores();
+        self.finish();
+    }
+
+    /// Waits for something to do and takes it; an empty batch when it is only time for chores, `None` at the end.
+    fn next_batch(&mut self) -> Option<Batch> {
+        let shared = Arc::clone(&self.shared);
+        let mut inner = shared.inner.lock();
+        while inner.dirty.is_empty() {
+            if inner.closing || inner.failed.is_some() {
+                return None;
+            }
+            if inner.has_chores() {
+                inner.writer = WriterState::Resting;
+                let until = self.last_chores + CHORES_EVERY;
+                if shared.work.wait_until(&mut inner, until).timed_out() {
+                    inner.writer = WriterState::Busy;
+                    return Some(Batch::empty());
+                }
+            } else {
+                inner.writer = WriterState::Idle;
+                shared.work.wait(&mut inner);
+            }
+        }
+        inner.writer = WriterState::Busy;
+        self.gather(&shared, &mut inner);
+        Some(Batch::take(&shared, &mut inner))
+    }
+
+    /// Lets more come together while many append, so that the cost of a sync is shared.
+    fn gather(&mut self, shared: &Shared, inner: &mut MutexGuard<'_, Inner>) {
+        let interval = shared.config.commit_interval;
+        let until = self.last_start.map(|start| start + interval);
+        if let Some(until) = until.filter(|until| self.gathering && *until > Instant::now()) {
+            while inner.pending_bytes < GATHER_BYTES_MAX && !inner.closing {
+                // Nobody wakes a writer that is busy: this is a pause.
+                if shared.work.wait_until(inner, until).timed_out() {
+                    break;
+                }
+            }
+        }
+        self.gathering = inner.appends >= GATHER_APPENDS_MIN;
+        inner.appends = 0;
+    }
+
+    /// Tries until everything is durable, or it is clear that it will not be.
+    fn commit(&mut self, mut batch: Batch) -> Result<(), String> {
+        self.last_start = Some(Instant::now());
+        let mut tries = 0;
+        loop {
+            let Err(error) = self.write_and_sync(&mut batch) else {
+                break;
+            };
+            tries += u32::from(!is_full(&error));
+            if tries >= TRIES_MAX {
+                return Err(format!(
+                    "cannot write {}: {error}; check the disk and start again",
+                    self.shared.config.dir.display()
+                ));
+            }
+            self.stall(&error);
+            if !self.pause() {
+                return Err("the edge hub stopped before the disk took what was pending".to_owned());
+            }
+            // What is consumed meanwhile makes room.
+            self.chores();
+        }
+        if self.stalled {
+            self.stalled = false;
+            self.shared.listener.stalled(None);
+        }
+        let mut inner = self.shared.inner.lock();
+        inner.pending_bytes = inner.pending_bytes.saturating_sub(batch.bytes);
+        drop(inner);
+        self.shared.durable.store(batch.accepted, Ordering::SeqCst);
+        self.shared.waiting.wake(batch.accepted);
+        Ok(())
+    }
+
+    fn stall(&mut self, error: &io::Error) {
+        if !self.stalled {
+            self.stalled = true;
+            self.shared.listener.stalled(Some(&error.to_string()));
+        }
+    }
+
+    /// Waits before another try; false when the store is closing.
+    fn pause(&self) -> bool {
+        let mut inner = self.shared.inner.lock();
+        let until = Instant::now() + RETRY_AFTER;
+        while !inner.closing {
+            if self.shared.work.wait_until(&mut inner, until).timed_out() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// One try: writes what is not written, syncs, publishes what succeeded. Those parts leave the batch.
+    fn write_and_sync(&mut self, batch: &mut Batch) -> io::Result<()> {
+        let mut failure = None;
+        for part in &mut batch.parts {
+            match self.write(part) {
+                Ok(()) => part.written = true,
+                Err(error) => {
+                    // A full disk has written nothing of the segment that the next try does not write again.
+                    if !is_full(&error) {
+                        self.leave(part.queue);
+                    }
+                    failure = Some(error);
+                }
+            }
+        }
+        for part in batch.parts.iter_mut().filter(|part| part.written) {
+            let synced = match self.active.get(&part.queue) {
+                Some(active) => active.file.sync(),
+                None => Err(io::Error::other("the segment is gone")),
+            };
+            if let Err(error) = synced {
+                // What the kernel could not write it may have dropped: never synced again, written anew elsewhere.
+                part.written = false;
+                self.leave(part.queue);
+                failure = Some(error);
+            }
+        }
+        let named = batch.parts.iter().any(|part| part.written && self.is_fresh(part.queue));
+        if named && let Err(error) = self.shared.disk.sync_dir(&self.shared.config.dir) {
+            for part in &mut batch.parts {
+                if part.written && self.is_fresh(part.queue) {
+                    part.written = false;
+                    self.leave(part.queue);
+                }
+            }
+            failure = Some(error);
+        }
+        self.publish(batch);
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn is_fresh(&self, queue: QueueId) -> bool {
+        self.active.get(&queue).is_some_and(|active| active.fresh.is_some())
+    }
+
+    /// Leaves a segment behind: what is durable in it stays, the next write goes into a new one.
+    fn leave(&mut self, queue: QueueId) {
+        let Some(active) = self.active.remove(&queue) else {
+            return;
+        };
+        if active.fresh.is_some() {
+            let _ = self.shared.disk.remove(&segment_path(&self.shared, active.number));
+        } else {
+            let _ = active.file.truncate(active.length);
+        }
+    }
+
+    fn write(&mut self, part: &Part) -> io::Result<()> {
+        if part.written {
+            return Ok(());
+        }
+        let more = part.bytes.len() as u64;
+        let segment_bytes = self.shared.config.segment_bytes;
+        let full = |active: &Active| {
+            active.length > active.header_bytes && active.length + more > segment_bytes
+        };
+        if self.active.get(&part.queue).is_some_and(full) {
+            self.close_active(part.queue);
+        }
+        if !self.active.contains_key(&part.queue) {
+            let active = self.create(part)?;
+            self.active.insert(part.queue, active);
+        }
+        let Some(active) = self.active.get_mut(&part.queue) else {
+            return Ok(());
+        };
+        let end = active.length + more;
+        if end > active.reserved {
+            let reserved = end.next_multiple_of(RESERVE_BYTES.min(segment_bytes.max(1)));
+            active.file.allocate(reserved)?;
+            active.reserved = reserved;
+        }
+        active.file.write_all_at(&part.bytes, active.length)
+    }
+
+    fn close_active(&mut self, queue: QueueId) {
+        if let Some(active) = self.active.remove(&queue)
+            && active.reserved > active.length
+        {
+            // Readers stop at the durable end anyway; this gives the space back.
+            let _ = active.file.truncate(active.length);
+        }
+    }
+
+    /// Makes a segment. Its header is synced with its first frames.
+    fn create(&mut self, part: &Part) -> io::Result<Active> {
+        let shared = &self.shared;
+        let (number, header) = {
+            let mut inner = shared.inner.lock();
+            let number = inner.next_number;
+            inner.next_number += 1;
+            let queue = &inner.queues[part.queue.0 as usize];
+            let header = SegmentHeader {
+                salt: shared.salt,
+                first: part.first,
+                consumed: queue.consumed,
+                age: shared.age.now(),
+                wall: shared.age.wall().as_micros(),
+                priority: queue.key.priority,
+                name: queue.key.name.clone(),
+            };
+            (number, header)
+        };
+        let path = segment_path(shared, number);
+        let file: Arc<dyn DiskFile> = Arc::from(shared.disk.create(&path)?);
+        let bytes = header.encode();
+        if let Err(error) = file.write_all_at(&bytes, 0) {
+            let _ = shared.disk.remove(&path);
+            return Err(error);
+        }
+        let header_bytes = bytes.len() as u64;
+        Ok(Active {
+            number,
+            file,
+            header_bytes,
+            length: header_bytes,
+            reserved: header_bytes,
+            fresh: Some(Segment {
+                number,
+                first: part.first,
+                end: part.first,
+                header_bytes,
+                bytes: header_bytes,
+                counted: 0,
+                salt: shared.salt,
+                born: header.age,
+            }),
+        })
+    }
+
+    /// Makes the parts that are durable visible and takes them out of the batch.
+    fn publish(&mut self, batch: &mut Batch) {
+        let mut readable = Vec::new();
+        let mut inner = self.shared.inner.lock();
+        for part in batch.parts.extract_if(.., |part| part.written) {
+            let Some(active) = self.active.get_mut(&part.queue) else {
+                continue;
+            };
+            let bytes = part.bytes.len() as u64;
+            active.length += bytes;
+            let mut counted = bytes;
+            let queue = &mut inner.queues[part.queue.0 as usize];
+            if let Some(segment) = active.fresh.take() {
+                counted += segment.header_bytes;
+                queue.segments.push_back(segment);
+            }
+            if let Some(segment) = queue.segments.back_mut() {
+                segment.end = part.end;
+                segment.bytes = active.length;
+                segment.counted += counted;
+            }
+            if part.end > queue.durable {
+                queue.durable = part.end;
+                readable.push(part.queue);
+            }
+            queue.reuse(part.bytes);
+            inner.disk_bytes += counted;
+        }
+        drop(inner);
+        if !readable.is_empty() {
+            self.shared.listener.readable(&readable);
+        }
+    }
+
+    /// Deletes what is consumed, and notes on the disk what is consumed of the rest.
+    fn chores(&mut self) {
+        self.last_chores = Instant::now();
+        let mut gone = Vec::new();
+        let mut marks = Vec::new();
+        {
+            let mut inner = self.shared.inner.lock();
+            inner.progress = false;
+            let note_clock = std::mem::take(&mut inner.note_clock);
+            let now = self.shared.age.now();
+            let empty_after = self.shared.config.empty_after.as_millis() as u64;
+            let mut freed = 0;
+            for (index, queue) in inner.queues.iter_mut().enumerate() {
+                let id = QueueId(index as u32);
+                let idle = queue.is_empty() && now.saturating_sub(queue.last_append) >= empty_after;
+                while let Some(segment) = queue.segments.front()
+                    && segment.end <= queue.consumed
+                    && (idle || queue.segments.len() > 1)
+                {
+                    freed += segment.counted;
+                    gone.push((id, segment.number));
+                    queue.segments.pop_front();
+                }
+                if queue.segments.is_empty() {
+                    queue.marked = queue.consumed;
+                    (queue.cursor, queue.reading) = (None, None);
+                    if idle {
+                        queue.pending = Vec::new();
+                    }
+                } else if (queue.marked < queue.consumed && !queue.is_empty()) || note_clock {
+                    marks.push(id);
+                }
+            }
+            inner.disk_bytes = inner.disk_bytes.saturating_sub(freed);
+        }
+        self.remove(&gone);
+        self.mark(&marks);
+    }
+
+    fn remove(&mut self, gone: &[(QueueId, u64)]) {
+        if gone.is_empty() {
+            return;
+        }
+        for (queue, number) in gone {
+            if self.active.get(queue).is_some_and(|active| active.number == *number) {
+                self.active.remove(queue);
+            }
+            // One that cannot be removed is consumed by its mark, and removed when the store is next opened.
+            let _ = self.shared.disk.remove(&segment_path(&self.shared, *number));
+        }
+        let _ = self.shared.disk.sync_dir(&self.shared.config.dir);
+    }
+
+    /// Writes marks, once: should that fail, messages are read again after a crash, no more.
+    fn mark(&mut self, queues: &[QueueId]) {
+        let mut batch = {
+            let mut inner = self.shared.inner.lock();
+            let parts = queues.iter().filter_map(|id| {
+                let queue = inner.queues.get_mut(id.0 as usize)?;
+                // What is pending takes a mark along when it is taken.
+                if !queue.pending.is_empty() {
+                    return None;
+                }
+                queue.push_mark(&self.shared);
+                Some(Part {
+                    queue: *id,
+                    bytes: std::mem::take(&mut queue.pending),
+                    first: queue.next,
+                    end: queue.next,
+                    written: false,
+                })
+            });
+            Batch {
+                parts: parts.collect(),
+                accepted: 0,
+                bytes: 0,
+            }
+        };
+        let _ = self.write_and_sync(&mut batch);
+    }
+
+    /// Gives reserved space back at the end.
+    fn finish(&mut self) {
+        for active in self.active.values() {
+            let _ = active.file.truncate(active.length);
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+impl Batch {
+    fn empty() -> Self {
+        Batch {
+            parts: Vec::new(),
+            accepted: 0,
+            bytes: 0,
+        }
+    }
+
+    fn take(shared: &Shared, inner: &mut Inner) -> Self {
+        let mut batch = Batch {
+            parts: Vec::with_capacity(inner.dirty.len()),
+            accepted: inner.accepted,
+            bytes: inner.pending_bytes,
+        };
+        for id in std::mem::take(&mut inner.dirty) {
+            let queue = &mut inner.queues[id.0 as usize];
+            if queue.marked < queue.consumed {
+                queue.push_mark(shared);
+            }
+            batch.parts.push(Part {
+                queue: id,
+                bytes: std::mem::take(&mut queue.pending),
+                first: queue.durable,
+                end: queue.next,
+                written: false,
+            });
+            queue.durable_before = queue.next;
+        }
+        batch
+    }
+}
