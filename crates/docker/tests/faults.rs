@@ -1,6 +1,8 @@
 //! What the runtime makes of an engine that misbehaves. The engine is a script on a unix socket: it answers each request
 //! with bytes that the test chose.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,8 +41,11 @@ impl Drop for Engine {
 }
 
 fn http(status: &str, body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-        .into_bytes()
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 fn ok(body: &str) -> Act {
@@ -53,7 +58,8 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-const VERSION: &str = r#"{"Version":"20.10.24","ApiVersion":"1.41","MinAPIVersion":"1.12","Os":"linux","Arch":"amd64"}"#;
+const VERSION: &str =
+    r#"{"Version":"20.10.24","ApiVersion":"1.41","MinAPIVersion":"1.12","Os":"linux","Arch":"amd64"}"#;
 const OWNED: &str = r#"{"Id":"0123","Name":"/sensor","Image":"sha256:1","State":{"Status":"running","Pid":7},
     "Config":{"Image":"i","Labels":{"net.azure-devices.edge.owner":"Microsoft.Azure.Devices.Edge.Agent"}}}"#;
 
@@ -145,7 +151,8 @@ async fn read_request(stream: &mut UnixStream) -> Option<String> {
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
             let length = head.lines().find_map(|line| {
                 let (name, value) = line.split_once(':')?;
-                name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+                name.eq_ignore_ascii_case("content-length")
+                    .then(|| value.trim().parse::<usize>().ok())?
             });
             if body.len() >= length.unwrap_or(0) {
                 return Some(text);
@@ -211,7 +218,10 @@ async fn garbage_is_told_as_such() {
 #[tokio::test]
 async fn a_huge_answer_is_cut_off() {
     let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
-    let engine = Engine::start(vec![ok(VERSION), Act::Flood(head, chunk(&" ".repeat(64 << 10)).into_bytes())]);
+    let engine = Engine::start(vec![
+        ok(VERSION),
+        Act::Flood(head, chunk(&" ".repeat(64 << 10)).into_bytes()),
+    ]);
     let runtime = DockerRuntime::new(Endpoint::Unix(engine.socket.clone()));
     assert_unavailable(runtime.list().await, "more than 4194304 bytes");
 }
@@ -219,7 +229,10 @@ async fn a_huge_answer_is_cut_off() {
 #[tokio::test]
 async fn header_lines_without_end_are_cut_off() {
     let head = b"HTTP/1.1 200 OK\r\n".to_vec();
-    let engine = Engine::start(vec![Act::Flood(head, b"X-More: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n".to_vec())]);
+    let engine = Engine::start(vec![Act::Flood(
+        head,
+        b"X-More: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n".to_vec(),
+    )]);
     let runtime = DockerRuntime::new(Endpoint::Unix(engine.socket.clone()));
     assert_unavailable(runtime.list().await, "GET /version");
 }
@@ -227,7 +240,10 @@ async fn header_lines_without_end_are_cut_off() {
 #[tokio::test]
 async fn an_error_with_a_huge_text_is_an_error_with_a_bounded_one() {
     let text = "x".repeat(1 << 20);
-    let engine = Engine::start(vec![ok(VERSION), Act::Answer(http("500 Internal Server Error", &text))]);
+    let engine = Engine::start(vec![
+        ok(VERSION),
+        Act::Answer(http("500 Internal Server Error", &text)),
+    ]);
     match engine.runtime().list().await.unwrap_err() {
         RuntimeError::Refused { status: 500, message } => assert!(message.len() <= 16 << 10),
         other => panic!("{other:?}"),
@@ -238,29 +254,55 @@ async fn an_error_with_a_huge_text_is_an_error_with_a_bounded_one() {
 async fn refusals_keep_the_engines_words() {
     let engine = Engine::start(vec![
         ok(VERSION),
-        Act::Answer(http("409 Conflict", r#"{"message":"The container name \"/sensor\" is already in use"}"#)),
+        Act::Answer(http(
+            "409 Conflict",
+            r#"{"message":"The container name \"/sensor\" is already in use"}"#,
+        )),
         Act::Answer(http("404 Not Found", r#"{"message":"No such image: x:latest"}"#)),
-        Act::Answer(http("500 Internal Server Error", r#"{"message":"no space left on device"}"#)),
+        Act::Answer(http(
+            "500 Internal Server Error",
+            r#"{"message":"no space left on device"}"#,
+        )),
     ]);
     let runtime = engine.runtime();
     let body = serde_json::json!({"Image": "x"}).as_object().unwrap().clone();
     let error = runtime.create("sensor", &body).await.unwrap_err();
-    assert!(matches!(&error, RuntimeError::Conflict(words) if words.contains("already in use")), "{error:?}");
+    assert!(
+        matches!(&error, RuntimeError::Conflict(words) if words.contains("already in use")),
+        "{error:?}"
+    );
     let error = runtime.create("sensor", &body).await.unwrap_err();
-    assert_eq!(error, RuntimeError::NotFound("No such image: x:latest".to_owned()));
+    assert_eq!(
+        error,
+        RuntimeError::NotFound("No such image: x:latest".to_owned())
+    );
     let error = runtime.create("sensor", &body).await.unwrap_err();
-    assert_eq!(error.to_string(), "the container engine answered 500: no space left on device");
+    assert_eq!(
+        error.to_string(),
+        "the container engine answered 500: no space left on device"
+    );
 }
 
 #[tokio::test]
 async fn create_options_pass_untouched() {
-    let engine = Engine::start(vec![ok(VERSION), Act::Answer(http("201 Created", r#"{"Id":"ab","Warnings":null}"#))]);
-    let text = r#"{"Image":"x","Unknown":{"b":[1,2.50,null],"a":"ü"},"HostConfig":{"Memory":9007199254740993}}"#;
+    let engine = Engine::start(vec![
+        ok(VERSION),
+        Act::Answer(http("201 Created", r#"{"Id":"ab","Warnings":null}"#)),
+    ]);
+    let text =
+        r#"{"Image":"x","Unknown":{"b":[1,2.50,null],"a":"ü"},"HostConfig":{"Memory":9007199254740993}}"#;
     let body: serde_json::Value = serde_json::from_str(text).unwrap();
-    let id = engine.runtime().create("a-b", body.as_object().unwrap()).await.unwrap();
+    let id = engine
+        .runtime()
+        .create("a-b", body.as_object().unwrap())
+        .await
+        .unwrap();
     assert_eq!(id, "ab");
     let request = engine.requests().pop().unwrap();
-    assert!(request.starts_with("POST /v1.41/containers/create?name=a-b HTTP/1.1\r\n"), "{request}");
+    assert!(
+        request.starts_with("POST /v1.41/containers/create?name=a-b HTTP/1.1\r\n"),
+        "{request}"
+    );
     let sent: serde_json::Value = serde_json::from_str(request.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!(sent, body);
 }
@@ -273,8 +315,15 @@ async fn a_failure_inside_a_pull_is_a_failure() {
         chunk("{\"errorDetail\":{\"message\":\"no space left on device\"},\"error\":\"e\"}\r\n")
     );
     let engine = Engine::start(vec![ok(VERSION), Act::Answer(stream.into_bytes())]);
-    let error = engine.runtime().pull("r:5000/x", None, &|_| {}).await.unwrap_err();
-    assert_eq!(error.to_string(), "image r:5000/x cannot be pulled: no space left on device");
+    let error = engine
+        .runtime()
+        .pull("r:5000/x", None, &|_| {})
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "image r:5000/x cannot be pulled: no space left on device"
+    );
 }
 
 #[tokio::test]
@@ -293,20 +342,32 @@ async fn a_pull_that_is_refused_cut_off_or_hangs() {
         password: "p".to_owned(),
     };
     let error = runtime.pull("x", Some(&auth), &|_| {}).await.unwrap_err();
-    assert_eq!(error.to_string(), "image x cannot be pulled: pull access denied for x");
+    assert_eq!(
+        error.to_string(),
+        "image x cannot be pulled: pull access denied for x"
+    );
     let request = engine.requests().pop().unwrap();
     assert!(request.contains("fromImage=x%3Alatest"), "{request}");
-    assert!(request.to_ascii_lowercase().contains("\r\nx-registry-auth: "), "{request}");
+    assert!(
+        request.to_ascii_lowercase().contains("\r\nx-registry-auth: "),
+        "{request}"
+    );
     assert_unavailable(runtime.pull("x", None, &|_| {}).await, "pulling");
     let request = engine.requests().pop().unwrap();
-    assert!(!request.to_ascii_lowercase().contains("x-registry-auth"), "{request}");
+    assert!(
+        !request.to_ascii_lowercase().contains("x-registry-auth"),
+        "{request}"
+    );
     assert_unavailable(runtime.pull("x", None, &|_| {}).await, "the next step of a pull");
 }
 
 #[tokio::test]
 async fn a_pull_that_trickles_for_ever_ends() {
     let head = format!("{CHUNKED}{}", chunk("{\"status\":\"Waiting\"}\r\n"));
-    let engine = Engine::start(vec![ok(VERSION), Act::Flood(head.into_bytes(), chunk("{}\n").into_bytes())]);
+    let engine = Engine::start(vec![
+        ok(VERSION),
+        Act::Flood(head.into_bytes(), chunk("{}\n").into_bytes()),
+    ]);
     let begun = Instant::now();
     let error = engine.runtime().pull("x", None, &|_| {}).await.unwrap_err();
     assert!(error.to_string().contains("not done within 2s"), "{error}");
@@ -326,11 +387,19 @@ async fn foreign_containers_are_not_touched() {
     ]);
     let runtime = engine.runtime();
     let error = runtime.stop("sensor", Duration::from_secs(1)).await.unwrap_err();
-    assert_eq!(error, RuntimeError::NotFound("no such container: sensor".to_owned()));
+    assert_eq!(
+        error,
+        RuntimeError::NotFound("no such container: sensor".to_owned())
+    );
     runtime.remove("sensor").await.unwrap();
     assert!(runtime.logs("sensor", &LogQuery::default()).await.is_err());
     assert!(runtime.start("sensor").await.is_err());
-    assert!(engine.requests().iter().all(|request| request.starts_with("GET ")));
+    assert!(
+        engine
+            .requests()
+            .iter()
+            .all(|request| request.starts_with("GET "))
+    );
 }
 
 #[tokio::test]
@@ -342,7 +411,10 @@ async fn what_is_so_already_is_no_error() {
         ok(OWNED),
         Act::Answer(b"HTTP/1.1 304 Not Modified\r\n\r\n".to_vec()),
         ok(OWNED),
-        Act::Answer(http("409 Conflict", r#"{"message":"removal of container 0123 is already in progress"}"#)),
+        Act::Answer(http(
+            "409 Conflict",
+            r#"{"message":"removal of container 0123 is already in progress"}"#,
+        )),
         ok(OWNED),
         Act::Answer(http("404 Not Found", r#"{"message":"No such container"}"#)),
         Act::Answer(http("404 Not Found", r#"{"message":"No such container"}"#)),
@@ -350,7 +422,12 @@ async fn what_is_so_already_is_no_error() {
     let runtime = engine.runtime();
     runtime.start("sensor").await.unwrap();
     runtime.stop("sensor", Duration::from_millis(1500)).await.unwrap();
-    assert!(engine.requests().iter().any(|request| request.contains("/containers/0123/stop?t=2")));
+    assert!(
+        engine
+            .requests()
+            .iter()
+            .any(|request| request.contains("/containers/0123/stop?t=2"))
+    );
     runtime.remove("sensor").await.unwrap();
     runtime.remove("sensor").await.unwrap();
 }
@@ -379,10 +456,22 @@ async fn logs_out_of_frame_are_refused() {
     ]);
     let runtime = engine.runtime();
     let mut log = runtime.logs("sensor", &LogQuery::default()).await.unwrap();
-    assert!(log.next().await.unwrap_err().to_string().contains("not in frames"));
+    assert!(
+        log.next()
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("not in frames")
+    );
     let mut log = runtime.logs("sensor", &LogQuery::default()).await.unwrap();
     assert_eq!(log.next().await.unwrap().unwrap().bytes, "abc");
-    assert!(log.next().await.unwrap_err().to_string().contains("middle of a frame"));
+    assert!(
+        log.next()
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("middle of a frame")
+    );
 }
 
 #[tokio::test]
@@ -392,7 +481,10 @@ async fn a_network_that_somebody_else_makes_meanwhile() {
         ok(VERSION),
         // The beginning of another network's id.
         ok(&network.replace("\"edge\"", "\"other\"")),
-        Act::Answer(http("409 Conflict", r#"{"message":"network with name edge already exists"}"#)),
+        Act::Answer(http(
+            "409 Conflict",
+            r#"{"message":"network with name edge already exists"}"#,
+        )),
         ok(network),
     ]);
     let spec = NetworkSpec {
@@ -439,8 +531,16 @@ async fn changes_are_told_and_gaps_count_as_changes() {
     let request = engine.requests().pop().unwrap();
     assert!(request.starts_with("GET /v1.41/events?filters=%7B"), "{request}");
     // Nothing happens, and nothing is told; a wait that is given up does no harm.
-    assert!(tokio::time::timeout(Duration::from_millis(200), runtime.changed()).await.is_err());
-    assert!(tokio::time::timeout(Duration::from_millis(200), runtime.changed()).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), runtime.changed())
+            .await
+            .is_err()
+    );
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), runtime.changed())
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test]
@@ -451,5 +551,9 @@ async fn changes_of_an_engine_that_is_gone_do_not_spin() {
         runtime.changed().await;
     }
     // 0, 250, 500 and 1,000 ms.
-    assert!(begun.elapsed() >= Duration::from_millis(1750), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_millis(1750),
+        "{:?}",
+        begun.elapsed()
+    );
 }

@@ -35,13 +35,17 @@ const TABLE: &[Row] = &[
     row("observe", These(&[])),
     row("query", These(&["model"])),
     row("wire", These(&["model"])),
+    row("trust", These(&["model"])),
     row("ports", These(&["model", "query", "observe"])),
     row("provisioning", These(&["ports", "query", "model", "observe"])),
     row(
         "routing",
         These(&["ports", "query", "wire", "dtdl", "model", "observe", "amqp", "mqtt"]),
     ),
-    row("hub", These(&["ports", "query", "model", "observe", "routing"])),
+    row(
+        "hub",
+        These(&["ports", "query", "trust", "model", "observe", "routing"]),
+    ),
     row(
         "fleet",
         These(&["hub", "ports", "query", "dtdl", "model", "observe"]),
@@ -76,7 +80,7 @@ const TABLE: &[Row] = &[
     row("docker", These(&["agent", "ports", "model", "observe"])),
     row(
         "broker",
-        These(&["upstream", "store", "ports", "query", "model", "observe"]),
+        These(&["upstream", "store", "ports", "query", "trust", "model", "observe"]),
     ),
     row(
         "server",
