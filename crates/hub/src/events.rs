@@ -156,6 +156,8 @@ pub struct Metrics {
     pub telemetry_waits: Counter,
     /// Messages that took no route and were dropped.
     pub telemetry_unrouted: Counter,
+    /// Messages that did not go to the built-in endpoint because they became too long by its enrichments.
+    pub enriched_too_large: Counter,
     /// Messages for which a route's condition was undefined.
     pub routes_undefined: Counter,
     /// Direct method calls, by outcome.
@@ -203,6 +205,10 @@ impl Metrics {
             telemetry_unrouted: registry.counter(
                 "holdfast_telemetry_messages_unrouted_total",
                 "Messages that took no route and were dropped",
+            ),
+            enriched_too_large: registry.counter(
+                "holdfast_enriched_messages_too_large_total",
+                "Messages that were too long for the built-in endpoint with its enrichments",
             ),
             routes_undefined: registry.counter(
                 "holdfast_route_evaluations_undefined_total",

@@ -1,15 +1,19 @@
 //! Telemetry on its way into the log.
 //!
 //! The whole path is: is the session alive (one atomic load), hand the encoded records to the log, count. No lock
-//! besides the log's own, no allocation, no await.
+//! besides the log's own, no allocation, no await; enrichments of the built-in endpoint cost one copy.
 
-use holdfast_model::event::{Origin, Records};
+use std::sync::Arc;
+
+use holdfast_model::event::{EndpointSet, Origin, Records, Run};
 use holdfast_model::limits::D2C_BYTES_MAX;
 use holdfast_model::message::SystemProperty;
 use holdfast_ports::event_log::{AppendTicket, LogError};
 use holdfast_ports::gateway::{Admitted, IngestError};
 use holdfast_ports::session::SessionHandle;
-use holdfast_routing::Decider;
+use holdfast_model::{Identity, Timestamp};
+use holdfast_routing::{Decider, RouteTable};
+use serde_json::Value;
 
 use crate::Hub;
 
@@ -92,17 +96,16 @@ impl Hub {
     fn route(&self, partition: u16, origin: &Origin, records: &Records) -> Result<AppendTicket, LogError> {
         let now = self.now();
         let table = self.routing.table();
-        let mut runs = Vec::new();
+        let (mut runs, mut twin) = (Vec::new(), None);
         match table.constant(origin.source) {
             Some(endpoints) if !endpoints.is_empty() => {
-                return self
-                    .stores
-                    .log
-                    .append_runs(partition, origin, &[records.run(endpoints)], now);
+                let twin = self.twin_to_add(&table, &origin.identity);
+                let runs = [records.run(endpoints)];
+                return self.append_routed(&table, (partition, origin), &runs, twin.as_deref(), now);
             }
             Some(_) => {}
             None => {
-                let twin = self.routing.senders.twin(&origin.identity);
+                twin = self.routing.senders.twin(&origin.identity);
                 let mut decider = Decider::new(&table, twin.as_deref());
                 let mut undefined = 0;
                 records.split(origin, now, &mut runs, |event| {
@@ -121,7 +124,58 @@ impl Hub {
             // Accepted and dropped, as the operator defined it; there is nothing to wait for.
             return Ok(AppendTicket { partition, end: 0 });
         }
-        self.stores.log.append_runs(partition, origin, &runs, now)
+        self.append_routed(&table, (partition, origin), &runs, twin.as_deref(), now)
+    }
+
+    /// The sender's twin, if an enrichment of the built-in endpoint asks for it.
+    fn twin_to_add(&self, table: &RouteTable, sender: &Identity) -> Option<Arc<Value>> {
+        match table.asks_for_twins() {
+            true => self.routing.senders.twin(sender),
+            false => None,
+        }
+    }
+
+    /// Appends runs at the end of the way. What goes to the built-in endpoint gets its enrichments there, in a block of
+    /// its own; what becomes too long by it does not go there.
+    pub(crate) fn append_routed(
+        &self,
+        table: &RouteTable,
+        (partition, origin): (u16, &Origin),
+        runs: &[Run<'_>],
+        twin: Option<&Value>,
+        now: Timestamp,
+    ) -> Result<AppendTicket, LogError> {
+        let hub_name = &self.outgoing.hub_name;
+        let added = table.built_in().added(origin.source, hub_name, twin);
+        if added.is_empty() {
+            return self.stores.log.append_runs(partition, origin, runs, now);
+        }
+        let enriched = |run: &Run<'_>| match run.endpoints.has_events() {
+            true => Some(run.with_properties(&added, D2C_BYTES_MAX)),
+            false => None,
+        };
+        let enriched: Vec<Option<Records>> = runs.iter().map(enriched).collect();
+        let mut all = Vec::with_capacity(2 * runs.len());
+        for (run, enriched) in runs.iter().zip(&enriched) {
+            let Some(enriched) = enriched else {
+                all.push(*run);
+                continue;
+            };
+            self.metrics
+                .enriched_too_large
+                .add(u64::from(run.count - enriched.count()));
+            if !enriched.is_empty() {
+                all.push(enriched.run(EndpointSet::EVENTS));
+            }
+            let endpoints = run.endpoints.without_events();
+            if !endpoints.is_empty() {
+                all.push(Run { endpoints, ..*run });
+            }
+        }
+        if all.is_empty() {
+            return Ok(AppendTicket { partition, end: 0 });
+        }
+        self.stores.log.append_runs(partition, origin, &all, now)
     }
 
     /// A ticket that is ready as soon as the partition has written anything more. A full buffer holds unwritten events,

@@ -52,7 +52,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the engine holds of its own events.
 pub(crate) struct Outgoing {
-    hub_name: Arc<str>,
+    pub(crate) hub_name: Arc<str>,
     connections: Mutex<VecDeque<ConnectionState>>,
     wake: Notify,
     /// Held over a whole pass, so that no event is appended by two at once. Nobody but the relay and the drain waits.
@@ -278,14 +278,18 @@ impl Hub {
         let partition = partition_of(event.identity.device_id(), self.stores.log.partitions());
         loop {
             let now = self.now();
-            let decision = sources::decide(&self.routing.table(), event, now);
+            let table = self.routing.table();
+            let twin = sources::twin_of(&table, event);
+            let decision = sources::decide(&table, event, twin.as_ref(), now);
             self.metrics.routes_undefined.add(u64::from(decision.undefined));
             if decision.endpoints.is_empty() {
                 return Ok(None);
             }
             let origin = sources::origin(event.source, event.identity.clone());
             let run = event.records.run(decision.endpoints);
-            match self.stores.log.append_runs(partition, &origin, &[run], now) {
+            let appended = self.append_routed(&table, (partition, &origin), &[run], twin.as_ref(), now);
+            drop(table);
+            match appended {
                 Ok(ticket) => return Ok(Some(ticket)),
                 Err(LogError::Busy) => {
                     let progress = async {

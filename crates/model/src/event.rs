@@ -289,6 +289,12 @@ impl RecordWriter<'_> {
         }
     }
 
+    /// Size of the message so far and with this body, as it counts against the limit.
+    fn message_size(&self, body: &[u8]) -> usize {
+        let fields = &self.records.bytes[self.start + LENGTH_BYTES..];
+        fields_size(fields).map_or(usize::MAX, |size| size + body.len())
+    }
+
     /// Adds the body and keeps the record. Returns the record's size in bytes.
     #[must_use = "the size counts against the message limit"]
     pub fn finish(mut self, body: &[u8]) -> usize {
@@ -610,11 +616,16 @@ fn fields_length(record: &[u8]) -> Option<usize> {
 
 /// Bytes of body, names and values of a record; `None` when malformed.
 fn message_size(record: &[u8]) -> Option<usize> {
-    let mut cursor = Cursor { data: record, at: 0 };
+    let end = fields_length(record)?;
+    Some(fields_size(&record[..end])? + record.len() - end - 1)
+}
+
+/// Bytes of names and values; `None` when malformed.
+fn fields_size(fields: &[u8]) -> Option<usize> {
+    let mut cursor = Cursor { data: fields, at: 0 };
     let mut size = 0;
-    loop {
+    while cursor.at < fields.len() {
         match cursor.byte()? {
-            FIELD_END => return Some(size + record.len() - cursor.at),
             FIELD_PROPERTY => size += cursor.text()?.len() + cursor.text()?.len(),
             // Not the sender's.
             stamp if stamp == SystemProperty::DataSchema as u8 => {
@@ -623,6 +634,7 @@ fn message_size(record: &[u8]) -> Option<usize> {
             _ => size += cursor.text()?.len(),
         }
     }
+    Some(size)
 }
 
 fn decode_field<'a>(cursor: &mut Cursor<'a>) -> Option<EventField<'a>> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_model::event::{EventSource, EventView};
-use holdfast_model::routing::Enrichment;
+use holdfast_model::routing::{EVENTS, Enrichment};
 use holdfast_model::{Identity, Timestamp};
 use holdfast_ports::twin::TwinStore;
 use holdfast_query::route::JsonPath;
@@ -28,6 +28,7 @@ struct Compiled {
 #[derive(Clone, Debug)]
 enum Source {
     Text(String),
+    HubName,
     /// A path into the sender's twin, and the literal that stands for a value that is not there.
     Twin(JsonPath, String),
 }
@@ -61,12 +62,12 @@ pub fn check(enrichment: &Enrichment) -> Result<(), EnrichmentFault> {
     if enrichment.endpoint_names.is_empty() {
         return Err(EnrichmentFault::NoEndpoint(key.clone()));
     }
-    source(&enrichment.value, "").map(drop)
+    source(&enrichment.value).map(drop)
 }
 
-fn source(value: &str, hub_name: &str) -> Result<Source, EnrichmentFault> {
+fn source(value: &str) -> Result<Source, EnrichmentFault> {
     if value.eq_ignore_ascii_case("$iothubname") {
-        return Ok(Source::Text(hub_name.to_owned()));
+        return Ok(Source::HubName);
     }
     let prefix = "$twin.";
     match value.get(..prefix.len()) {
@@ -87,9 +88,86 @@ fn source(value: &str, hub_name: &str) -> Result<Source, EnrichmentFault> {
     }
 }
 
-/// The enrichments of one endpoint.
+/// Those of `enrichments` that are for `endpoint`. One that [`check`] refuses is left out.
+fn compile(enrichments: &[Enrichment], endpoint: &str) -> Vec<Compiled> {
+    let mine = |enrichment: &&Enrichment| {
+        let mut names = enrichment.endpoint_names.iter();
+        names.any(|name| name.eq_ignore_ascii_case(endpoint))
+    };
+    let compile = |enrichment: &Enrichment| {
+        Some(Compiled {
+            key: enrichment.key.clone(),
+            value: source(&enrichment.value).ok()?,
+        })
+    };
+    enrichments.iter().filter(mine).filter_map(compile).collect()
+}
+
+/// Whether a value comes from the sender's twin.
+fn asks_for_twins(compiled: &[Compiled]) -> bool {
+    compiled
+        .iter()
+        .any(|compiled| matches!(compiled.value, Source::Twin(..)))
+}
+
+/// What is added to an event of `source` whose sender has this twin; digital twin changes are left as they are.
+fn added<'a>(
+    compiled: &'a [Compiled],
+    source: EventSource,
+    hub_name: &str,
+    twin: Option<&Value>,
+) -> Vec<(&'a str, String)> {
+    if source == EventSource::DigitalTwinChange {
+        return Vec::new();
+    }
+    let value = |source: &Source| match source {
+        Source::Text(text) => text.clone(),
+        Source::HubName => hub_name.to_owned(),
+        Source::Twin(path, literal) => match twin.and_then(|twin| path.find(twin)) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            Some(Value::Bool(value)) => value.to_string(),
+            _ => literal.clone(),
+        },
+    };
+    compiled
+        .iter()
+        .map(|compiled| (compiled.key.as_str(), value(&compiled.value)))
+        .collect()
+}
+
+/// The enrichments of the built-in endpoint. Its readers read the log itself, so they are added when an event is
+/// appended, in a block of its own.
+#[derive(Clone, Debug, Default)]
+pub struct BuiltIn {
+    compiled: Vec<Compiled>,
+}
+
+impl BuiltIn {
+    pub(crate) fn new(enrichments: &[Enrichment]) -> Self {
+        BuiltIn {
+            compiled: compile(enrichments, EVENTS),
+        }
+    }
+
+    pub(crate) fn asks_for_twins(&self) -> bool {
+        asks_for_twins(&self.compiled)
+    }
+
+    /// What is added to events of `source`; mostly nothing. `twin` is the document of the sender, if it is known.
+    #[must_use]
+    pub fn added(&self, source: EventSource, hub_name: &str, twin: Option<&Value>) -> Vec<(&str, String)> {
+        if self.compiled.is_empty() {
+            return Vec::new();
+        }
+        added(&self.compiled, source, hub_name, twin)
+    }
+}
+
+/// The enrichments of one other endpoint.
 pub struct Enricher {
     compiled: Vec<Compiled>,
+    hub_name: String,
     twins: Arc<dyn TwinStore>,
     cache: HashMap<String, (Timestamp, Arc<Value>)>,
 }
@@ -103,36 +181,18 @@ impl Enricher {
         hub_name: &str,
         twins: Arc<dyn TwinStore>,
     ) -> Self {
-        let mine = |enrichment: &&Enrichment| {
-            enrichment
-                .endpoint_names
-                .iter()
-                .any(|name| name.eq_ignore_ascii_case(endpoint))
-        };
-        let compile = |enrichment: &Enrichment| {
-            Some(Compiled {
-                key: enrichment.key.clone(),
-                value: source(&enrichment.value, hub_name).ok()?,
-            })
-        };
         Enricher {
-            compiled: enrichments.iter().filter(mine).filter_map(compile).collect(),
+            compiled: compile(enrichments, endpoint),
+            hub_name: hub_name.to_owned(),
             twins,
             cache: HashMap::new(),
         }
     }
 
-    /// Whether there is anything to read before [`Enricher::enrich`] can say something about an event.
-    fn asks_for_twins(&self) -> bool {
-        self.compiled
-            .iter()
-            .any(|compiled| matches!(compiled.value, Source::Twin(..)))
-    }
-
     /// Reads the twins of those senders that are not known, or have been for too long. One that cannot be read counts
     /// as one without values until the next try.
     pub async fn prepare<'a>(&mut self, senders: impl Iterator<Item = &'a str>, now: Timestamp) {
-        if !self.asks_for_twins() {
+        if !asks_for_twins(&self.compiled) {
             return;
         }
         if self.cache.len() > TWINS_MAX {
@@ -152,25 +212,10 @@ impl Enricher {
         }
     }
 
-    /// What is added to an event; digital twin changes are left as they are.
+    /// What is added to an event.
     #[must_use]
     pub fn enrich(&self, event: &EventView<'_>) -> Vec<(&str, String)> {
-        if event.source == EventSource::DigitalTwinChange {
-            return Vec::new();
-        }
         let twin = self.cache.get(event.identity).map(|(_, twin)| &**twin);
-        let value = |source: &Source| match source {
-            Source::Text(text) => text.clone(),
-            Source::Twin(path, literal) => match twin.and_then(|twin| path.find(twin)) {
-                Some(Value::String(text)) => text.clone(),
-                Some(Value::Number(number)) => number.to_string(),
-                Some(Value::Bool(value)) => value.to_string(),
-                _ => literal.clone(),
-            },
-        };
-        self.compiled
-            .iter()
-            .map(|compiled| (compiled.key.as_str(), value(&compiled.value)))
-            .collect()
+        added(&self.compiled, event.source, &self.hub_name, twin)
     }
 }

@@ -49,13 +49,23 @@ pub fn origin(source: EventSource, identity: Identity) -> Origin {
     }
 }
 
-/// Where an event of the outbox goes, by the routes in force now.
+/// The twin that came with an event of the outbox, if something asks for it.
 #[must_use]
-pub fn decide(table: &RouteTable, event: &OutboxEvent, now: Timestamp) -> Decision {
-    let twin = match &event.twin {
-        Some(text) if table.asks_for_twins() => serde_json::from_str::<Value>(text).ok(),
+pub fn twin_of(table: &RouteTable, event: &OutboxEvent) -> Option<Value> {
+    match &event.twin {
+        Some(text) if table.asks_for_twins() => serde_json::from_str(text).ok(),
         _ => None,
-    };
+    }
+}
+
+/// Where an event of the outbox goes, by the routes in force now; `twin` is [`twin_of`] it.
+#[must_use]
+pub fn decide(
+    table: &RouteTable,
+    event: &OutboxEvent,
+    twin: Option<&Value>,
+    now: Timestamp,
+) -> Decision {
     let origin = origin(event.source, event.identity.clone());
     let mut decision = Decision {
         endpoints: EndpointSet::NONE,
@@ -63,7 +73,7 @@ pub fn decide(table: &RouteTable, event: &OutboxEvent, now: Timestamp) -> Decisi
     };
     let mut runs = Vec::new();
     event.records.split(&origin, now, &mut runs, |event| {
-        decision = table.decide(event, twin.as_ref());
+        decision = table.decide(event, twin);
         decision.endpoints
     });
     decision

@@ -9,6 +9,7 @@ use holdfast_query::error::QueryError;
 use holdfast_query::route::{Condition, Outcome, Place, Symbols};
 use serde_json::Value as Json;
 
+use crate::enrich::BuiltIn;
 use crate::message::Message;
 
 /// A route that cannot be put into force.
@@ -47,6 +48,7 @@ pub struct RouteTable {
     symbols: Symbols,
     sources: HashMap<EventSource, Routes>,
     fallback: Option<Condition>,
+    built_in: BuiltIn,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -106,6 +108,7 @@ impl RouteTable {
             symbols,
             sources,
             fallback: given.is_enabled.then_some(fallback),
+            built_in: BuiltIn::new(&definition.enrichments),
         };
         table.sources.entry(EventSource::Telemetry).or_default();
         table.note_constants();
@@ -162,10 +165,16 @@ impl RouteTable {
         self.sources.len() > 1
     }
 
-    /// Whether a condition asks for the sender's twin.
+    /// Whether a condition, or an enrichment of the built-in endpoint, asks for the sender's twin.
     #[must_use]
     pub fn asks_for_twins(&self) -> bool {
-        !self.symbols.twin_paths().is_empty()
+        !self.symbols.twin_paths().is_empty() || self.built_in.asks_for_twins()
+    }
+
+    /// The enrichments of the built-in endpoint.
+    #[must_use]
+    pub fn built_in(&self) -> &BuiltIn {
+        &self.built_in
     }
 
     /// Where an event goes. `twin` is the document of its sender, with `tags` and `properties`; without it what

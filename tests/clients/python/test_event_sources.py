@@ -4,17 +4,19 @@ happen, azure-eventhub reads the built-in endpoint, a webhook takes the same eve
 import json
 import re
 import uuid
+from datetime import datetime, timezone
 
 import pytest
 from azure.eventhub import EventHubConsumerClient
 from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient
-from azure.iot.hub import IoTHubDigitalTwinManager, IoTHubJobManager, IoTHubRegistryManager
-from azure.iot.hub.models import JobRequest, Module, Twin, TwinProperties
+from azure.iot.hub import DigitalTwinClient, IoTHubJobManager, IoTHubRegistryManager
+from azure.iot.hub.models import JobRequest, Twin, TwinProperties
 
 from eventhub import Reading, connection_string
 from hub import wait_until
 from test_routing import Webhook, ask, put
 
+KEY = "bm90IGEgc2VjcmV0IGF0IGFsbCEhIQ=="
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{7}Z$")
 SCHEMAS = {
     "twinChangeEvents": "twinChangeNotification",
@@ -178,7 +180,7 @@ def test_twin_changes(hub, sources, registry, device):
 
 def test_lifecycle_of_devices_and_modules(hub, sources, registry, device_id):
     sources.route("DeviceLifecycleEvents")
-    key = "bm90IGEgc2VjcmV0IGF0IGFsbCEhIQ=="
+    key = KEY
     registry.create_device_with_sas(device_id, key, key, "enabled")
     registry.create_module_with_sas(device_id, "m", "", key, key)
     registry.delete_device(device_id)
@@ -201,7 +203,7 @@ def test_lifecycle_of_devices_and_modules(hub, sources, registry, device_id):
 @pytest.mark.parametrize("kind", ["device", "module"])
 def test_connection_states(hub, sources, registry, device, websockets, kind):
     if kind == "module":
-        registry.create_module(Module(device_id=device, module_id="m", authentication={"type": "sas"}))
+        registry.create_module_with_sas(device, "m", "", KEY, KEY)
     sources.route("DeviceConnectionStateEvents")
     for _ in range(2):
         if kind == "module":
@@ -225,9 +227,10 @@ def test_connection_states(hub, sources, registry, device, websockets, kind):
 def test_digital_twin_changes(hub, sources, registry, device):
     registry.update_twin(device, Twin(properties=TwinProperties(desired={"thermostat1": {"__t": "c", "other": 1}})), "*")
     sources.route("DigitalTwinChangeEvents")
-    manager = IoTHubDigitalTwinManager.from_connection_string(hub.owner)
+    manager = DigitalTwinClient.from_connection_string(hub.owner)
     manager.update_digital_twin(device, [{"op": "add", "path": "/thermostat1/targetTemperature", "value": 21.8}])
-    client = device_client(hub, device, model_id="dtmi:com:example:TemperatureController;1")
+    # The SDK takes a product info that is a DTMI as the model id.
+    client = device_client(hub, device, product_info="dtmi:com:example:TemperatureController;1")
     client.connect()
     answer = {"value": 21.8, "ac": 200, "av": 3, "ad": "ok"}
     client.patch_twin_reported_properties({"thermostat1": {"__t": "c", "targetTemperature": answer}})
@@ -261,7 +264,7 @@ def test_jobs(hub, sources, registry, device):
     job_id = f"job~{uuid.uuid4().hex[:8]}"
     request = JobRequest(
         job_id=job_id, type="scheduleUpdateTwin", query_condition=f"deviceId = '{device}'",
-        update_twin=Twin(etag="*", tags={"rolled": "out"}), start_time="", max_execution_time_in_seconds=60,
+        update_twin=Twin(etag="*", tags={"rolled": "out"}), start_time=datetime.now(timezone.utc), max_execution_time_in_seconds=60,
     )
     jobs.create_scheduled_job(job_id, request)
     created, started, ended = sources.wait(job_id, "deviceJobLifecycleEvents", 3)

@@ -2,6 +2,7 @@
 
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use holdfast_model::Error;
 use holdfast_model::routing::{Enrichment, FallbackRoute, Route, RoutingDefinition};
 use holdfast_ports::clock::{Clock, SystemClock};
@@ -11,10 +12,10 @@ use utoipa::ToSchema;
 use super::endpoints::{EndpointDto, EndpointPut, numbers};
 use super::enrichments::EnrichmentDto;
 use super::routes::{FallbackRouteDto, RouteDto};
-use super::{enrichments, invalid, routes};
+use super::{enrichments, invalid, routes, tag};
 use crate::Api;
-use crate::extract::body;
-use crate::reply::{Failure, Reply, json};
+use crate::extract::{body, identity_match};
+use crate::reply::{Failure, Reply, json_tagged};
 
 /// Everything about routing, without secrets.
 #[derive(Serialize, ToSchema)]
@@ -24,6 +25,8 @@ pub(crate) struct DefinitionDto {
     fallback_route: FallbackRouteDto,
     enrichments: Vec<EnrichmentDto>,
     endpoints: Vec<EndpointDto>,
+    /// Changes with every change of anything here; what `If-Match` takes.
+    etag: String,
 }
 
 /// Everything about routing, in place of what there is.
@@ -41,6 +44,10 @@ pub(crate) struct DefinitionPut {
     /// Default none. Secrets given as `***` stay as they are stored for the endpoint of that name and kind.
     #[serde(default)]
     endpoints: Vec<EndpointPut>,
+    /// Ignored: as answers have it.
+    #[serde(default, rename = "etag")]
+    #[schema(value_type = Option<String>)]
+    _etag: Option<serde_json::Value>,
 }
 
 impl From<&RoutingDefinition> for DefinitionDto {
@@ -50,6 +57,7 @@ impl From<&RoutingDefinition> for DefinitionDto {
             fallback_route: FallbackRouteDto::from(&definition.fallback_route),
             enrichments: definition.enrichments.iter().map(EnrichmentDto::from).collect(),
             endpoints: definition.endpoints.iter().map(EndpointDto::from).collect(),
+            etag: tag(definition.version),
         }
     }
 }
@@ -59,14 +67,14 @@ impl From<&RoutingDefinition> for DefinitionDto {
     responses((status = 200, body = DefinitionDto)))]
 pub(crate) async fn get(State(api): State<Api>) -> Reply {
     let definition = api.hub.routing().borrow().clone();
-    json(&DefinitionDto::from(definition.as_ref()))
+    json_tagged(&DefinitionDto::from(definition.as_ref()), &tag(definition.version))
 }
 
 /// Replaces everything about routing, or nothing if something is wrong. Endpoints that keep their name keep their place
 /// in the log. Right: RegistryWrite.
 #[utoipa::path(put, path = "/holdfast/v1/routing/definition", tag = "Routing", request_body = DefinitionPut,
-    responses((status = 200, body = DefinitionDto)))]
-pub(crate) async fn put(State(api): State<Api>, bytes: Bytes) -> Reply {
+    responses((status = 200, body = DefinitionDto), (status = 412, description = "If-Match does not match")))]
+pub(crate) async fn put(State(api): State<Api>, headers: HeaderMap, bytes: Bytes) -> Reply {
     let wanted: DefinitionPut = body(&bytes)?;
     let given = Given::read(wanted.routes, wanted.fallback_route, wanted.enrichments)?;
     let (factory, now) = (api.routing.factory.clone(), SystemClock::new().now());
@@ -91,7 +99,10 @@ pub(crate) async fn put(State(api): State<Api>, bytes: Bytes) -> Reply {
         definition.enrichments = given.enrichments;
         Ok(DefinitionDto::from(&*definition))
     };
-    json(&api.hub.change_routing(change).await?)
+    let changed = api.hub.change_routing_if(identity_match(&headers), change);
+    let (mut answer, version) = changed.await?;
+    answer.etag = tag(version);
+    json_tagged(&answer, &tag(version))
 }
 
 /// What does not depend on the stored definition.

@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use holdfast_model::event::EndpointSet;
 use holdfast_model::routing::{
     ENDPOINTS_MAX, EndpointDefinition, RESERVED_NAMES, RoutingDefinition, is_name,
@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{invalid, not_found};
+use super::{invalid, not_found, tag};
 use crate::Api;
 use crate::consumer_groups::unavailable;
-use crate::extract::body;
-use crate::reply::{Failure, Reply, json, json_with, no_content};
+use crate::extract::{body, identity_match};
+use crate::reply::{Failure, Reply, json, json_tagged, json_with, no_content};
 
 /// An endpoint.
 #[derive(Clone, Deserialize, ToSchema)]
@@ -188,13 +188,8 @@ fn free_number(taken: EndpointSet) -> Result<u8, Error> {
     responses((status = 200, body = Vec<EndpointDto>)))]
 pub(crate) async fn list(State(api): State<Api>) -> Reply {
     let definition = api.hub.routing().borrow().clone();
-    json(
-        &definition
-            .endpoints
-            .iter()
-            .map(EndpointDto::from)
-            .collect::<Vec<_>>(),
-    )
+    let endpoints: Vec<_> = definition.endpoints.iter().map(EndpointDto::from).collect();
+    json_tagged(&endpoints, &tag(definition.version))
 }
 
 /// Reads an endpoint, without secrets. Right: RegistryRead.
@@ -203,13 +198,19 @@ pub(crate) async fn list(State(api): State<Api>) -> Reply {
 pub(crate) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Reply {
     let definition = api.hub.routing().borrow().clone();
     let endpoint = find(&definition, &name).ok_or_else(|| not_found("endpoint", &name))?;
-    json(&EndpointDto::from(endpoint))
+    json_tagged(&EndpointDto::from(endpoint), &tag(definition.version))
 }
 
 /// Creates an endpoint, which takes events from now on, or changes its settings. Right: RegistryWrite.
 #[utoipa::path(put, path = "/holdfast/v1/routing/endpoints/{name}", tag = "Routing", request_body = EndpointPut,
-    responses((status = 200, body = EndpointDto), (status = 201, body = EndpointDto)))]
-pub(crate) async fn put(State(api): State<Api>, Path(name): Path<String>, bytes: Bytes) -> Reply {
+    responses((status = 200, body = EndpointDto), (status = 201, body = EndpointDto),
+        (status = 412, description = "If-Match does not match")))]
+pub(crate) async fn put(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Reply {
     let mut wanted: EndpointPut = body(&bytes)?;
     if !wanted.name.is_empty() && !wanted.name.eq_ignore_ascii_case(&name) {
         let text = format!("the body names the endpoint {:?}, the path {name:?}", wanted.name);
@@ -232,15 +233,21 @@ pub(crate) async fn put(State(api): State<Api>, Path(name): Path<String>, bytes:
             }
         })
     };
-    let (status, answer) = api.hub.change_routing(change).await?;
-    json_with(status, &answer, None)
+    let changed = api.hub.change_routing_if(identity_match(&headers), change);
+    let ((status, answer), version) = changed.await?;
+    json_with(status, &answer, Some(&tag(version)))
 }
 
 /// Deletes an endpoint with its checkpoint and dead letters. Right: RegistryWrite.
 #[utoipa::path(delete, path = "/holdfast/v1/routing/endpoints/{name}", tag = "Routing",
     responses((status = 204, description = "deleted"), (status = 404, description = "no such endpoint"),
-        (status = 409, description = "a route or an enrichment names it")))]
-pub(crate) async fn delete(State(api): State<Api>, Path(name): Path<String>) -> Reply {
+        (status = 409, description = "a route or an enrichment names it"),
+        (status = 412, description = "If-Match does not match")))]
+pub(crate) async fn delete(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Reply {
     let change = move |definition: &mut RoutingDefinition| {
         let known = find(definition, &name).ok_or_else(|| not_found("endpoint", &name))?;
         let name = known.name.clone();
@@ -255,7 +262,9 @@ pub(crate) async fn delete(State(api): State<Api>, Path(name): Path<String>) -> 
         definition.endpoints.retain(|endpoint| endpoint.name != name);
         Ok(())
     };
-    api.hub.change_routing(change).await?;
+    api.hub
+        .change_routing_if(identity_match(&headers), change)
+        .await?;
     no_content()
 }
 

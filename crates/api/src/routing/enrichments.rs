@@ -2,16 +2,16 @@
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use holdfast_model::Error;
-use holdfast_model::routing::{EVENTS, Enrichment, RoutingDefinition};
+use holdfast_model::routing::{Enrichment, RoutingDefinition};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{invalid, knows_endpoint, not_found};
+use super::{invalid, knows_endpoint, not_found, tag};
 use crate::Api;
-use crate::extract::body;
-use crate::reply::{Reply, json, json_with, no_content};
+use crate::extract::{body, identity_match};
+use crate::reply::{Reply, json_tagged, json_with, no_content};
 
 /// An application property that is added to what goes to some endpoints.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
@@ -22,7 +22,7 @@ pub(crate) struct EnrichmentDto {
     pub(super) key: String,
     /// A fixed text, `$iothubname`, or a path such as `$twin.tags.site`.
     pub(super) value: String,
-    /// Where it is added; at least one, not the built-in one.
+    /// Where it is added; at least one, which may be the built-in one, `events`.
     pub(super) endpoint_names: Vec<String>,
 }
 
@@ -49,16 +49,9 @@ impl EnrichmentDto {
     }
 }
 
-/// Every endpoint of an enrichment must exist. The built-in one shares its events with the others, so nothing can be
-/// added for it alone.
+/// Every endpoint of an enrichment must exist.
 pub(super) fn check_endpoints(definition: &RoutingDefinition, enrichment: &Enrichment) -> Result<(), Error> {
     for name in &enrichment.endpoint_names {
-        if name.eq_ignore_ascii_case(EVENTS) {
-            return Err(invalid(format!(
-                "the enrichment {:?} names the built-in endpoint, whose events are stored as they were sent; name other endpoints",
-                enrichment.key
-            )));
-        }
         if !knows_endpoint(definition, name) {
             return Err(invalid(format!(
                 "the enrichment {:?} names the endpoint {name:?}, which does not exist; create it first",
@@ -74,19 +67,20 @@ pub(super) fn check_endpoints(definition: &RoutingDefinition, enrichment: &Enric
     responses((status = 200, body = Vec<EnrichmentDto>)))]
 pub(crate) async fn list(State(api): State<Api>) -> Reply {
     let definition = api.hub.routing().borrow().clone();
-    json(
-        &definition
-            .enrichments
-            .iter()
-            .map(EnrichmentDto::from)
-            .collect::<Vec<_>>(),
-    )
+    let enrichments: Vec<_> = definition.enrichments.iter().map(EnrichmentDto::from).collect();
+    json_tagged(&enrichments, &tag(definition.version))
 }
 
 /// Creates or replaces an enrichment. Right: RegistryWrite.
 #[utoipa::path(put, path = "/holdfast/v1/routing/enrichments/{name}", tag = "Routing", request_body = EnrichmentDto,
-    responses((status = 200, body = EnrichmentDto), (status = 201, body = EnrichmentDto)))]
-pub(crate) async fn put(State(api): State<Api>, Path(key): Path<String>, bytes: Bytes) -> Reply {
+    responses((status = 200, body = EnrichmentDto), (status = 201, body = EnrichmentDto),
+        (status = 412, description = "If-Match does not match")))]
+pub(crate) async fn put(
+    State(api): State<Api>,
+    Path(key): Path<String>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Reply {
     let mut wanted: EnrichmentDto = body(&bytes)?;
     if !wanted.key.is_empty() && wanted.key != key {
         let text = format!("the body names the key {:?}, the path {key:?}", wanted.key);
@@ -112,14 +106,20 @@ pub(crate) async fn put(State(api): State<Api>, Path(key): Path<String>, bytes: 
             }
         })
     };
-    let status = api.hub.change_routing(change).await?;
-    json_with(status, &answer, None)
+    let changed = api.hub.change_routing_if(identity_match(&headers), change);
+    let (status, version) = changed.await?;
+    json_with(status, &answer, Some(&tag(version)))
 }
 
 /// Deletes an enrichment. Right: RegistryWrite.
 #[utoipa::path(delete, path = "/holdfast/v1/routing/enrichments/{name}", tag = "Routing",
-    responses((status = 204, description = "deleted"), (status = 404, description = "no such enrichment")))]
-pub(crate) async fn delete(State(api): State<Api>, Path(key): Path<String>) -> Reply {
+    responses((status = 204, description = "deleted"), (status = 404, description = "no such enrichment"),
+        (status = 412, description = "If-Match does not match")))]
+pub(crate) async fn delete(
+    State(api): State<Api>,
+    Path(key): Path<String>,
+    headers: HeaderMap,
+) -> Reply {
     let change = move |definition: &mut RoutingDefinition| {
         let before = definition.enrichments.len();
         definition.enrichments.retain(|enrichment| enrichment.key != key);
@@ -128,6 +128,8 @@ pub(crate) async fn delete(State(api): State<Api>, Path(key): Path<String>) -> R
         }
         Ok(())
     };
-    api.hub.change_routing(change).await?;
+    api.hub
+        .change_routing_if(identity_match(&headers), change)
+        .await?;
     no_content()
 }

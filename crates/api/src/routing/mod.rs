@@ -17,6 +17,7 @@ use holdfast_ports::dead_letters::DeadLetterStore;
 use holdfast_query::error::{Position, QueryError};
 use holdfast_query::route::{Condition, Place, Symbols};
 use holdfast_routing::dispatchers::{EndpointFactory, HealthBoard};
+use holdfast_wire::etag;
 use serde_json::{Value, json};
 
 use crate::reply::Failure;
@@ -34,6 +35,11 @@ pub struct Routing {
 
 fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorCode::ArgumentInvalid, message)
+}
+
+/// The tag of everything about routing. Routes, enrichments and endpoints have no other one: they are stored together.
+fn tag(version: u64) -> String {
+    etag::of_identity(version)
 }
 
 fn not_found(what: &str, name: &str) -> Error {

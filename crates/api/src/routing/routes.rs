@@ -2,16 +2,16 @@
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use holdfast_model::Error;
 use holdfast_model::routing::{FallbackRoute, Route, RouteSource, RoutingDefinition, is_name};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{check_condition, invalid, knows_endpoint, not_found};
+use super::{check_condition, invalid, knows_endpoint, not_found, tag};
 use crate::Api;
-use crate::extract::body;
-use crate::reply::{Failure, Reply, json, json_with, no_content};
+use crate::extract::{body, identity_match};
+use crate::reply::{Failure, Reply, json_tagged, json_with, no_content};
 
 /// A route.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
@@ -144,7 +144,8 @@ pub(super) fn check_endpoints(definition: &RoutingDefinition, route: &Route) -> 
     responses((status = 200, body = Vec<RouteDto>)))]
 pub(crate) async fn list(State(api): State<Api>) -> Reply {
     let definition = api.hub.routing().borrow().clone();
-    json(&definition.routes.iter().map(RouteDto::from).collect::<Vec<_>>())
+    let routes: Vec<_> = definition.routes.iter().map(RouteDto::from).collect();
+    json_tagged(&routes, &tag(definition.version))
 }
 
 /// Reads a route. Right: RegistryRead.
@@ -156,14 +157,21 @@ pub(crate) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Rep
         .routes
         .iter()
         .find(|route| route.name.eq_ignore_ascii_case(&name));
-    json(&RouteDto::from(route.ok_or_else(|| not_found("route", &name))?))
+    let route = route.ok_or_else(|| not_found("route", &name))?;
+    json_tagged(&RouteDto::from(route), &tag(definition.version))
 }
 
 /// Creates or replaces a route. It is in force for the next event. Right: RegistryWrite.
 #[utoipa::path(put, path = "/holdfast/v1/routing/routes/{name}", tag = "Routing", request_body = RouteDto,
     responses((status = 200, body = RouteDto), (status = 201, body = RouteDto),
+        (status = 412, description = "If-Match does not match"),
         (status = 400, description = "what is wrong; details.compilationErrors says where in the condition")))]
-pub(crate) async fn put(State(api): State<Api>, Path(name): Path<String>, bytes: Bytes) -> Reply {
+pub(crate) async fn put(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Reply {
     let mut wanted: RouteDto = body(&bytes)?;
     if !wanted.name.is_empty() && !wanted.name.eq_ignore_ascii_case(&name) {
         let text = format!("the body names the route {:?}, the path {name:?}", wanted.name);
@@ -189,14 +197,20 @@ pub(crate) async fn put(State(api): State<Api>, Path(name): Path<String>, bytes:
             }
         })
     };
-    let status = api.hub.change_routing(change).await?;
-    json_with(status, &answer, None)
+    let changed = api.hub.change_routing_if(identity_match(&headers), change);
+    let (status, version) = changed.await?;
+    json_with(status, &answer, Some(&tag(version)))
 }
 
 /// Deletes a route. Right: RegistryWrite.
 #[utoipa::path(delete, path = "/holdfast/v1/routing/routes/{name}", tag = "Routing",
-    responses((status = 204, description = "deleted"), (status = 404, description = "no such route")))]
-pub(crate) async fn delete(State(api): State<Api>, Path(name): Path<String>) -> Reply {
+    responses((status = 204, description = "deleted"), (status = 404, description = "no such route"),
+        (status = 412, description = "If-Match does not match")))]
+pub(crate) async fn delete(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Reply {
     let change = move |definition: &mut RoutingDefinition| {
         let before = definition.routes.len();
         definition
@@ -207,7 +221,9 @@ pub(crate) async fn delete(State(api): State<Api>, Path(name): Path<String>) -> 
         }
         Ok(())
     };
-    api.hub.change_routing(change).await?;
+    api.hub
+        .change_routing_if(identity_match(&headers), change)
+        .await?;
     no_content()
 }
 
@@ -215,21 +231,22 @@ pub(crate) async fn delete(State(api): State<Api>, Path(name): Path<String>) -> 
 #[utoipa::path(get, path = "/holdfast/v1/routing/fallbackRoute", tag = "Routing",
     responses((status = 200, body = FallbackRouteDto)))]
 pub(crate) async fn get_fallback(State(api): State<Api>) -> Reply {
-    json(&FallbackRouteDto::from(
-        &api.hub.routing().borrow().fallback_route,
-    ))
+    let definition = api.hub.routing().borrow().clone();
+    let route = FallbackRouteDto::from(&definition.fallback_route);
+    json_tagged(&route, &tag(definition.version))
 }
 
 /// Changes the fallback route. Right: RegistryWrite.
 #[utoipa::path(put, path = "/holdfast/v1/routing/fallbackRoute", tag = "Routing", request_body = FallbackRouteDto,
-    responses((status = 200, body = FallbackRouteDto)))]
-pub(crate) async fn put_fallback(State(api): State<Api>, bytes: Bytes) -> Reply {
+    responses((status = 200, body = FallbackRouteDto), (status = 412, description = "If-Match does not match")))]
+pub(crate) async fn put_fallback(State(api): State<Api>, headers: HeaderMap, bytes: Bytes) -> Reply {
     let route = body::<FallbackRouteDto>(&bytes)?.route()?;
     let answer = FallbackRouteDto::from(&route);
     let change = move |definition: &mut RoutingDefinition| {
         definition.fallback_route = route;
         Ok(())
     };
-    api.hub.change_routing(change).await?;
-    json(&answer)
+    let changed = api.hub.change_routing_if(identity_match(&headers), change);
+    let ((), version) = changed.await?;
+    json_tagged(&answer, &tag(version))
 }

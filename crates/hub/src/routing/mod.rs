@@ -17,6 +17,7 @@ use holdfast_routing::dispatcher::reader_name;
 use tokio::sync::watch;
 
 use crate::Hub;
+use crate::IfMatch;
 use crate::failure::invalid;
 pub(crate) use senders::Senders;
 
@@ -80,8 +81,22 @@ impl Hub {
         &self,
         change: impl FnOnce(&mut RoutingDefinition) -> Result<T, Error> + Send,
     ) -> Result<T, Error> {
+        let changed = self.change_routing_if(IfMatch::Absent, change).await;
+        changed.map(|(result, _)| result)
+    }
+
+    /// As [`Hub::change_routing`], if the definition has the version that `if_match` says. Returns the new version too.
+    ///
+    /// # Errors
+    /// `PreconditionFailed`, and as [`Hub::change_routing`].
+    pub async fn change_routing_if<T>(
+        &self,
+        if_match: IfMatch,
+        change: impl FnOnce(&mut RoutingDefinition) -> Result<T, Error> + Send,
+    ) -> Result<(T, u64), Error> {
         let _changing = self.settings_changes.lock().await;
         let mut definition = RoutingDefinition::clone(&self.routing.definition.borrow());
+        if_match.check(definition.version)?;
         let result = change(&mut definition)?;
         check_counts(&definition)?;
         let table = RouteTable::compile(&definition).map_err(|fault| invalid(fault.to_string()))?;
@@ -107,8 +122,9 @@ impl Hub {
         let wanted = table.asks_for_twins();
         self.routing.table.store(Arc::new(table));
         self.routing.senders.set_wanted(wanted);
+        let version = definition.version;
         self.routing.definition.send_replace(Arc::new(definition));
-        Ok(result)
+        Ok((result, version))
     }
 }
 

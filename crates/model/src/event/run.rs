@@ -1,6 +1,6 @@
 //! Which endpoints events go to, and runs of records that go to the same ones.
 
-use super::{Cursor, EventView, Origin, OriginView, Records, fields_length};
+use super::{Cursor, EventField, EventView, Origin, OriginView, Records, decode_field, fields_length};
 use crate::time::Timestamp;
 
 /// A set of the hub's endpoints, decided when an event is appended. Endpoints are numbered by the hub; number 0 is the
@@ -49,6 +49,12 @@ impl EndpointSet {
         number < Self::SIZE && self.0 >> number & 1 == 1
     }
 
+    /// This set but for the built-in endpoint.
+    #[must_use]
+    pub const fn without_events(self) -> Self {
+        EndpointSet(self.0 & !1)
+    }
+
     /// Whether the built-in endpoint is in it.
     #[must_use]
     pub const fn has_events(self) -> bool {
@@ -71,6 +77,41 @@ pub struct Run<'a> {
     pub count: u32,
     /// The encoded records.
     pub bytes: &'a [u8],
+}
+
+impl Run<'_> {
+    /// These records with application properties in place of those of the same names; without those that become longer
+    /// than `message_bytes_max` by it, as messages count ([`Records::largest_message`]).
+    #[must_use]
+    pub fn with_properties(&self, added: &[(&str, String)], message_bytes_max: usize) -> Records {
+        let mut records = Records::new();
+        let mut cursor = Cursor {
+            data: self.bytes,
+            at: 0,
+        };
+        while let Some(record) = cursor.varint().and_then(|length| cursor.take(length)) {
+            let Some(end) = fields_length(record) else { break };
+            let mut fields = Cursor {
+                data: &record[..end],
+                at: 0,
+            };
+            let mut writer = records.record();
+            while let Some(field) = decode_field(&mut fields) {
+                match field {
+                    EventField::Application(key, _) if added.iter().any(|(name, _)| *name == key) => {}
+                    EventField::Application(key, value) => writer.property(key, value),
+                    EventField::System(property, value) => writer.system(property, value),
+                }
+            }
+            for (name, value) in added {
+                writer.property(name, Some(value));
+            }
+            if writer.message_size(&record[end + 1..]) <= message_bytes_max {
+                let _ = writer.finish(&record[end + 1..]);
+            }
+        }
+        records
+    }
 }
 
 impl Records {

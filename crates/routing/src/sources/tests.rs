@@ -62,6 +62,10 @@ fn look<T>(event: &OutboxEvent, look: impl FnOnce(&EventView<'_>) -> T) -> T {
     seen.expect("one event")
 }
 
+fn decided(table: &RouteTable, event: &OutboxEvent) -> Decision {
+    decide(table, event, twin_of(table, event).as_ref(), at(0))
+}
+
 fn operation(event: &OutboxEvent) -> String {
     look(event, |event| {
         let mut fields = event.fields();
@@ -150,17 +154,20 @@ fn digital_twins_change_by_json_patch() {
 fn conditions_see_the_twin_as_it_was_after_the_change() {
     let routes = table(&[
         (RouteSource::TwinChangeEvents, "$twin.tags.site = 'north'"),
-        (RouteSource::DeviceLifecycleEvents, "opType = 'deleteDeviceIdentity'"),
+        (
+            RouteSource::DeviceLifecycleEvents,
+            "opType = 'deleteDeviceIdentity'",
+        ),
     ]);
     let teller = Teller::new(Arc::clone(&routes), "hub".into(), at(0));
     let before = Twin::new(at(0));
     for (site, endpoints) in [("north", EndpointSet::EVENTS), ("south", EndpointSet::NONE)] {
         let after = changed(&before, ChangeMode::Patch, json!({"site": site}), json!({}));
         let told = teller.twin_changed(&device(), ChangeMode::Patch, &before, &after);
-        assert_eq!(decide(&routes, &told[0], at(0)).endpoints, endpoints, "{site}");
+        assert_eq!(decided(&routes, &told[0]).endpoints, endpoints, "{site}");
     }
     let orphan = teller.connection(&device(), 1, true, None);
-    let decision = decide(&routes, &orphan, at(0));
+    let decision = decided(&routes, &orphan);
     assert!(decision.endpoints.is_empty(), "no route takes connections");
 }
 
@@ -193,7 +200,10 @@ fn jobs_keep_their_names() {
     assert_eq!(operation(&created), "createJob");
     assert_eq!(operation(&teller.job_changed(&job)), "updateJob");
     assert_eq!(body(&created)["jobId"], "roll~out/7");
-    let undefined = table(&[(RouteSource::DeviceJobLifecycleEvents, "is_defined($connectionDeviceId)")]);
-    assert!(decide(&undefined, &created, at(0)).endpoints.is_empty());
+    let undefined = table(&[(
+        RouteSource::DeviceJobLifecycleEvents,
+        "is_defined($connectionDeviceId)",
+    )]);
+    assert!(decided(&undefined, &created).endpoints.is_empty());
     assert_eq!(job_identity("").as_str(), "job");
 }

@@ -12,7 +12,7 @@ const ROOT: &str = "/holdfast/v1/routing/enrichments";
 pub(super) enum Command {
     /// Add a property to everything that goes to some endpoints
     #[command(
-        after_help = "Examples:\n  holdfast enrichment create site --value '$twin.tags.site' --endpoint alarms\n  holdfast enrichment create hub --value '$iothubname' --endpoint alarms --endpoint archive\n  holdfast enrichment create stage --value production --endpoint alarms"
+        after_help = "Examples:\n  holdfast enrichment create site --value '$twin.tags.site' --endpoint alarms\n  holdfast enrichment create hub --value '$iothubname' --endpoint alarms --endpoint archive\n  holdfast enrichment create stage --value production --endpoint events"
     )]
     Create {
         /// Name of the property

@@ -5,7 +5,7 @@ use holdfast_model::routing::RouteSource;
 use holdfast_query::route::{Condition, Place, Symbols};
 use serde_json::{Map, Value, json};
 
-use super::client::{Client, segment};
+use super::client::{Call, Client, segment};
 use super::failure::Failure;
 use super::output::{Format, json as print_json};
 use super::query::wrong;
@@ -19,7 +19,7 @@ const DEFINITION: &str = "/holdfast/v1/routing/definition";
 pub(super) enum Command {
     /// Create a route, in force for the next event
     #[command(
-        after_help = "Source: DeviceMessages (telemetry). The other sources of IoT Hub can be stored with --disabled only: this release makes\nno such events.\n\nExamples:\n  holdfast route create all --endpoint events\n  holdfast route create hot --endpoint alarms --condition '$body.temperature > 30'\n  holdfast route create north --endpoint alarms --condition \"level = 'high' AND \\$twin.tags.site = 'north'\""
+        after_help = "Sources: DeviceMessages (telemetry), TwinChangeEvents, DeviceLifecycleEvents, DeviceConnectionStateEvents,\nDeviceJobLifecycleEvents, DigitalTwinChangeEvents. Events of the hub itself are made while a route takes them.\n\nExamples:\n  holdfast route create all --endpoint events\n  holdfast route create twins --source TwinChangeEvents --endpoint events\n  holdfast route create hot --endpoint alarms --condition '$body.temperature > 30'\n  holdfast route create north --endpoint alarms --condition \"level = 'high' AND \\$twin.tags.site = 'north'\""
     )]
     Create {
         /// Name of the route
@@ -68,6 +68,9 @@ pub(super) enum Command {
     Delete {
         /// Name of the route
         name: String,
+        /// Delete only if the etag of everything about routing is this one
+        #[arg(long)]
+        etag: Option<String>,
     },
     /// Try a condition on a message, on stored messages, or all routes on a message
     Test(TestArgs),
@@ -88,6 +91,9 @@ pub(super) enum Command {
     Import {
         /// The document: JSON, @FILE or - for standard input
         document: String,
+        /// Change only if nothing has changed since the export with this etag
+        #[arg(long)]
+        etag: Option<String>,
     },
 }
 
@@ -166,7 +172,7 @@ impl Command {
                 change,
             } => {
                 let client = global.client()?;
-                let mut route = client.get(path(&name)).send()?;
+                let (mut route, tag) = tagged(client.get(path(&name)))?;
                 if let Some(endpoint) = endpoint {
                     route["endpointNames"] = json!([endpoint]);
                 }
@@ -174,11 +180,12 @@ impl Command {
                     route["source"] = Value::from(source);
                 }
                 change.apply(&mut route)?;
-                let made = client.put(path(&name)).json(route).send()?;
-                output.outcome(&format!("route {name} changed"), &made)
+                let call = client.put(path(&name)).if_match(tag.as_deref());
+                output.outcome(&format!("route {name} changed"), &call.json(route).send()?)
             }
-            Command::Delete { name } => {
-                global.client()?.delete(path(&name)).send()?;
+            Command::Delete { name, etag } => {
+                let client = global.client()?;
+                client.delete(path(&name)).if_match(etag.as_deref()).send()?;
                 output.outcome(
                     &format!("route {name} deleted"),
                     &json!({"name": name, "deleted": true}),
@@ -187,16 +194,19 @@ impl Command {
             Command::Test(args) => args.run(&global.client()?, output),
             Command::Fallback { change } => {
                 let client = global.client()?;
-                let mut route = client.get(FALLBACK).send()?;
+                let (mut route, tag) = tagged(client.get(FALLBACK))?;
                 if change.apply(&mut route)? {
-                    route = client.put(FALLBACK).json(route).send()?;
+                    let call = client.put(FALLBACK).if_match(tag.as_deref());
+                    route = call.json(route).send()?;
                 }
                 output.object(&route)
             }
             Command::Export => print_json(&global.client()?.get(DEFINITION).send()?),
-            Command::Import { document } => {
+            Command::Import { document, etag } => {
                 let document = input::object("the document", &document)?;
-                let made = global.client()?.put(DEFINITION).json(document).send()?;
+                let client = global.client()?;
+                let call = client.put(DEFINITION).if_match(etag.as_deref());
+                let made = call.json(document).send()?;
                 let count = |list: &str| made[list].as_array().map_or(0, Vec::len);
                 let sentence = format!(
                     "{} routes, {} enrichments and {} endpoints are in force",
@@ -222,6 +232,13 @@ impl Change {
         }
         Ok(self.condition.is_some() || self.enable || self.disable)
     }
+}
+
+/// An answer with its entity tag, so that a change made meanwhile is noticed.
+fn tagged(call: Call<'_>) -> anyhow::Result<(Value, Option<String>)> {
+    let (answer, headers) = call.send_with_headers()?;
+    let tag = headers.get("etag").and_then(|tag| tag.to_str().ok());
+    Ok((answer, tag.map(str::to_owned)))
 }
 
 /// A condition, checked here too, so that the place of a mistake can be shown.
