@@ -27,6 +27,10 @@ impl BlobError {
         Self::new(403, "AuthenticationFailed", message)
     }
 
+    pub(crate) fn signature_ended() -> Self {
+        Self::unauthenticated("The signature has been ended: its upload was notified.")
+    }
+
     pub(crate) fn container_missing() -> Self {
         Self::new(
             404,

@@ -5,21 +5,19 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, BodyDataStream};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use base64::Engine as _;
-use futures_util::StreamExt as _;
 use holdfast_model::Timestamp;
 use percent_encoding::percent_decode_str;
-use tokio::io::AsyncWriteExt as _;
 
+use crate::checksum::md5_of;
 use crate::conditions;
 use crate::download::{parse_range, stream};
 use crate::error::BlobError;
 use crate::signature::{Access, Account, Signed, http_date, parameter, parse_query};
-use crate::store::{Blob, BlobStore, Container, Entry, Headers, LIST_MAX, Part};
+use crate::store::{Blob, BlobStore, Container, Entry, Headers, LIST_MAX, Target};
 use crate::xml;
 
 /// Largest body of Put Blob.
@@ -28,10 +26,12 @@ pub const PUT_BYTES_MAX: u64 = 5_000 << 20;
 pub const BLOCK_BYTES_MAX: u64 = 4_000 << 20;
 /// Largest metadata, names and values together.
 pub const METADATA_BYTES_MAX: usize = 8 * 1024;
+/// Longest range whose MD5 a client may ask for.
+pub const RANGE_MD5_BYTES_MAX: u64 = 4 << 20;
 /// Version named in answers to requests that name none.
 const DEFAULT_VERSION: &str = "2021-08-06";
 
-type Reply = Result<Response<Body>, BlobError>;
+pub(crate) type Reply = Result<Response<Body>, BlobError>;
 
 /// What the service needs.
 #[derive(Clone)]
@@ -60,14 +60,14 @@ pub fn router(service: BlobService) -> Router {
 }
 
 /// A request that was proven.
-struct Call {
-    service: BlobService,
-    head: Parts,
+pub(crate) struct Call {
+    pub(crate) service: BlobService,
+    pub(crate) head: Parts,
     query: Vec<(String, String)>,
-    container: String,
-    blob: String,
-    access: Access,
-    now: Timestamp,
+    pub(crate) container: String,
+    pub(crate) blob: String,
+    pub(crate) access: Access,
+    pub(crate) now: Timestamp,
 }
 
 async fn answer(State(service): State<BlobService>, request: Request) -> Response<Body> {
@@ -170,9 +170,7 @@ async fn perform(service: BlobService, head: Parts, body: Body) -> Reply {
     if let Access::Sas { id: Some(id), .. } = &call.access {
         let id = id.clone();
         if blocking(&call.service.store, move |store| store.is_revoked(&id)).await? {
-            return Err(BlobError::unauthenticated(
-                "The signature has been ended: its upload was notified.",
-            ));
+            return Err(BlobError::signature_ended());
         }
     }
     let (comp, restype) = (
@@ -211,7 +209,7 @@ async fn perform(service: BlobService, head: Parts, body: Body) -> Reply {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     store: &BlobStore,
     work: impl FnOnce(BlobStore) -> Result<T, BlobError> + Send + 'static,
 ) -> Result<T, BlobError> {
@@ -222,13 +220,13 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn set(headers: &mut HeaderMap, name: &str, value: &str) {
+pub(crate) fn set(headers: &mut HeaderMap, name: &str, value: &str) {
     if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
         headers.insert(name, value);
     }
 }
 
-fn reply(status: u16, headers: &[(&str, &str)]) -> Response<Body> {
+pub(crate) fn reply(status: u16, headers: &[(&str, &str)]) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
     for (name, value) in headers {
@@ -243,7 +241,7 @@ fn document(text: String) -> Response<Body> {
     response
 }
 
-fn written(status: u16, blob: &Blob) -> Response<Body> {
+pub(crate) fn written(status: u16, blob: &Blob) -> Response<Body> {
     reply(
         status,
         &[
@@ -265,15 +263,28 @@ const PROPERTIES: [(&str, &str); 6] = [
 ];
 
 impl Call {
-    fn parameter(&self, name: &str) -> &str {
+    /// What is written here.
+    pub(crate) fn target(&self) -> Target<'_> {
+        Target {
+            container: &self.container,
+            name: &self.blob,
+            signature: match &self.access {
+                Access::Sas { id, .. } => id.as_deref(),
+                Access::Owner => None,
+            },
+            now: self.now,
+        }
+    }
+
+    pub(crate) fn parameter(&self, name: &str) -> &str {
         parameter(&self.query, name).unwrap_or_default()
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    fn metadata(&self) -> Result<Headers, BlobError> {
+    pub(crate) fn metadata(&self) -> Result<Headers, BlobError> {
         let mut metadata = Headers::new();
         let mut bytes = 0;
         for (name, value) in &self.head.headers {
@@ -291,7 +302,7 @@ impl Call {
     }
 
     /// `plain`: Content-Type of the request counts where the x-ms form is missing.
-    fn properties(&self, plain: bool) -> Headers {
+    pub(crate) fn properties(&self, plain: bool) -> Headers {
         let mut found = Headers::new();
         for (name, answer) in PROPERTIES {
             let own = self.header(name);
@@ -310,7 +321,7 @@ impl Call {
         found
     }
 
-    fn length(&self, limit: u64) -> Result<u64, BlobError> {
+    pub(crate) fn length(&self, limit: u64) -> Result<u64, BlobError> {
         let missing = || BlobError::new(411, "MissingContentLengthHeader", "Content-Length is missing.");
         let length: u64 = self
             .header("content-length")
@@ -321,119 +332,6 @@ impl Call {
             return Err(BlobError::too_large(limit));
         }
         Ok(length)
-    }
-
-    /// Writes the body to a new part and syncs it.
-    async fn receive(&self, body: Body, length: u64) -> Result<Part, BlobError> {
-        let (mut part, file) = blocking(&self.service.store, move |store| store.begin(length)).await?;
-        let mut file = tokio::fs::File::from_std(file);
-        let mut received = 0_u64;
-        let mut stream: BodyDataStream = body.into_data_stream();
-        let wrong = || BlobError::new(400, "IncompleteBody", "The body ended before its Content-Length.");
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|_| wrong())?;
-            received += chunk.len() as u64;
-            if received > length {
-                return Err(BlobError::too_large(length));
-            }
-            file.write_all(&chunk).await?;
-        }
-        if received != length {
-            return Err(wrong());
-        }
-        file.flush().await?;
-        let file = file.into_std().await;
-        blocking(&self.service.store, move |store| {
-            store.seal(&mut part, &file, length)?;
-            Ok(part)
-        })
-        .await
-    }
-
-    fn need_write(&self) -> Result<(), BlobError> {
-        self.access.need("wc")
-    }
-
-    async fn put_blob(self, body: Body) -> Reply {
-        self.need_write()?;
-        if self.header("x-ms-copy-source").is_some() || self.header("x-ms-blob-type") != Some("BlockBlob") {
-            let message = "Only block blobs can be written (x-ms-blob-type: BlockBlob), and not copied.";
-            return Err(BlobError::new(400, "InvalidHeaderValue", message));
-        }
-        let (properties, metadata) = (self.properties(true), self.metadata()?);
-        let length = self.length(PUT_BYTES_MAX)?;
-        // Before the body is read: nobody uploads into a container that is not there.
-        let container = self.container.clone();
-        blocking(&self.service.store, move |store| store.container(&container)).await?;
-        let part = self.receive(body, length).await?;
-        let store = self.service.store.clone();
-        let blob = blocking(&store, move |store| {
-            let check = |old: Option<&Blob>| self.check_write(old);
-            store.put(
-                &self.container,
-                &self.blob,
-                part,
-                (&properties, &metadata),
-                self.now,
-                check,
-            )
-        })
-        .await?;
-        Ok(written(201, &blob))
-    }
-
-    /// Conditions, and that a signature which only creates does not replace.
-    fn check_write(&self, old: Option<&Blob>) -> Result<(), BlobError> {
-        if old.is_some() {
-            self.access.need("w")?;
-        }
-        conditions::check(&self.head.headers, old, false)
-    }
-
-    async fn put_block(self, body: Body) -> Reply {
-        self.need_write()?;
-        let id = self.parameter("blockid").to_owned();
-        let decoded = base64::engine::general_purpose::STANDARD.decode(&id);
-        if !decoded.is_ok_and(|bytes| (1..=64).contains(&bytes.len())) {
-            return Err(BlobError::query("blockid"));
-        }
-        let length = self.length(BLOCK_BYTES_MAX)?;
-        let container = self.container.clone();
-        blocking(&self.service.store, move |store| store.container(&container)).await?;
-        let part = self.receive(body, length).await?;
-        let store = self.service.store.clone();
-        blocking(&store, move |store| {
-            store.stage(&self.container, &self.blob, &id, part, self.now)
-        })
-        .await?;
-        Ok(reply(201, &[("x-ms-request-server-encrypted", "false")]))
-    }
-
-    async fn put_block_list(self, body: Body) -> Reply {
-        self.need_write()?;
-        let (properties, metadata) = (self.properties(false), self.metadata()?);
-        let length = self.length(xml::BLOCK_LIST_BYTES_MAX)?;
-        let limit = usize::try_from(length).unwrap_or(usize::MAX);
-        let text = axum::body::to_bytes(body, limit)
-            .await
-            .map_err(|_| BlobError::new(400, "IncompleteBody", "The body could not be read."))?;
-        let text = std::str::from_utf8(&text)
-            .map_err(|_| BlobError::new(400, "InvalidXmlDocument", "The body is not UTF-8."))?;
-        let list = xml::parse_block_list(text)?;
-        let store = self.service.store.clone();
-        let blob = blocking(&store, move |store| {
-            let check = |old: Option<&Blob>| self.check_write(old);
-            store.commit(
-                &self.container,
-                &self.blob,
-                &list,
-                (&properties, &metadata),
-                self.now,
-                check,
-            )
-        })
-        .await?;
-        Ok(written(201, &blob))
     }
 
     async fn block_list(self) -> Reply {
@@ -474,7 +372,7 @@ impl Call {
                 false => (Some(&properties), None),
             };
             let check = |old: Option<&Blob>| conditions::check(&self.head.headers, old, false);
-            store.describe(&self.container, &self.blob, properties, metadata, self.now, check)
+            store.describe(self.target(), properties, metadata, check)
         })
         .await?;
         Ok(written(200, &blob))
@@ -482,6 +380,10 @@ impl Call {
 
     async fn get(self, bare: bool) -> Reply {
         self.access.need("r")?;
+        if self.header("x-ms-structured-body").is_some() {
+            let message = "Downloads are not sent as structured messages: ask for MD5 instead.";
+            return Err(BlobError::new(400, "UnsupportedHeader", message));
+        }
         let store = self.service.store.clone();
         let (container, name) = (self.container.clone(), self.blob.clone());
         let (blob, parts) = blocking(&store, move |store| store.read(&container, &name)).await?;
@@ -522,9 +424,29 @@ impl Call {
             }
         };
         set(response.headers_mut(), "content-length", &length.to_string());
-        if !bare {
-            *response.body_mut() = stream(parts, first, length).await?;
+        if range.is_some() {
+            // The MD5 that is kept is that of the whole blob.
+            if let Some(md5) = response.headers_mut().remove("content-md5") {
+                response.headers_mut().insert("x-ms-blob-content-md5", md5);
+            }
         }
+        if bare {
+            return Ok(response);
+        }
+        let body = stream(parts, first, length).await?;
+        let wants_md5 = self.header("x-ms-range-get-content-md5");
+        if range.is_none() || !wants_md5.is_some_and(|wants| wants.eq_ignore_ascii_case("true")) {
+            *response.body_mut() = body;
+            return Ok(response);
+        }
+        if length > RANGE_MD5_BYTES_MAX {
+            return Err(BlobError::header("x-ms-range-get-content-md5"));
+        }
+        let limit = usize::try_from(length).unwrap_or(usize::MAX);
+        let bytes = axum::body::to_bytes(body, limit).await;
+        let bytes = bytes.map_err(std::io::Error::other)?;
+        set(response.headers_mut(), "content-md5", &md5_of(&bytes));
+        *response.body_mut() = Body::from(bytes);
         Ok(response)
     }
 
@@ -533,7 +455,7 @@ impl Call {
         let store = self.service.store.clone();
         blocking(&store, move |store| {
             let check = |old: Option<&Blob>| conditions::check(&self.head.headers, old, false);
-            store.delete(&self.container, &self.blob, check)
+            store.delete(self.target(), check)
         })
         .await?;
         Ok(reply(202, &[("x-ms-delete-type-permanent", "true")]))

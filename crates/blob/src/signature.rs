@@ -2,6 +2,7 @@
 //!
 //! Sources: the Blob service's documentation of both, and what azure-storage-blob and @azure/storage-blob send.
 
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_model::Timestamp;
@@ -54,6 +55,31 @@ impl Account {
 
     fn proves(&self, text: &str, signature: &str) -> bool {
         self.sign(text).as_bytes().ct_eq(signature.as_bytes()).into()
+    }
+
+    /// The `Authorization` header of a request without a body that a client sends: method, path as sent, decoded query,
+    /// and all of its `x-ms-` headers.
+    #[must_use]
+    pub fn authorize(
+        &self,
+        method: &str,
+        path: &str,
+        query: &[(String, String)],
+        fields: &[(&'static str, &str)],
+    ) -> String {
+        let fields = fields.iter().filter_map(|(name, value)| {
+            Some((HeaderName::from_static(name), HeaderValue::from_str(value).ok()?))
+        });
+        let request = Signed {
+            method,
+            path,
+            query,
+            headers: &HeaderMap::from_iter(fields),
+            container: "",
+            blob: "",
+        };
+        let signature = self.sign(&shared_key_text(&self.name, &request));
+        format!("SharedKey {}:{signature}", self.name)
     }
 
     /// A query (`sv=…&sig=…`, without `?`) that allows `permissions` (such as `rw`) on one blob until `expires_at`. With
@@ -398,7 +424,8 @@ fn parse_time(text: &str) -> Option<Timestamp> {
 }
 
 /// Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`.
-pub(crate) fn parse_http_date(text: &str) -> Option<i64> {
+#[must_use]
+pub fn parse_http_date(text: &str) -> Option<i64> {
     let mut words = text.split_once(", ")?.1.split(' ');
     let day = words.next()?.parse().ok()?;
     let month = words.next()?;
@@ -414,7 +441,8 @@ pub(crate) fn parse_http_date(text: &str) -> Option<i64> {
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`
-pub(crate) fn http_date(at: Timestamp) -> String {
+#[must_use]
+pub fn http_date(at: Timestamp) -> String {
     let at = time::OffsetDateTime::from_unix_timestamp(at.as_seconds())
         .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
     let weekday = at.weekday().to_string();

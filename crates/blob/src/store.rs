@@ -19,15 +19,23 @@ use std::sync::Arc;
 use holdfast_model::Timestamp;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
 use crate::error::{BlobError, disk_full};
+
+mod list;
+mod signatures;
+
+pub use list::{Entry, Page};
+use signatures::check_alive;
 
 /// Most blocks of a blob.
 pub const BLOCKS_MAX: usize = 50_000;
 /// Most staged blocks of a blob.
 pub const STAGED_MAX: i64 = 100_000;
-/// Free bytes that an upload must leave on the disk.
-pub const FREE_BYTES_MIN: u64 = 128 << 20;
+/// Free bytes that an upload must leave on the disk, unless it is said otherwise.
+pub const FREE_BYTES_MIN: u64 = 512 << 20;
 /// Most entries of a listing.
 pub const LIST_MAX: usize = 5_000;
 /// How long a staged block is kept without a list that names it, in seconds: a week, as the Blob service does.
@@ -93,6 +101,19 @@ pub enum From {
     Latest,
 }
 
+/// What is written, when, and with which right.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Container.
+    pub container: &'a str,
+    /// Name of the blob.
+    pub name: &'a str,
+    /// Name of the signature that allows it, if it has one: a signature that ends while a body comes ends the write.
+    pub signature: Option<&'a str>,
+    /// Now.
+    pub now: Timestamp,
+}
+
 /// A part in writing: a file that nobody knows yet. Dropped, it is removed.
 pub struct Part {
     file: i64,
@@ -110,24 +131,6 @@ impl Drop for Part {
     }
 }
 
-/// A page of a listing: names in order, and the marker of the next page.
-#[derive(Debug)]
-pub struct Page<T> {
-    /// Entries.
-    pub items: Vec<T>,
-    /// Where the next page begins.
-    pub next: Option<String>,
-}
-
-/// An entry of a listing of blobs.
-#[derive(Debug)]
-pub enum Entry {
-    /// A blob.
-    Blob(Box<Blob>),
-    /// Everything that begins so.
-    Prefix(String),
-}
-
 /// The store. Cheap to clone; its calls block.
 #[derive(Clone)]
 pub struct BlobStore {
@@ -136,17 +139,21 @@ pub struct BlobStore {
 
 struct Inner {
     dir: PathBuf,
+    free_bytes_min: u64,
+    /// One looks for room at a time, so that two do not take the same.
+    room: Mutex<()>,
     db: Mutex<Connection>,
 }
 
 const SCHEMA: &str = include_str!("schema.sql");
 
 impl BlobStore {
-    /// Opens or makes a store in `dir`; removes what a crash has left, and blocks staged too long ago.
+    /// Opens or makes a store in `dir`; removes what a crash has left, and blocks staged too long ago. Uploads leave
+    /// `free_bytes_min` on the disk.
     ///
     /// # Errors
     /// When the folder or its index cannot be used.
-    pub fn open(dir: &Path, now: Timestamp) -> Result<Self, BlobError> {
+    pub fn open(dir: &Path, free_bytes_min: u64, now: Timestamp) -> Result<Self, BlobError> {
         use std::os::unix::fs::DirBuilderExt as _;
         fs::DirBuilder::new()
             .recursive(true)
@@ -156,17 +163,15 @@ impl BlobStore {
         let db = Connection::open(dir.join("index.db"))?;
         db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
         db.execute_batch(SCHEMA)?;
-        db.execute(
-            "DELETE FROM staged WHERE at < ?1",
-            [now.as_seconds() - STAGED_SECONDS_MAX],
-        )?;
-        db.execute("DELETE FROM revoked WHERE until < ?1", [now.as_seconds()])?;
         let store = BlobStore {
             inner: Arc::new(Inner {
                 dir: dir.to_owned(),
+                free_bytes_min,
+                room: Mutex::new(()),
                 db: Mutex::new(db),
             }),
         };
+        store.sweep(now)?;
         store.remove_orphans()?;
         Ok(store)
     }
@@ -199,14 +204,16 @@ impl BlobStore {
     /// `InsufficientStorage`; those of the disk.
     pub fn begin(&self, size: u64) -> Result<(Part, File), BlobError> {
         use std::os::unix::fs::OpenOptionsExt as _;
-        let disk = rustix::fs::statvfs(&self.inner.dir).map_err(std::io::Error::from)?;
-        if disk.f_bavail.saturating_mul(disk.f_frsize) < size.saturating_add(FREE_BYTES_MIN) {
-            return Err(disk_full());
-        }
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).map_err(|error| std::io::Error::other(error.to_string()))?;
         let file = i64::from_ne_bytes(bytes);
         let path = self.path(file);
+        let _room = self.inner.room.lock();
+        let disk = rustix::fs::statvfs(&self.inner.dir).map_err(std::io::Error::from)?;
+        let wanted = size.saturating_add(self.inner.free_bytes_min);
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < wanted {
+            return Err(disk_full());
+        }
         let opened = File::options()
             .write(true)
             .create_new(true)
@@ -218,6 +225,14 @@ impl BlobStore {
             size: 0,
             kept: false,
         };
+        if size > 0 {
+            // The space is taken now, so that uploads side by side see what the others will need.
+            match rustix::fs::fallocate(&opened, FallocateFlags::KEEP_SIZE, 0, size) {
+                // Not every file system can.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                Err(error) => return Err(std::io::Error::from(error).into()),
+            }
+        }
         Ok((part, opened))
     }
 
@@ -338,26 +353,6 @@ impl BlobStore {
         })
     }
 
-    /// Containers whose names begin with `prefix`, from `marker` on.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn containers(&self, prefix: &str, marker: &str, max: usize) -> Result<Page<Container>, BlobError> {
-        let db = self.inner.db.lock();
-        let mut rows = db.prepare_cached(
-            "SELECT name, etag, modified_at, metadata FROM containers
-             WHERE name >= ?1 AND substr(name, 1, length(?2)) = ?2 ORDER BY name LIMIT ?3",
-        )?;
-        let from = marker.max(prefix);
-        let mut items: Vec<Container> = rows
-            .query_map(params![from, prefix, max as i64 + 1], read_container)?
-            .collect::<Result<_, _>>()?;
-        let next = (items.len() > max)
-            .then(|| items.pop().map(|last| last.name))
-            .flatten();
-        Ok(Page { items, next })
-    }
-
     /// A blob.
     ///
     /// # Errors
@@ -389,17 +384,16 @@ impl BlobStore {
     /// `ContainerNotFound`; those of `check`.
     pub fn put(
         &self,
-        container: &str,
-        name: &str,
+        target: Target<'_>,
         mut part: Part,
-        (properties, metadata): (&Headers, &Headers),
-        now: Timestamp,
+        described: (&Headers, &Headers),
         check: impl FnOnce(Option<&Blob>) -> Result<(), BlobError>,
     ) -> Result<Blob, BlobError> {
         let parts = [(String::new(), part.file, part.size)];
         let blob = self.change(|db, freed| {
-            check(find_blob(db, container, name)?.as_ref())?;
-            replace(db, container, name, &parts, (properties, metadata), now, freed)
+            check_alive(db, target.signature)?;
+            check(find_blob(db, target.container, target.name)?.as_ref())?;
+            replace(db, target, &parts, described, freed)
         });
         let blob = blob.map_err(|error| keep_on_failure(&mut part, error))?;
         part.kept = true;
@@ -410,15 +404,12 @@ impl BlobStore {
     ///
     /// # Errors
     /// `ContainerNotFound`, `InvalidBlobOrBlock` for an id of another length, `BlockCountExceedsLimit`.
-    pub fn stage(
-        &self,
-        container: &str,
-        name: &str,
-        block: &str,
-        mut part: Part,
-        now: Timestamp,
-    ) -> Result<(), BlobError> {
+    pub fn stage(&self, target: Target<'_>, block: &str, mut part: Part) -> Result<(), BlobError> {
+        let Target {
+            container, name, now, ..
+        } = target;
         let staged = self.change(|db, freed| {
+            check_alive(db, target.signature)?;
             find_container(db, container)?;
             let (count, other): (i64, Option<i64>) = db
                 .prepare_cached(
@@ -466,14 +457,14 @@ impl BlobStore {
     /// `ContainerNotFound`, `InvalidBlockList`; those of `check`.
     pub fn commit(
         &self,
-        container: &str,
-        name: &str,
+        target: Target<'_>,
         list: &[(From, String)],
-        (properties, metadata): (&Headers, &Headers),
-        now: Timestamp,
+        described: (&Headers, &Headers),
         check: impl FnOnce(Option<&Blob>) -> Result<(), BlobError>,
     ) -> Result<Blob, BlobError> {
+        let Target { container, name, .. } = target;
         self.change(|db, freed| {
+            check_alive(db, target.signature)?;
             let old = find_blob(db, container, name)?;
             check(old.as_ref())?;
             let id = old.as_ref().map_or(-1, |blob| blob.id);
@@ -499,7 +490,7 @@ impl BlobStore {
                 parts.push((block.clone(), file, size));
             }
             drop((staged, committed));
-            replace(db, container, name, &parts, (properties, metadata), now, freed)
+            replace(db, target, &parts, described, freed)
         })
     }
 
@@ -538,14 +529,16 @@ impl BlobStore {
     /// `ContainerNotFound`, `BlobNotFound`; those of `check`.
     pub fn describe(
         &self,
-        container: &str,
-        name: &str,
+        target: Target<'_>,
         properties: Option<&Headers>,
         metadata: Option<&Headers>,
-        now: Timestamp,
         check: impl FnOnce(Option<&Blob>) -> Result<(), BlobError>,
     ) -> Result<Blob, BlobError> {
+        let Target {
+            container, name, now, ..
+        } = target;
         self.change(|db, _| {
+            check_alive(db, target.signature)?;
             let blob = require_blob(db, container, name)?;
             check(Some(&blob))?;
             db.execute(
@@ -568,101 +561,30 @@ impl BlobStore {
     /// `ContainerNotFound`, `BlobNotFound`; those of `check`.
     pub fn delete(
         &self,
-        container: &str,
-        name: &str,
+        target: Target<'_>,
         check: impl FnOnce(Option<&Blob>) -> Result<(), BlobError>,
     ) -> Result<(), BlobError> {
         self.change(|db, freed| {
-            let blob = require_blob(db, container, name)?;
+            check_alive(db, target.signature)?;
+            let blob = require_blob(db, target.container, target.name)?;
             check(Some(&blob))?;
             free_parts(db, blob.id, freed)?;
             db.execute("DELETE FROM blobs WHERE id = ?1", [blob.id])?;
             Ok(())
         })
     }
-
-    /// Blobs whose names begin with `prefix`, from `marker` on; names that hold `delimiter` behind the prefix are one
-    /// entry up to it.
-    ///
-    /// # Errors
-    /// `ContainerNotFound`.
-    pub fn blobs(
-        &self,
-        container: &str,
-        prefix: &str,
-        delimiter: &str,
-        marker: &str,
-        max: usize,
-    ) -> Result<Page<Entry>, BlobError> {
-        let db = self.inner.db.lock();
-        find_container(&db, container)?;
-        let mut first = db.prepare_cached(
-            "SELECT id, name, size, etag, created_at, modified_at, properties, metadata FROM blobs
-             WHERE container = ?1 AND name >= ?2 AND substr(name, 1, length(?3)) = ?3 ORDER BY name LIMIT 1",
-        )?;
-        let mut items = Vec::new();
-        let mut from = marker.max(prefix).to_owned();
-        loop {
-            let found = first
-                .query_row(params![container, from, prefix], read_blob)
-                .optional()?;
-            let Some(blob) = found else {
-                return Ok(Page { items, next: None });
-            };
-            if items.len() >= max {
-                return Ok(Page {
-                    items,
-                    next: Some(blob.name),
-                });
-            }
-            let rest = &blob.name[prefix.len()..];
-            match rest.find(delimiter).filter(|_| !delimiter.is_empty()) {
-                Some(place) => {
-                    let common = blob.name[..prefix.len() + place + delimiter.len()].to_owned();
-                    from = behind(&common).ok_or_else(|| BlobError::query("delimiter"))?;
-                    items.push(Entry::Prefix(common));
-                }
-                None => {
-                    from = format!("{}\u{1}", blob.name);
-                    items.push(Entry::Blob(Box::new(blob)));
-                }
-            }
-        }
-    }
-
-    /// Ends all signatures that name `id` as their `si`, durably; forgotten after `until`, when they have ended anyway.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn revoke(&self, id: &str, until: Timestamp) -> Result<(), BlobError> {
-        let db = self.inner.db.lock();
-        db.execute(
-            "INSERT OR REPLACE INTO revoked VALUES (?1, ?2)",
-            params![id, until.as_seconds() + 1],
-        )?;
-        Ok(())
-    }
-
-    /// Whether [`BlobStore::revoke`] was called for `id`.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn is_revoked(&self, id: &str) -> Result<bool, BlobError> {
-        let db = self.inner.db.lock();
-        let known = "SELECT EXISTS (SELECT 1 FROM revoked WHERE id = ?1)";
-        Ok(db.query_row(known, [id], |row| row.get(0))?)
-    }
 }
 
 fn replace(
     db: &Connection,
-    container: &str,
-    name: &str,
+    target: Target<'_>,
     parts: &[(String, i64, u64)],
     (properties, metadata): (&Headers, &Headers),
-    now: Timestamp,
     freed: &mut Vec<i64>,
 ) -> Result<Blob, BlobError> {
+    let Target {
+        container, name, now, ..
+    } = target;
     find_container(db, container)?;
     let mut created_at = now;
     if let Some(old) = find_blob(db, container, name)? {
@@ -699,15 +621,6 @@ fn replace(
         insert.execute(params![id, place as i64, block, file, *size as i64])?;
     }
     require_blob(db, container, name)
-}
-
-/// The first text that sorts behind all that begin with `prefix`.
-fn behind(prefix: &str) -> Option<String> {
-    let mut chars = prefix.chars();
-    let last = chars.next_back()?;
-    // Surrogates are no characters.
-    let next = (last as u32 + 1..=last as u32 + 0x801).find_map(char::from_u32)?;
-    Some(format!("{}{next}", chars.as_str()))
 }
 
 /// Lets go of a part after a refusal. When the disk failed nobody knows whether the index names it: it stays, and the

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request};
 use holdfast_blob::signature::Account;
+use holdfast_blob::store::FREE_BYTES_MIN;
 use holdfast_blob::{BlobService, BlobStore, router};
 use holdfast_model::Timestamp;
 use http_body_util::BodyExt as _;
@@ -21,7 +22,7 @@ fn account(name: &str) -> Account {
 
 fn open(dir: &Path) -> BlobService {
     BlobService {
-        store: BlobStore::open(dir, NOW).expect("a store"),
+        store: BlobStore::open(dir, FREE_BYTES_MIN, NOW).expect("a store"),
         account: account("holdfast"),
         now: Arc::new(|| NOW),
         tls: true,

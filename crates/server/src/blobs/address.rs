@@ -12,6 +12,11 @@ const NAME: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b'/');
 
+/// A blob's name in an address.
+pub(super) fn encoded_name(name: &str) -> String {
+    utf8_percent_encode(name, NAME).to_string()
+}
+
 /// Where a blob is, with the signature that opens it; shown without that.
 #[derive(Clone)]
 pub(crate) struct BlobAddress {
@@ -31,7 +36,7 @@ impl BlobAddress {
         if address.base.ends_with('/') || path_of(&address.base).len() < 2 {
             return Err("the URI names no container: it must be https://host/container?signature".to_owned());
         }
-        address.base = format!("{}/{}", address.base, utf8_percent_encode(blob, NAME));
+        address.base = format!("{}/{}", address.base, encoded_name(blob));
         if address.parameter("sig").is_none() {
             return Err(
                 "the URI has no shared access signature: make one that allows to read, write and create blobs".to_owned(),

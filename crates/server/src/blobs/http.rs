@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use holdfast_blob::signature::{http_date, parse_http_date};
 use holdfast_fleet::transfer::{BlobReader, BlobWriter};
+use holdfast_model::Timestamp;
+use holdfast_ports::file::StorageError;
 use ureq::http::{Response, header};
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 use ureq::{Agent, Body, BodyReader};
 
+use super::account::StorageAccount;
 use super::address::BlobAddress;
 
 /// Version of the API; every request names it.
@@ -26,6 +30,8 @@ const BLOCKS_MAX: usize = 50_000;
 const TRIES_MAX: usize = 4;
 /// Pause before the second try; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Longest look at a blob: a device waits for it.
+const LOOK_TIME_MAX: Duration = Duration::from_secs(20);
 /// Longest silence of the other side.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -122,6 +128,93 @@ impl BlobClient {
             }
         }
         Err(failure)
+    }
+}
+
+/// What a look at a blob finds.
+pub(super) enum Found {
+    /// No such blob, or no such container.
+    Nothing,
+    /// A blob.
+    Blob {
+        /// Bytes.
+        size: u64,
+        /// When it was last written.
+        updated_at: Timestamp,
+    },
+}
+
+impl BlobClient {
+    /// Looks at a blob. Tried once: the device that waits for it can ask again.
+    ///
+    /// # Errors
+    /// [`StorageError`], without the signature.
+    pub(super) fn look(&self, address: &BlobAddress) -> Result<Found, StorageError> {
+        let asked = self
+            .agent
+            .head(address.uri(""))
+            .config()
+            .timeout_global(Some(LOOK_TIME_MAX))
+            .build()
+            .header("x-ms-version", API_VERSION)
+            .call();
+        let response = asked.map_err(|error| StorageError::Unavailable(unreachable(address, &error)))?;
+        let text = |name: header::HeaderName| response.headers().get(name)?.to_str().ok();
+        match response.status().as_u16() {
+            200 => {
+                let size = text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
+                let at = text(header::LAST_MODIFIED).and_then(parse_http_date);
+                match (size, at) {
+                    (Some(size), Some(at)) => Ok(Found::Blob {
+                        size,
+                        updated_at: Timestamp::from_seconds(at),
+                    }),
+                    _ => Err(StorageError::Refused(format!(
+                        "{address} is told without its length or time"
+                    ))),
+                }
+            }
+            404 => Ok(Found::Nothing),
+            _ if is_passing(&response) => Err(StorageError::Unavailable(refused("read", address, &response))),
+            _ => Err(StorageError::Refused(refused("read", address, &response))),
+        }
+    }
+
+    /// Makes a container of an account if it is not there.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub(super) fn create_container(
+        &self,
+        account: &StorageAccount,
+        container: &str,
+        now: Timestamp,
+    ) -> Result<(), String> {
+        let uri = format!("{}/{container}?restype=container", account.endpoint);
+        let parsed: ureq::http::Uri = uri
+            .parse()
+            .map_err(|_| "the blob endpoint is no address".to_owned())?;
+        let date = http_date(now);
+        let fields = [("x-ms-date", date.as_str()), ("x-ms-version", API_VERSION)];
+        let query = [("restype".to_owned(), "container".to_owned())];
+        let authorization = account.account.authorize("PUT", parsed.path(), &query, &fields);
+        let asked = self
+            .agent
+            .put(&uri)
+            .header("x-ms-date", &date)
+            .header("x-ms-version", API_VERSION)
+            .header("authorization", authorization)
+            .send_empty();
+        let (host, _) = account.host_and_path();
+        match asked {
+            Err(error) => Err(format!("{host} cannot be reached: {error}")),
+            Ok(response) => match response.status().as_u16() {
+                201 | 409 => Ok(()),
+                status => Err(format!(
+                    "{host} refuses to make the container {container} (HTTP {status})"
+                )),
+            },
+        }
     }
 }
 

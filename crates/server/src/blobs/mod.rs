@@ -1,9 +1,11 @@
 //! Blobs that imports and exports read and write: block blobs over HTTP, with shared access signatures, and files below a
 //! folder that the operator has opened for it. Used by the hub's jobs and by the command line. Everything here blocks.
 
+pub(crate) mod account;
 mod address;
 mod folder;
 mod http;
+pub(crate) mod uploads;
 
 use std::path::PathBuf;
 
