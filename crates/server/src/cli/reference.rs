@@ -35,8 +35,8 @@ pub(super) fn write_all(out: &Path) -> anyhow::Result<()> {
 
 /// Order of the sections, the most wanted first.
 const ORDER: &[&str] = &[
-    "server", "hub", "mqtt", "amqp", "https", "tls", "log", "c2d", "query", "jobs", "routing", "transfer",
-    "observe",
+    "server", "hub", "mqtt", "amqp", "https", "tls", "log", "c2d", "query", "jobs", "routing", "blob", "files",
+    "transfer", "observe",
 ];
 
 /// One key of the configuration.

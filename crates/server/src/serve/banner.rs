@@ -22,6 +22,10 @@ pub struct Addresses {
     pub mqtt_plain: Option<SocketAddr>,
     /// AMQP without TLS.
     pub amqp_plain: Option<SocketAddr>,
+    /// Port of the blob store.
+    pub blob_port: Option<u16>,
+    /// Blob store without TLS.
+    pub blob_plain: Option<SocketAddr>,
     /// Plain HTTP for monitoring.
     pub admin: Option<SocketAddr>,
 }
@@ -67,6 +71,8 @@ impl Banner {
             "amqpPort": addresses.amqp_port,
             "mqttPlain": addresses.mqtt_plain.map(|address| address.to_string()),
             "amqpPlain": addresses.amqp_plain.map(|address| address.to_string()),
+            "blobPort": addresses.blob_port,
+            "blobPlain": addresses.blob_plain.map(|address| address.to_string()),
             "admin": addresses.admin.map(|address| address.to_string()),
             "dataDir": self.data_dir,
             "connectionEnv": self.connection_env,
@@ -88,11 +94,17 @@ impl Banner {
             ("AMQP over TLS", format!("{host}:{amqp_port}")),
             ("HTTPS", format!("https://{host}:{https_port}")),
         ];
+        if let Some(port) = self.addresses.blob_port {
+            rows.push(("blobs", format!("https://{host}:{port}")));
+        }
         if let Some(address) = self.addresses.mqtt_plain {
             rows.push(("MQTT, no TLS", address.to_string()));
         }
         if let Some(address) = self.addresses.amqp_plain {
             rows.push(("AMQP, no TLS", address.to_string()));
+        }
+        if let Some(address) = self.addresses.blob_plain {
+            rows.push(("blobs, no TLS", format!("http://{address}")));
         }
         if let Some(address) = self.addresses.admin {
             rows.push(("health, metrics", format!("http://{address}")));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use holdfast_blob::BlobService;
 use holdfast_fleet::models::ModelFolder;
 use holdfast_fleet::transfer::{Transfer, TransferJobs};
 use holdfast_heads::amqp::{AmqpConfig, AmqpHead};
@@ -38,6 +39,7 @@ use super::certificates::ServerIdentities;
 use super::config::{self, Config};
 use super::connection_env::{self as variables, ConnectionEnv, write_private};
 use super::data_dir::unusable;
+use super::files::{self, Uploads};
 use super::fleet::{self, Management};
 use super::listen::{self, bind, bind_all};
 use super::periodic::Periodic;
@@ -62,6 +64,8 @@ struct Listeners {
     mqtt_plain: Option<TcpListener>,
     amqp: Vec<TcpListener>,
     amqp_plain: Option<TcpListener>,
+    blob: Vec<TcpListener>,
+    blob_plain: Option<TcpListener>,
     admin: Option<TcpListener>,
 }
 
@@ -70,6 +74,7 @@ impl Listeners {
         let addresses = &config.server.listen;
         let plain = config.mqtt.plain.map(|address| bind(address, listen::MQTT_PLAIN));
         let amqp_plain = config.amqp.plain.map(|address| bind(address, listen::AMQP_PLAIN));
+        let blob_plain = config.blob.plain.map(|address| bind(address, listen::BLOB_PLAIN));
         let admin = config.server.admin.map(|address| bind(address, listen::ADMIN));
         Ok(Listeners {
             https: bind_all(addresses, config.https.port, listen::HTTPS)?,
@@ -77,6 +82,11 @@ impl Listeners {
             mqtt_plain: plain.transpose()?,
             amqp: bind_all(addresses, config.amqp.port, listen::AMQP)?,
             amqp_plain: amqp_plain.transpose()?,
+            blob: match config.blob.enabled {
+                true => bind_all(addresses, config.blob.port(config.https.port), listen::BLOB)?,
+                false => Vec::new(),
+            },
+            blob_plain: blob_plain.transpose()?,
             admin: admin.transpose()?,
         })
     }
@@ -94,6 +104,11 @@ impl Listeners {
             https_port: port(&self.https)?,
             mqtt_plain: address(&self.mqtt_plain)?,
             amqp_plain: address(&self.amqp_plain)?,
+            blob_port: match self.blob.first() {
+                Some(listener) => Some(listener.local_addr()?.port()),
+                None => None,
+            },
+            blob_plain: address(&self.blob_plain)?,
             admin: address(&self.admin)?,
         })
     }
@@ -109,6 +124,7 @@ struct Parts {
     models: Arc<ModelFolder>,
     management: Management,
     routing: Routing,
+    uploads: Uploads,
     tls: Arc<TlsSettings>,
     clock: Arc<dyn Clock>,
     health: Health,
@@ -127,7 +143,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
         .cloned()
         .unwrap_or_else(|| "localhost".to_owned());
     let addresses = listeners.addresses(&host)?;
-    let parts = open(&settings).await.map_err(unusable)?;
+    let parts = open(&settings, addresses.blob_port).await.map_err(unusable)?;
 
     let (stop, stopped) = watch::channel(false);
     let mut heads = JoinSet::new();
@@ -145,6 +161,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut upkeep = periodic.start();
     let mut management = parts.management.start();
     let dispatchers = parts.routing.start(&parts.hub);
+    let mut uploads = parts.uploads.start(&parts.clock, webhook_roots());
 
     announce(&settings, &parts, addresses).map_err(unusable)?;
     loop {
@@ -169,6 +186,7 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<()> {
             std::process::exit(1);
         }
     }
+    uploads.shutdown().await;
     upkeep.shutdown().await;
     drop(periodic);
     close(parts, &settings).await
@@ -185,7 +203,7 @@ fn query_limits(settings: &Settings) -> QueryLimits {
 }
 
 /// Opens the stores and makes the engine.
-async fn open(settings: &Settings) -> anyhow::Result<Parts> {
+async fn open(settings: &Settings, blob_port: Option<u16>) -> anyhow::Result<Parts> {
     let mut registry = Registry::new();
     registry.process_metrics();
     let health = Health::new();
@@ -245,6 +263,20 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
         &clock,
         &mut registry,
     );
+    let uploads = Uploads::open(
+        &settings.config.files,
+        &settings.config.blob,
+        files::Surroundings {
+            data_dir: &settings.data_dir,
+            names: &settings.names,
+            port: blob_port,
+            store: &store,
+            clock: &clock,
+            roots: webhook_roots(),
+        },
+        &mut registry,
+    )
+    .await?;
     let identities = settings.certificates.load()?;
     let tls = TlsSettings::new(
         server_certificates(identities),
@@ -264,6 +296,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Parts> {
         models,
         management,
         routing,
+        uploads,
         tls,
         clock,
         health,
@@ -318,7 +351,9 @@ async fn transfer_jobs(
         work_dir,
         metrics,
     );
-    let blobs = Blobs::new(webhook_roots(), config.folder.clone(), config.hosts.clone());
+    // The embedded blob store is one of those that jobs may ask.
+    let roots = files::roots_with(webhook_roots(), settings.certificates.ca_path().as_deref());
+    let blobs = Blobs::new(roots, config.folder.clone(), config.hosts.clone());
     TransferJobs::new(
         transfer,
         Arc::new(blobs),
@@ -489,6 +524,10 @@ fn serve_heads(
         metrics.clone(),
     )
     .with_provisioning(Arc::clone(&dps));
+    let amqp = match parts.uploads.tells_services() {
+        true => amqp.with_files(Arc::clone(&parts.uploads.files) as Arc<_>),
+        false => amqp,
+    };
     for listener in listeners.amqp {
         let (head, tls, stopped) = (amqp.clone(), Arc::clone(&parts.tls), stopped.clone());
         heads.spawn(async move { head.serve(listener, Some(tls), stopped).await });
@@ -500,13 +539,29 @@ fn serve_heads(
     let watched = admin::router(parts.health.clone(), Arc::clone(&parts.registry));
     let config = https_config(&settings.config.https, drain_timeout);
     let router = https_router(parts, watched.clone(), stopped);
-    let devices = DeviceHttps::new(gateway, Arc::clone(clock), metrics.clone());
+    let devices = DeviceHttps::new(gateway, Arc::clone(clock), metrics.clone())
+        .with_files(Arc::clone(&parts.uploads.files) as Arc<_>);
     let https = HttpsHead::new(config, router, Some(devices), Some(mqtt), metrics.clone())
         .with_amqp(amqp)
         .with_provisioning(ProvisioningHttps::new(dps, Arc::clone(clock), metrics.clone()));
     for listener in listeners.https {
         let (head, tls, stopped) = (https.clone(), Arc::clone(&parts.tls), stopped.clone());
         heads.spawn(async move { head.serve(listener, Some(tls), stopped).await });
+    }
+    if let Some(service) = &parts.uploads.blobs {
+        let config = HttpsConfig {
+            connections_max: settings.config.blob.connections_max,
+            ..https_config(&settings.config.https, drain_timeout)
+        };
+        for listener in listeners.blob {
+            let head = blob_head(&config, service, true, metrics);
+            let (tls, stopped) = (Arc::clone(&parts.tls), stopped.clone());
+            heads.spawn(async move { head.serve(listener, Some(tls), stopped).await });
+        }
+        if let Some(listener) = listeners.blob_plain {
+            let (head, stopped) = (blob_head(&config, service, false, metrics), stopped.clone());
+            heads.spawn(async move { head.serve(listener, None, stopped).await });
+        }
     }
     if let Some(listener) = listeners.admin {
         let mut stopped = stopped.clone();
@@ -519,6 +574,21 @@ fn serve_heads(
             }
         });
     }
+}
+
+/// Serves the blob store. Requests without a valid signature end before their body is read.
+fn blob_head(
+    config: &HttpsConfig,
+    service: &BlobService,
+    tls: bool,
+    metrics: &holdfast_heads::events::Metrics,
+) -> HttpsHead {
+    let service = BlobService {
+        tls,
+        ..service.clone()
+    };
+    let router = holdfast_blob::router(service);
+    HttpsHead::new(config.clone(), router, None, None, metrics.clone())
 }
 
 /// Writes `connection.env` and the profile, prints the banner, tells systemd.
@@ -631,6 +701,13 @@ fn connection_env(
         settings.data_dir.id_scope(),
         "Id scope of this hub for device provisioning",
     );
+    if let Some(blobs) = &parts.uploads.connection_string {
+        env.set(
+            variables::BLOB_CS,
+            blobs.clone(),
+            "Connection string of the embedded blob store, for Azure Storage clients",
+        );
+    }
     if addresses.https_port != 443 {
         env.set(
             variables::HTTPS_PORT,

@@ -41,6 +41,10 @@ pub struct Config {
     pub jobs: JobsConfig,
     /// Import and export jobs.
     pub transfer: TransferConfig,
+    /// The embedded blob store, for file uploads and for the blobs of import and export jobs.
+    pub blob: super::files::BlobConfig,
+    /// File uploads of devices.
+    pub files: super::files::FilesConfig,
     /// Delivery of routed events to endpoints.
     pub routing: super::routing::RoutingConfig,
     /// What the process says about itself on standard error.
@@ -458,6 +462,8 @@ impl Config {
         }
         self.check_timeouts()?;
         self.amqp.check()?;
+        self.blob.check()?;
+        self.files.check()?;
         for host in &self.server.hosts {
             check_host(host)?;
         }

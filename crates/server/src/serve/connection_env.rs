@@ -31,6 +31,8 @@ pub const AMQP_PORT: &str = "HOLDFAST_AMQP_PORT";
 pub const AMQP_PLAIN: &str = "HOLDFAST_AMQP_PLAIN";
 /// Event Hubs-compatible connection string.
 pub const EH_CS: &str = "HOLDFAST_EH_CS";
+/// Connection string of the embedded blob store.
+pub const BLOB_CS: &str = "HOLDFAST_BLOB_CS";
 /// Provisioning host.
 pub const DPS_HOST: &str = "HOLDFAST_DPS_HOST";
 /// Provisioning service connection string.

@@ -42,6 +42,19 @@ pub(super) const HTTPS: Purpose = Purpose {
     fixed: Some(443),
 };
 
+pub(super) const BLOB: Purpose = Purpose {
+    name: "the blob store",
+    flag: "--blob-port",
+    // No SDK expects one, since signatures name it; the flag takes a port all the same.
+    fixed: Some(0),
+};
+
+pub(super) const BLOB_PLAIN: Purpose = Purpose {
+    name: "the blob store without TLS",
+    flag: "blob.plain =",
+    fixed: None,
+};
+
 pub(super) const MQTT_PLAIN: Purpose = Purpose {
     name: "MQTT without TLS",
     flag: "--mqtt-plain",

@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod config;
 pub mod connection_env;
 pub mod data_dir;
+pub mod files;
 mod fleet;
 pub mod routing;
 pub mod units;
@@ -61,6 +62,9 @@ pub struct ServeArgs {
     /// Port of HTTPS; 0 takes any free one [default: 443]
     #[arg(long, value_name = "PORT")]
     https_port: Option<u16>,
+    /// Port of the blob store; 0 takes any free one [default: 10000, or any free one with --https-port 0]
+    #[arg(long, value_name = "PORT")]
+    blob_port: Option<u16>,
     /// Also listen for MQTT without TLS here, for example on 127.0.0.1:1883
     #[arg(long, value_name = "ADDRESS:PORT")]
     mqtt_plain: Option<SocketAddr>,
@@ -98,6 +102,7 @@ impl ServeArgs {
         config.amqp.port = self.amqp_port.unwrap_or(config.amqp.port);
         config.amqp.plain = self.amqp_plain.or(config.amqp.plain);
         config.https.port = self.https_port.unwrap_or(config.https.port);
+        config.blob.port = self.blob_port.or(config.blob.port);
         config.mqtt.plain = self.mqtt_plain.or(config.mqtt.plain);
         config.mqtt.plain_anywhere |= self.mqtt_plain_anywhere;
         config.server.admin = self.admin.or(config.server.admin);
