@@ -9,6 +9,7 @@ mod check;
 mod demo;
 mod deny;
 mod docs;
+mod edge;
 mod fuzz;
 mod lock;
 mod paths;

@@ -31,6 +31,16 @@ pub(crate) fn holdfast_given() -> Option<PathBuf> {
     std::env::var_os("HOLDFAST_BIN").map(PathBuf::from)
 }
 
+/// The `holdfast-edge` program to run: the one named by `HOLDFAST_EDGE_BIN`, else our release build.
+pub(crate) fn edge() -> PathBuf {
+    edge_given().unwrap_or_else(|| target().join("release").join("holdfast-edge"))
+}
+
+/// The edge program named by `HOLDFAST_EDGE_BIN`.
+pub(crate) fn edge_given() -> Option<PathBuf> {
+    std::env::var_os("HOLDFAST_EDGE_BIN").map(PathBuf::from)
+}
+
 /// Logs of the children of this run.
 pub(crate) fn logs() -> PathBuf {
     target().join("xtask-logs")

@@ -62,6 +62,59 @@ const POSTGRESQL: Package = Package {
     present: || postgresql_present(),
 };
 
+const CONTAINERS: Package = Package {
+    names: &[
+        "docker.io",
+        "docker-registry",
+        "debootstrap",
+        "iproute2",
+        "procps",
+    ],
+    for_what: "a container engine, an image registry and debootstrap, for the edge runtime",
+    present: || {
+        let programs = ["dockerd", "docker", "docker-registry", "debootstrap", "ip", "ps"];
+        programs
+            .iter()
+            .all(|program| on_path(program).is_some() || in_sbin(program))
+    },
+};
+
+const BINUTILS: Package = Package {
+    names: &["binutils"],
+    for_what: "strip, for the simulated sensor",
+    present: || on_path("strip").is_some(),
+};
+
+const FAKETIME: Package = Package {
+    names: &["faketime"],
+    for_what: "a wrong clock, for the tests of the edge runtime",
+    present: || on_path("faketime").is_some(),
+};
+
+/// What the edge runtime's demo and suite need besides Rust, without leaving a system's engine running. Fails where a
+/// container engine cannot be run.
+pub(crate) fn containers() -> Result<()> {
+    crate::edge::need_root()?;
+    debian(&[COMPILER, CONTAINERS, BINUTILS])
+}
+
+/// A clock that is wrong.
+pub(crate) fn faketime() -> Result<()> {
+    debian(&[FAKETIME])
+}
+
+/// Debian puts daemons where only root's search path looks.
+fn in_sbin(program: &str) -> bool {
+    ["/usr/sbin", "/sbin"]
+        .iter()
+        .any(|dir| Path::new(dir).join(program).is_file())
+}
+
+/// Node.js and npm, without packages.
+pub(crate) fn node_program() -> Result<()> {
+    debian(&[NODE])
+}
+
 /// What the demo needs besides Rust. Returns the environment's Python.
 pub(crate) fn for_demo() -> Result<PathBuf> {
     debian(&[COMPILER, PYTHON])?;
@@ -123,6 +176,29 @@ pub(crate) fn build_holdfast() -> Result<()> {
     let mut cargo = paths::cargo();
     run(cargo.args(["build", "--release", "--package", "holdfast", "--bin", "holdfast"]))
         .context("cannot build holdfast")
+}
+
+/// Builds the release binary of `holdfast-edge`, unless one is given by `HOLDFAST_EDGE_BIN`.
+pub(crate) fn build_edge() -> Result<()> {
+    if let Some(given) = paths::edge_given() {
+        say(&format!("Using {} (HOLDFAST_EDGE_BIN)", given.display()));
+        return if given.is_file() {
+            Ok(())
+        } else {
+            bail!("HOLDFAST_EDGE_BIN names no file: {}", given.display())
+        };
+    }
+    say("Building holdfast-edge (release)");
+    let mut cargo = paths::cargo();
+    run(cargo.args([
+        "build",
+        "--release",
+        "--package",
+        "holdfast-edge",
+        "--bin",
+        "holdfast-edge",
+    ]))
+    .context("cannot build holdfast-edge")
 }
 
 /// Installs the packages of which something is missing.
@@ -291,7 +367,7 @@ pub(crate) fn node() -> Result<()> {
 }
 
 /// FNV-1a: a name for a text, the same in every build of this program.
-fn fingerprint(bytes: &[u8]) -> u64 {
+pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

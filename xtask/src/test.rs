@@ -3,14 +3,18 @@
 mod counts;
 mod report;
 
+use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use crate::args::Args;
+use crate::edge::engine::Engine;
+use crate::edge::registry::{PASSWORD, Registry, USER};
 use crate::process::tee;
-use crate::{Reported, check, demo, deny, docs, lock, paths, say, setup, tidy};
+use crate::{Reported, check, demo, deny, docs, edge, lock, paths, say, setup, tidy};
 
 use counts::Counts;
 use report::Row;
@@ -32,6 +36,7 @@ Suites:
   demo     the story of `cargo xtask demo`, each step a test
   python   official Python SDKs against a real hub
   node     official Node.js SDKs against a real hub
+  edge     the edge runtime with real containers (needs root: starts a container engine of its own)
 
 Options:
   --long         run the long versions (sets HOLDFAST_TEST_LONG=1, HOLDFAST_KILL9_CUTS=5000 and
@@ -86,6 +91,10 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "node",
         run: node,
+    },
+    Suite {
+        name: "edge",
+        run: containers,
     },
 ];
 
@@ -189,6 +198,8 @@ fn story() -> Result<Counts> {
 fn python(options: &Options) -> Result<Counts> {
     setup::build_holdfast()?;
     let python = setup::python()?;
+    // Azurite, to which the endpoint `storage` writes there.
+    setup::node()?;
     // The suite takes the lock for the fixed TCP ports itself.
     let mut command = Command::new(python);
     command.current_dir(paths::root().join("tests/clients/python"));
@@ -208,6 +219,58 @@ fn node(options: &Options) -> Result<Counts> {
     // Node.js has no call for file locks, so the lock is taken for it.
     let _ports = lock::fixed_ports()?;
     client_suite(&mut command, options, counts::node)
+}
+
+/// The module runtime against a real engine, then the scenarios of `tests/edge`, which start engines of their own.
+fn containers(options: &Options) -> Result<Counts> {
+    setup::containers()?;
+    setup::faketime()?;
+    setup::build_holdfast()?;
+    setup::build_edge()?;
+    let python = setup::python()?;
+    let images = edge::images::storage()?;
+    let runtime = module_runtime(options, &images)?;
+    let mut command = Command::new(python);
+    command.current_dir(paths::root().join("tests/edge"));
+    command.args(["-m", "pytest", "-rfEs", "-p", "no:cacheprovider", "--color=no"]);
+    long(&mut command, options);
+    command
+        .args(&options.passed_on)
+        .env("HOLDFAST_BIN", paths::holdfast())
+        .env("HOLDFAST_EDGE_BIN", paths::edge())
+        .env("HOLDFAST_EDGE_IMAGES", &images);
+    let minutes = if options.long { 120 } else { 15 };
+    let outcome = tee(&mut command, Duration::from_secs(minutes * 60))?;
+    let scenarios = counts::pytest(&outcome.lines)
+        .with_status(outcome.success, outcome.note)
+        .strict();
+    Ok(runtime.strict().and(scenarios))
+}
+
+/// `crates/docker/tests/engine.rs`: without an engine these tests are not run by `cargo test`, and here they must.
+fn module_runtime(options: &Options, images: &Path) -> Result<Counts> {
+    let dir = edge::cache().join("engine");
+    let mut engine = Engine::start(&dir, None, &paths::logs())?;
+    let registry = Registry::start(images, Ipv4Addr::LOCALHOST, &dir.join("registry"), &paths::logs())?;
+    let mut command = paths::cargo();
+    command
+        .args([
+            "test",
+            "--package",
+            "holdfast-docker",
+            "--test",
+            "engine",
+            "--",
+            "--include-ignored",
+        ])
+        .env("HOLDFAST_TEST_DOCKER", engine.host())
+        .env("HOLDFAST_TEST_REGISTRY", registry.address())
+        .env("HOLDFAST_TEST_REGISTRY_USER", USER)
+        .env("HOLDFAST_TEST_REGISTRY_PASSWORD", PASSWORD);
+    long(&mut command, options);
+    let outcome = tee(&mut command, Duration::from_secs(15 * 60))?;
+    engine.stop()?;
+    Ok(counts::cargo(&outcome.lines).with_status(outcome.success, outcome.note))
 }
 
 /// A suite that runs SDKs against the release binary.

@@ -28,6 +28,20 @@ impl Counts {
         }
     }
 
+    /// Both together.
+    pub(super) fn and(self, other: Self) -> Self {
+        let note = [self.note, other.note]
+            .into_iter()
+            .filter(|note| !note.is_empty())
+            .collect::<Vec<_>>();
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            skipped: self.skipped + other.skipped,
+            note: note.join("; "),
+        }
+    }
+
     /// Adds what only the exit status tells: a crash, a compile error, an ended run.
     pub(super) fn with_status(mut self, success: bool, note: Option<String>) -> Self {
         if !success && self.failed == 0 {

@@ -40,7 +40,9 @@ const TABLE: &[Row] = &[
     row("provisioning", These(&["ports", "query", "model", "observe"])),
     row(
         "routing",
-        These(&["ports", "query", "wire", "dtdl", "model", "observe", "amqp", "mqtt"]),
+        These(&[
+            "ports", "query", "wire", "dtdl", "model", "observe", "amqp", "mqtt",
+        ]),
     ),
     row(
         "hub",
