@@ -185,12 +185,14 @@ async fn enrichments_name_endpoints_that_exist() {
     for bad in [
         json!({"value": "$twin.nothing", "endpointNames": ["hook"]}),
         json!({"value": "x", "endpointNames": ["nowhere"]}),
-        json!({"value": "x", "endpointNames": ["events"]}),
         json!({"value": "x", "endpointNames": []}),
     ] {
         let refused = service.owner("PUT", &path, Some(bad)).await;
         assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.body);
     }
+    let built_in = json!({"value": "x", "endpointNames": ["hook", "events"]});
+    let changed = service.owner("PUT", &path, Some(built_in)).await;
+    assert_eq!(changed.status, StatusCode::OK, "{}", changed.body);
     let refused = service
         .owner("DELETE", &format!("{ROUTING}/endpoints/hook"), None)
         .await;
@@ -212,6 +214,8 @@ async fn the_definition_is_exported_and_imported_as_one() {
     let mut changed = document.clone();
     changed["fallbackRoute"]["isEnabled"] = json!(false);
     let done = service.owner("PUT", &path, Some(changed.clone())).await;
+    assert_ne!(done.body["etag"], changed["etag"]);
+    changed["etag"] = done.body["etag"].clone();
     assert_eq!((done.status, &done.body), (StatusCode::OK, &changed));
     let secret = service.api.hub.routing().borrow().endpoints[0].settings["bearerToken"].clone();
     assert_eq!(secret, json!("top-secret"));
@@ -221,6 +225,47 @@ async fn the_definition_is_exported_and_imported_as_one() {
     let refused = service.owner("PUT", &path, Some(wrong)).await;
     assert_eq!(refused.status, StatusCode::BAD_REQUEST);
     assert_eq!(service.owner("GET", &path, None).await.body, changed);
+}
+
+#[tokio::test]
+async fn changes_can_be_meant_for_what_was_read() {
+    let service = Service::start().await;
+    webhook(&service, "hook").await;
+    let owner = service.token("iothubowner");
+    let route = json!({"source": "TwinChangeEvents", "endpointNames": ["hook"]});
+    let enrichment = json!({"value": "x", "endpointNames": ["hook"]});
+    let endpoint = json!({"type": "http", "settings": {"url": "http://127.0.0.1:9/y"}});
+    let changes = [
+        ("PUT", "routes/r", Some(route)),
+        ("PUT", "enrichments/e", Some(enrichment)),
+        ("PUT", "endpoints/other", Some(endpoint)),
+        ("PUT", "fallbackRoute", Some(json!({"isEnabled": false}))),
+        ("DELETE", "routes/r", None),
+        ("DELETE", "enrichments/e", None),
+        ("DELETE", "endpoints/other", None),
+        ("PUT", "definition", Some(json!({}))),
+    ];
+    for (method, path, body) in changes {
+        let path = format!("{ROUTING}/{path}");
+        let before = service.owner("GET", &format!("{ROUTING}/definition"), None).await;
+        let tag = before.header("etag").to_owned();
+        assert_eq!(tag, format!("{:?}", before.body["etag"].as_str().expect("a tag")));
+        for read in ["routes", "enrichments", "endpoints", "fallbackRoute", "endpoints/hook"] {
+            let read = service.owner("GET", &format!("{ROUTING}/{read}"), None).await;
+            assert_eq!(read.header("etag"), tag);
+        }
+        let call = async |tag: &str| {
+            let headers = [("authorization", owner.as_str()), ("if-match", tag)];
+            service.call(method, &path, &headers, body.clone()).await
+        };
+        for wrong in ["\"MA==\"", "\"stranger\""] {
+            let refused = call(wrong).await;
+            assert_eq!(refused.status, StatusCode::PRECONDITION_FAILED, "{method} {path}");
+        }
+        let done = call(&tag).await;
+        assert!(done.status.is_success(), "{method} {path}: {}", done.body);
+        assert_ne!(done.header("etag"), tag);
+    }
 }
 
 #[tokio::test]

@@ -9,11 +9,14 @@ use holdfast_model::routing::{EndpointDefinition, RoutingDefinition};
 use holdfast_model::{Identity, Timestamp};
 use holdfast_ports::BoxFuture;
 use holdfast_ports::clock::ManualClock;
+use holdfast_ports::dead_letters::{DeadLetter, DeadLetterStore as _};
 use holdfast_ports::endpoint::{BatchLimits, DeliveryError, Endpoint, Outbound};
 use holdfast_ports::event_log::EventLog as _;
 use holdfast_ports::memory::MemoryStore;
 use holdfast_ports::memory::event_log::MemoryLog;
+use holdfast_ports::settings::CheckpointStore as _;
 use holdfast_routing::DeliveryPolicy;
+use holdfast_routing::dispatcher::reader_name;
 use holdfast_routing::dispatchers::{DispatchersParts, EndpointFactory, HealthBoard, run};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -150,8 +153,22 @@ async fn endpoints_come_change_and_go() {
     has("b", &["three"]).await;
     has("a1", &["one"]).await;
 
+    let letter = DeadLetter {
+        endpoint: "a".to_owned(),
+        partition: 0,
+        sequence_number: 0,
+        identity: "d1".to_owned(),
+        at: Timestamp::from_seconds(5),
+        reason: "refused".to_owned(),
+    };
+    store.bury(vec![letter]).await.expect("stored");
+    let checkpoint = async |name: &str| store.checkpoint(&reader_name(name), 0).await.expect("read");
+    assert!(checkpoint("a").await.is_some());
     define.send_replace(definition(vec![endpoint("b", 2, json!({"as": "b"}))]));
     settle().await;
+    assert_eq!(checkpoint("a").await, None, "it goes with its endpoint");
+    assert!(checkpoint("b").await.is_some());
+    assert!(store.dead_letters("a", 9).await.expect("read").is_empty());
     send(1, "nobody's");
     send(2, "four");
     has("b", &["three", "four"]).await;

@@ -288,3 +288,28 @@ def test_nothing_is_made_without_a_route(hub, sources, registry, device):
     (event,) = sources.of(device, "twinChangeEvents")
     assert event.body["tags"] == {"n": 3}
     assert [e["Body"]["tags"] for e in sources.webhook.received] == [{"n": 1}]
+
+
+def test_enrichments_on_the_built_in_endpoint(hub, sources, registry, device):
+    registry.update_twin(device, Twin(tags={"site": "north"}), "*")
+    for key, value in {"stage": "test", "hub": "$iothubname", "site": "$twin.tags.site", "no": "$twin.tags.no"}.items():
+        put(hub, f"enrichments/{key}", {"value": value, "endpointNames": ["events"]})
+    sources.route("DeviceMessages", "TwinChangeEvents")
+    client = device_client(hub, device)
+    client.connect()
+    client.send_message("hello")
+    client.patch_twin_reported_properties({"t": 1})
+    client.shutdown()
+    expected = {"stage": "test", "hub": "localhost", "site": "north", "no": "$twin.tags.no"}
+
+    def read():
+        events = [Seen(event) for reading in sources.readings for event in list(reading.events) if event.body_as_str() != "hello"]
+        messages = [event for reading in sources.readings for event in list(reading.events) if event.body_as_str() == "hello"]
+        twins = [event for event in events if event.properties.get("deviceId") == device]
+        return (messages, twins) if messages and twins else None
+
+    messages, twins = wait_until(read, "the message and the twin change")
+    assert {text(k): text(v) for k, v in messages[0].properties.items()} == expected
+    assert expected.items() <= twins[0].properties.items()
+    wait_until(lambda: len(sources.webhook.received) == 2, "both at the webhook")
+    assert not any("stage" in event["Properties"] for event in sources.webhook.received)

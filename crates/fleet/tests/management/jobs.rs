@@ -6,7 +6,9 @@ use holdfast_fleet::jobs::{JobRequest, JobsConfig};
 use holdfast_model::job::{DeviceJobStatus, Job, JobStatus, JobWork};
 use holdfast_model::{ErrorCode, Timestamp};
 use holdfast_ports::clock::{Clock as _, SystemClock};
+use holdfast_model::routing::{Route, RouteSource};
 use holdfast_ports::job::{JobFilter, JobStore as _};
+use holdfast_ports::outbox::OutboxStore as _;
 use serde_json::json;
 
 use crate::harness::{World, id, object, until};
@@ -73,6 +75,46 @@ async fn every_target_is_done_once() {
             "{name} was changed once"
         );
     }
+}
+
+/// What a route of jobs is told: each step once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_told_of() {
+    let mut world = World::new().await;
+    devices(&world, 3).await;
+    let route = Route {
+        name: "jobs".to_owned(),
+        source: RouteSource::DeviceJobLifecycleEvents,
+        condition: "true".to_owned(),
+        endpoint_names: vec!["events".to_owned()],
+        is_enabled: true,
+    };
+    let defined = world.hub.change_routing(move |definition| {
+        definition.routes = vec![route];
+        Ok(())
+    });
+    defined.await.expect("a good route");
+    world.run();
+    world.jobs.create("j~1", update("*")).await.expect("a new job");
+    ended(&world, "j~1").await;
+    until("three events", async || {
+        world.store.outbox(9, usize::MAX).await.expect("listed").len() == 3
+    })
+    .await;
+    let waiting = world.store.outbox(9, usize::MAX).await.expect("listed");
+    let texts: Vec<String> = waiting
+        .iter()
+        .map(|waiting| String::from_utf8_lossy(waiting.event.records.as_bytes()).into_owned())
+        .collect();
+    for (text, (operation, status)) in texts.iter().zip([
+        ("createJob", "queued"),
+        ("updateJob", "running"),
+        ("updateJob", "completed"),
+    ]) {
+        assert!(text.contains(operation) && text.contains(r#""jobId":"j~1""#), "{text}");
+        assert!(text.contains(&format!(r#""status":"{status}""#)), "{text}");
+    }
+    assert!(waiting.iter().all(|waiting| waiting.event.identity.as_str() == "j-1"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_hub::{BulkEntry, IdentitySpec, IfMatch, ImportEntry, ImportMode, ServiceCaller};
 use holdfast_model::ErrorCode;
 use holdfast_model::event::{AuthMethod, EventField, EventSource, EventView, Records};
-use holdfast_model::routing::{EndpointDefinition, FallbackRoute, Route, RouteSource};
+use holdfast_model::routing::{EndpointDefinition, Enrichment, FallbackRoute, Route, RouteSource};
 use holdfast_model::twin::{ChangeMode, TwinChange};
 use holdfast_ports::event_log::EventLog as _;
 use holdfast_ports::gateway::{DeviceGateway as _, Disconnect};
@@ -376,4 +376,98 @@ async fn changes_wait_while_too_many_events_do() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     test.events(1).await;
+}
+
+/// The enriched copy is for readers of the built-in endpoint only; others get the event as it was sent.
+#[tokio::test]
+async fn enrichments_of_the_built_in_endpoint_are_added_when_an_event_is_appended() {
+    let test = TestHub::new().await;
+    let _relay = test.relay();
+    test.create("d1").await;
+    test.change("d1", ChangeMode::Patch, json!({"site": "north"})).await;
+    let session = test.connect("d1").await.session;
+    let both = |source| [route(source, "one", "true"), route(source, "events", "true")];
+    test.routes(
+        [
+            both(RouteSource::DeviceMessages),
+            both(RouteSource::TwinChangeEvents),
+            both(RouteSource::DigitalTwinChangeEvents),
+        ]
+        .concat(),
+    )
+    .await;
+    let enriched = test.hub.change_routing(|definition| {
+        let enrichment = |key: &str, value: &str, endpoint: &str| Enrichment {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            endpoint_names: vec![endpoint.to_owned()],
+        };
+        definition.enrichments = vec![
+            enrichment("stage", "test", "Events"),
+            enrichment("site", "$twin.tags.site", "events"),
+            enrichment("none", "$twin.tags.none", "events"),
+            enrichment("hub", "$iothubname", "events"),
+            enrichment("other", "x", "one"),
+        ];
+        Ok(())
+    });
+    enriched.await.expect("good enrichments");
+    let mut records = Records::new();
+    let mut record = records.record();
+    record.property("stage", Some("sent"));
+    let _ = record.finish(b"1");
+    let _ = records.record().finish(&vec![b'2'; holdfast_model::limits::D2C_BYTES_MAX - 10]);
+    test.hub.send(&session, &records).expect("room");
+    test.hub
+        .patch_reported(session.identity(), br#"{"t": 5}"#, None)
+        .await
+        .expect("taken");
+    let partition = holdfast_hub::partition_of("d1", 4);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let blocks = loop {
+        let blocks = test.log.read(partition, 0, 64 << 20).await.expect("readable");
+        if blocks.len() == 5 {
+            break blocks;
+        }
+        assert!(std::time::Instant::now() < deadline, "{} blocks", blocks.len());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    let events: Vec<_> = blocks
+        .iter()
+        .flat_map(|block| block.events())
+        .map(|event| event.expect("well formed"))
+        .collect();
+    let outline: Vec<_> = events
+        .iter()
+        .map(|event| (event.source, event.endpoints.bits(), event.body.len().min(9)))
+        .collect();
+    assert_eq!(
+        outline,
+        [
+            (EventSource::Telemetry, 1, 1),
+            (EventSource::Telemetry, 2, 1),
+            (EventSource::Telemetry, 2, 9),
+            (EventSource::TwinChange, 1, 9),
+            (EventSource::TwinChange, 2, 9),
+            (EventSource::DigitalTwinChange, 3, 9),
+        ]
+    );
+    assert_eq!(test.metrics.enriched_too_large.get(), 1);
+    let property = |event: &EventView<'_>, name: &str| {
+        let values: Vec<_> = event
+            .fields()
+            .filter_map(|field| match field {
+                EventField::Application(key, value) if key == name => value.map(str::to_owned),
+                _ => None,
+            })
+            .collect();
+        values.join("|")
+    };
+    let added = |event| ["stage", "site", "none", "hub", "other"].map(|name| property(event, name));
+    let all = ["test", "north", "$twin.tags.none", "hub", ""];
+    assert_eq!(added(&events[0]), all);
+    assert_eq!(added(&events[1]), ["sent", "", "", "", ""]);
+    assert_eq!(added(&events[3]), all);
+    assert_eq!(added(&events[4]), ["", "", "", "", ""]);
+    assert_eq!(added(&events[5]), ["", "", "", "", ""]);
 }

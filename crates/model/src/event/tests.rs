@@ -34,6 +34,38 @@ fn block(records: &Records, identity: &str) -> EventBlock {
 }
 
 #[test]
+fn properties_are_added_in_place_of_those_with_their_names() {
+    let mut records = Records::new();
+    let mut record = records.record();
+    record.system(SystemProperty::MessageId, "m");
+    record.property("a", Some("1"));
+    record.property("b", None);
+    record.property("a", Some("2"));
+    let _ = record.finish(b"body");
+    // 8 bytes of properties: one fits, the other does not.
+    let _ = records.record().finish(&[7; 92]);
+    let _ = records.record().finish(&[8; 93]);
+    let added = [("a", "north".to_owned()), ("x", "!".to_owned())];
+    let enriched = records.run(EndpointSet::EVENTS).with_properties(&added, 100);
+    assert_eq!(enriched.count(), 2);
+    let block = block(&enriched, "d1");
+    let events: Vec<_> = block.events().map(|event| event.expect("well formed")).collect();
+    let fields: Vec<_> = events[0].fields().collect();
+    assert_eq!(
+        fields,
+        [
+            EventField::System(SystemProperty::MessageId, "m"),
+            EventField::Application("b", None),
+            EventField::Application("a", Some("north")),
+            EventField::Application("x", Some("!")),
+        ]
+    );
+    assert_eq!((events[0].body, events[1].body), (&b"body"[..], &[7; 92][..]));
+    let nothing = records.run(EndpointSet::EVENTS).with_properties(&[], 100);
+    assert_eq!(nothing.as_bytes(), records.as_bytes());
+}
+
+#[test]
 fn a_walk_goes_on_where_another_stood() {
     let mut records = Records::new();
     for number in 0..20u8 {
