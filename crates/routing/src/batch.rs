@@ -11,6 +11,8 @@ pub(crate) struct Batch {
     parts: Vec<Part>,
     pub(crate) events: usize,
     bytes: usize,
+    /// An event was left out because it would have been too much.
+    closed: bool,
 }
 
 /// Consecutive events of one block, `from` included, `to` not.
@@ -24,7 +26,7 @@ struct Part {
 
 impl Batch {
     pub(crate) fn is_full(&self, limits: &BatchLimits) -> bool {
-        self.events >= limits.events_max || self.bytes >= limits.bytes_max
+        self.closed || self.events >= limits.events_max || self.bytes >= limits.bytes_max
     }
 
     /// Takes events of a block from sequence number `from` on until the batch is full. Returns where it stopped, which
@@ -43,6 +45,7 @@ impl Batch {
             let full = self.events > 0
                 && (self.bytes + bytes > limits.bytes_max || self.events >= limits.events_max);
             if full {
+                self.closed = true;
                 break;
             }
             self.bytes += bytes;

@@ -228,6 +228,23 @@ async fn batches_keep_their_bounds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_without_room_for_the_next_event_does_not_wait() {
+    let mut bench = Bench::new(100);
+    let endpoint = Arc::get_mut(&mut bench.endpoint).expect("nobody else has it");
+    endpoint.limits.bytes_max = 100;
+    endpoint.limits.wait_max = Duration::from_secs(3_600);
+    let (_stop, _task) = bench.start().await;
+    let begin = tokio::time::Instant::now();
+    let body = "x".repeat(60);
+    bench.mine(0, &[&body, &body, &body]);
+    bench.taken(2).await;
+    assert!(begin.elapsed() < Duration::from_secs(60), "the first two are full batches");
+    bench.taken(3).await;
+    assert!(begin.elapsed() >= Duration::from_secs(3_600), "the last one waits for more");
+    assert_eq!(*bench.endpoint.calls.lock(), [1, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn failures_are_tried_again_in_order() {
     let bench = Bench::new(10);
     *bench.endpoint.answers.lock() = [

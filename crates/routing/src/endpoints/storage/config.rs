@@ -29,7 +29,7 @@ const DEVELOPMENT_STORAGE: &str = "AccountName=devstoreaccount1;\
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Provider {
-    /// A folder below the hub's data folder.
+    /// A folder below `endpoints` in the hub's data folder.
     #[default]
     Local,
     /// A container of Azure Blob Storage, Azurite or the hub's own blob store.
@@ -70,7 +70,7 @@ impl Encoding {
 pub struct StorageConfig {
     /// `local` (default), `azureBlob` or `s3`.
     pub provider: Provider,
-    /// `local`: the folder, relative to the hub's data folder. Default `storage`.
+    /// `local`: the folder, relative to `endpoints` in the hub's data folder. Default `storage`.
     pub path: String,
     /// `azureBlob` and `s3`: the container or bucket; it must be there. Required for them.
     pub container_name: String,

@@ -97,9 +97,14 @@ impl Place {
     }
 }
 
+/// Tells the innermost cause: the layers around it repeat name and address.
 fn failed(name: &str, error: &object_store::Error) -> String {
-    let error = told(&without_signature(&error.to_string()));
-    format!("cannot store {name}: {error}")
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let cause = told(&without_signature(&cause.to_string()));
+    format!("cannot store {name}: {cause}")
 }
 
 fn azure(config: &StorageConfig) -> Result<Place, String> {
