@@ -1,0 +1,11 @@
+//! Sockets: TCP, through a proxy or not, TLS, and a WebSocket inside where the protocol asks for one.
+
+mod dial;
+mod handshake;
+mod link;
+mod tls;
+mod websocket;
+
+pub(crate) use dial::{Route, Secured};
+pub(crate) use link::Link;
+pub(crate) use tls::TlsSettings;
