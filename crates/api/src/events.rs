@@ -61,7 +61,7 @@ impl Filter {
     fn passes(&self, event: &EventView<'_>) -> bool {
         self.device
             .as_deref()
-            .is_none_or(|device| device == event.device_id())
+            .is_none_or(|device| event.source.concerns_identity() && device == event.device_id())
             && self
                 .module
                 .as_deref()

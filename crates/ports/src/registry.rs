@@ -58,7 +58,7 @@ pub trait RegistryStore: Send + Sync + 'static {
     /// outcome of each group, in the same order.
     ///
     /// # Errors
-    /// `Unavailable` for all of them; then nothing was added.
+    /// `Unavailable` for all of them, or what [`crate::outbox::full`] says; then nothing was added.
     fn create_many(&self, groups: Vec<CreationGroup>) -> BoxFuture<'_, StoreResult<Vec<StoreResult<()>>>> {
         self.create_many_telling(groups, None)
     }

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use holdfast_model::c2d::{FeedbackStatus, Settlement};
+use holdfast_model::event::{EventSource, Records};
+use holdfast_model::file::{FileNotification, Upload};
 use holdfast_model::provisioning::{AccessList, EnrollmentGroup};
 use holdfast_model::registry::IdentityRecord;
 use holdfast_model::subscription::{Channel, Subscriptions};
@@ -10,6 +12,8 @@ use holdfast_model::{Identity, Timestamp};
 use holdfast_observe::Registry;
 use holdfast_ports::dead_letters::{DeadLetter, DeadLetterStore as _};
 use holdfast_ports::enrollment::{EnrollmentStore as _, Expected};
+use holdfast_ports::file::FileStore as _;
+use holdfast_ports::outbox::{OutboxEvent, OutboxStore as _};
 use holdfast_ports::queue::C2dQueue as _;
 use holdfast_ports::registry::{ConnectionUpdate, RegistryStore as _};
 use holdfast_ports::settings::{CheckpointStore as _, SessionStore as _, SettingsStore as _};
@@ -74,6 +78,68 @@ async fn populate(store: &SqliteStore) {
     let registered = registration("X1", Some("Crew"), 5);
     store.put_registration(registered, expected).await.expect("new");
     store.bury(vec![letter()]).await.expect("stored");
+    store.add_to_outbox(vec![told()]).await.expect("room");
+    for name in ["up-1", "up-2"] {
+        store.add_upload(upload(name), 9, at(5)).await.expect("room");
+    }
+    store
+        .end_upload(&id("d1"), "up-2", Some(uploaded()))
+        .await
+        .expect("it is there");
+}
+
+/// An event on its way to the log.
+fn told() -> OutboxEvent {
+    let mut records = Records::new();
+    let mut record = records.record();
+    record.property("opType", Some("updateTwin"));
+    let _ = record.finish(b"{}");
+    OutboxEvent {
+        source: EventSource::TwinChange,
+        identity: id("d1/m1"),
+        records,
+        twin: Some("{}".to_owned()),
+    }
+}
+
+fn upload(name: &str) -> Upload {
+    Upload {
+        correlation_id: name.to_owned(),
+        device: id("d1"),
+        blob_name: format!("d1/{name}"),
+        begun_at: at(5),
+        expires_at: at(3_605),
+    }
+}
+
+fn uploaded() -> FileNotification {
+    FileNotification {
+        device_id: "d1".to_owned(),
+        blob_uri: "https://host/uploads/d1/up-2".to_owned(),
+        blob_name: "d1/up-2".to_owned(),
+        blob_size: 7,
+        blob_updated_at: at(6),
+        enqueued_at: at(7),
+        expires_at: at(4_000),
+    }
+}
+
+/// What came with file uploads and events of the hub itself.
+async fn check_messages_out(store: &SqliteStore) {
+    let letters = store.dead_letters("gate", 9).await.expect("readable");
+    assert_eq!(letters, [letter()]);
+    let waiting = store.outbox(9, usize::MAX).await.expect("readable");
+    let (event, expected) = (&waiting[0].event, told());
+    assert_eq!(waiting.len(), 1);
+    assert_eq!((event.source, &event.identity), (expected.source, &expected.identity));
+    assert_eq!(event.records.as_bytes(), expected.records.as_bytes());
+    assert_eq!(event.twin, expected.twin);
+    let found = store.upload(&id("d1"), "up-1").await.expect("readable");
+    assert_eq!(found, Some(upload("up-1")));
+    let found = store.upload(&id("d1"), "up-2").await.expect("readable");
+    assert_eq!(found, None, "it has ended");
+    let delivery = store.lock_file_notification(at(8), at(68)).await.expect("readable");
+    assert_eq!(delivery.map(|delivery| delivery.notification), Some(uploaded()));
 }
 
 fn letter() -> DeadLetter {
@@ -140,6 +206,7 @@ async fn everything_survives_a_restart() {
     let again = open(&path);
     check_populated(&again).await;
     check_provisioning(&again, group("Crew", 4)).await;
+    check_messages_out(&again).await;
 }
 
 /// The upgrade test: a database made by the first version (by `make_testdata`) reads as it should.
@@ -180,6 +247,19 @@ async fn version_4_is_read() {
     check_provisioning(&store, group("Crew", 4)).await;
     let letters = store.dead_letters("gate", 9).await.expect("readable");
     assert_eq!(letters, [letter()]);
+}
+
+/// As above, for the version that brought file uploads.
+#[tokio::test]
+async fn version_5_is_read() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v5/state.db");
+    std::fs::copy(kept, &path).expect("the kept database is there");
+    let store = open(&path);
+    check_populated(&store).await;
+    check_provisioning(&store, group("Crew", 4)).await;
+    check_messages_out(&store).await;
 }
 
 /// Makes the database of `testdata/vN`: run it once when a schema version is released, with the path in
@@ -284,7 +364,7 @@ async fn a_newer_version_is_refused_untouched() {
         "{text}"
     );
     assert_eq!(std::fs::read(&path).expect("readable"), before);
-    sql(&path, "PRAGMA user_version = 4");
+    sql(&path, "PRAGMA user_version = 5");
     check_populated(&open(&path)).await;
 }
 
