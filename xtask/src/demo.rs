@@ -13,6 +13,7 @@
 //! - exits with 0 once it has seen one method call, one cloud-to-device message and one desired change and has sent
 //!   its telemetry, and with 1 when that has not happened in its own time limit.
 
+mod edge;
 mod hub;
 mod story;
 
@@ -31,14 +32,20 @@ use hub::Hub;
 use story::Story;
 
 pub(crate) const HELP: &str = "\
-Usage: cargo xtask demo [--keep]
+Usage: cargo xtask demo [--edge] [--keep]
 
 Sets up what is missing (Debian packages when root, a Python environment in the build directory), builds
 holdfast and shows it working: starts a hub in a temporary directory, registers a device, runs an unmodified
 Azure IoT device SDK program against it and talks to that from the command line. Prints each step with its
 outcome; fails when a step failed. Needs TCP port 8883, which the Python SDK fixes.
 
+With --edge: a hub and an edge device with real containers, a simulated sensor and a module on the unmodified Python
+SDK, pulled from a registry with credentials. The device is a network namespace with a container engine of its own,
+so an engine that you use is left alone and no port of this machine is taken. Needs root and, to install what is
+missing, Debian; the first run makes the images, which takes some minutes.
+
 Options:
+  --edge   the story of an edge device
   --keep   afterwards leave the hub running until Ctrl-C, and its data directory in place";
 
 const DEVICE: &str = "demo-device";
@@ -48,7 +55,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(mut args: Args) -> Result<()> {
     let keep = args.flag("--keep");
+    let edge = args.flag("--edge");
     args.finish()?;
+    if edge {
+        return edge::run(keep);
+    }
     let python = setup::for_demo()?;
     let _ports = lock::fixed_ports()?;
     let mut story = Story::begin();

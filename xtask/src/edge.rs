@@ -5,6 +5,7 @@
 
 pub(crate) mod engine;
 pub(crate) mod images;
+pub(crate) mod network;
 pub(crate) mod registry;
 
 use std::path::PathBuf;

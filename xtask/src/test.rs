@@ -250,7 +250,7 @@ fn containers(options: &Options) -> Result<Counts> {
 /// `crates/docker/tests/engine.rs`: without an engine these tests are not run by `cargo test`, and here they must.
 fn module_runtime(options: &Options, images: &Path) -> Result<Counts> {
     let dir = edge::cache().join("engine");
-    let mut engine = Engine::start(&dir, None, &paths::logs())?;
+    let mut engine = Engine::start(&dir, None, None, &paths::logs())?;
     let registry = Registry::start(images, Ipv4Addr::LOCALHOST, &dir.join("registry"), &paths::logs())?;
     let mut command = paths::cargo();
     command

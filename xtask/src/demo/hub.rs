@@ -1,7 +1,7 @@
 //! A hub of our own: `holdfast serve` in a temporary data directory, and the command line that talks to it.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -34,12 +34,24 @@ impl Hub {
                  ss --listening --tcp --processes 'sport = {MQTT_PORT}'"
             );
         }
+        Self::start_with(&["--https-port", "0", "--amqp-port", "0"])
+    }
+
+    /// Starts a hub that listens on this address alone, on free ports, and is known by it.
+    pub(super) fn start_on(address: Ipv4Addr) -> Result<Self> {
+        let address = address.to_string();
+        let ports = ["--mqtt-port", "0", "--https-port", "0", "--amqp-port", "0"];
+        let place = ["--host", &address, "--listen", &address];
+        Self::start_with(&[&ports[..], &place[..]].concat())
+    }
+
+    /// The command line finds the HTTPS port in the data directory, so any free one will do. The profile of the person who
+    /// runs this stays as it is.
+    fn start_with(arguments: &[&str]) -> Result<Self> {
         let data = std::env::temp_dir().join(format!("holdfast-demo-{}", std::process::id()));
         let mut command = holdfast();
         command.arg("serve").arg("--data-dir").arg(&data);
-        // The command line finds the HTTPS port in the data directory, so any free one will do. The profile of
-        // the person who runs this stays as it is.
-        command.args(["--https-port", "0", "--amqp-port", "0", "--no-profile"]);
+        command.args(arguments).arg("--no-profile");
         let service = Service::start("hub", &mut command, &paths::logs())?;
         let mut hub = Self {
             service,
@@ -85,6 +97,16 @@ impl Hub {
         self.env
             .get("HOLDFAST_CA")
             .map_or_else(|| self.data.join("ca.pem"), PathBuf::from)
+    }
+
+    /// A port of the hub: `HTTPS`, `MQTT` or `AMQP`.
+    pub(super) fn port(&self, protocol: &str) -> Result<u16> {
+        let name = format!("HOLDFAST_{protocol}_PORT");
+        let text = self
+            .env
+            .get(&name)
+            .with_context(|| format!("connection.env has no {name}"))?;
+        text.parse().with_context(|| format!("{name} is {text:?}"))
     }
 
     pub(super) fn log_tail(&self) -> String {

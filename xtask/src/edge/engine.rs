@@ -19,7 +19,13 @@ pub(crate) struct Engine {
 impl Engine {
     /// Starts an engine that keeps everything below `dir`, in a network namespace if one is named. It leaves the machine's
     /// packet filter and its forwarding alone, and makes no bridge of its own.
-    pub(crate) fn start(dir: &Path, namespace: Option<&str>, log_dir: &Path) -> Result<Self> {
+    /// Images come from loopback without TLS, and from `insecure_registry`.
+    pub(crate) fn start(
+        dir: &Path,
+        namespace: Option<&str>,
+        insecure_registry: Option<&str>,
+        log_dir: &Path,
+    ) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let mut command = match namespace {
             Some(namespace) => {
@@ -43,6 +49,9 @@ impl Engine {
             "--ip-forward=false",
         ]);
         command.args(["--ip-masq=false", "--log-level=warn"]);
+        if let Some(registry) = insecure_registry {
+            command.args(["--insecure-registry", registry]);
+        }
         // Whether the machine has a configuration of its own or not.
         std::fs::write(dir.join("daemon.json"), "{}").context("cannot write the engine's configuration")?;
         command.arg("--config-file").arg(dir.join("daemon.json"));

@@ -57,7 +57,7 @@ pub(crate) fn storage() -> Result<PathBuf> {
     let python = python_context(&work)?;
     let node = node_context(&work)?;
     let sensor = sensor_context(&work, &sensor)?;
-    let mut engine = Engine::start(&work.join("engine"), None, &paths::logs())?;
+    let mut engine = Engine::start(&work.join("engine"), None, None, &paths::logs())?;
     let registry = Registry::start(&dir, Ipv4Addr::LOCALHOST, &work.join("registry"), &paths::logs())?;
     let pushed = fill(&engine, &registry.address(), &tar, [&python, &node, &sensor]);
     engine.stop()?;
