@@ -1,5 +1,6 @@
 """The endpoint `amqp` with another hub as its target: an Event Hubs-compatible endpoint, read with azure-eventhub."""
 
+import datetime
 import json
 import signal
 
@@ -14,19 +15,18 @@ from peers import Routed, assert_at_least_once
 
 @pytest.fixture
 def target(hub):
-    """The connection string by which another hub sends to the one on the fixed ports, and a function that reads there."""
-    client = EventHubConsumerClient.from_connection_string(connection_string(hub), "$Default", connection_verify=hub.ca)
-    readings = []
+    """Settings by which another hub sends to the one on the fixed ports, and a function that begins to read there what
+    came since the test began: it is called when that hub is there to stay."""
+    since, clients = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=1), []
 
-    def begin():
-        for partition in client.get_partition_ids():
-            readings.append(Reading(client, partition, "@latest"))
-        wait_until(lambda: all(reading.called for reading in readings), "the readers to be attached", 30)
-        return readings
+    def read():
+        client = EventHubConsumerClient.from_connection_string(connection_string(hub), "$Default", connection_verify=hub.ca)
+        clients.append(client)
+        return [Reading(client, partition, since) for partition in client.get_partition_ids()]
 
-    begin()
-    yield {"connectionString": connection_string(hub), "caCertificate": hub.ca_pem}, readings
-    client.close()
+    yield {"connectionString": connection_string(hub), "caCertificate": hub.ca_pem}, read
+    for client in clients:
+        client.close()
 
 
 def events(readings):
@@ -40,11 +40,12 @@ def of(readings, device_id):
 
 
 def test_events_arrive_with_their_envelope(own_wired, target, device_id):
-    settings, readings = target
+    settings, read = target
     source = own_wired()
     routed = Routed(source, "amqp", settings)
     sender = routed.sender(device_id)
     sender.send(b'{"n":0}', f"%24.mid=m-1&%24.cid=c-1&%24.ct=application%2Fjson&%24.ce=utf-8&origin={device_id}")
+    readings = read()
     wait_until(lambda: of(readings, device_id) == [0], "the event", 30)
     [event] = [event for event in events(readings) if event.properties.get(b"origin") == device_id.encode()]
     assert (event.message_id, event.correlation_id) == ("m-1", "c-1")
@@ -55,7 +56,7 @@ def test_events_arrive_with_their_envelope(own_wired, target, device_id):
 
 @pytest.mark.parametrize("who", ["source", "target"])
 def test_kill_9_loses_nothing(own_wired, hub, target, device_id, who):
-    settings, readings = target
+    settings, read = target
     source = own_wired('[routing]\nbackoff_max = "1s"\n')
     routed = Routed(source, "amqp", settings)
     sender = routed.sender(device_id)
@@ -67,20 +68,17 @@ def test_kill_9_loses_nothing(own_wired, hub, target, device_id, who):
 
     send(0, 50)
     if who == "source":
+        # In the middle of whatever it does.
         source.stop(signal.SIGKILL)
-        send_later = source.start
+        source.start()
+        sender.client = None
     else:
         hub.kill()
-
-        def send_later():
-            hub.process = hubs.start(hub.data_dir).process
-
-    if who == "target":
         send(50, 100)
         routed.await_health("unhealthy")
-    send_later()
-    sender.client = None
-    send(100 if who == "target" else 50, 150)
+        hub.process = hubs.start(hub.data_dir).process
+    send(50 if who == "source" else 100, 150)
+    readings = read()
     wait_until(lambda: len(set(of(readings, device_id))) == 150, "everything", 60)
     assert_at_least_once(of(readings, device_id), 150)
 

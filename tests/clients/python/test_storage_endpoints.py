@@ -1,11 +1,13 @@
 """The endpoint `storage`: files read with the libraries of others, object stores of others, outages and kill -9."""
 
 import base64
+import contextlib
 import datetime
 import io
 import json
 import re
 import signal
+from pathlib import Path
 
 import fastavro
 import pyarrow.parquet
@@ -13,6 +15,7 @@ import pytest
 from azure.core.exceptions import ResourceExistsError
 from azure.storage.blob import BlobServiceClient
 
+import hub as hubs
 from hub import wait_until
 from peers import S3, Azurite, Routed, assert_at_least_once
 
@@ -61,17 +64,17 @@ class Folder:
 class Container:
     """The provider `azureBlob`."""
 
-    def __init__(self, azurite, name="telemetry"):
-        self.azurite = azurite
-        service = BlobServiceClient.from_connection_string(azurite.connection_string(), retry_total=8, retry_backoff_factor=0.2)
+    def __init__(self, connection_string, ca=None, name="telemetry"):
+        options = {"connection_verify": ca} if ca else {}
+        service = BlobServiceClient.from_connection_string(
+            connection_string, retry_total=8, retry_backoff_factor=0.2, **options
+        )
         self.client = service.get_container_client(name)
-        try:
+        with contextlib.suppress(ResourceExistsError):
             self.client.create_container()
-        except ResourceExistsError:
-            pass
-        self.settings = {
-            "provider": "azureBlob", "containerName": name, "connectionString": azurite.connection_string(),
-        }
+        self.settings = {"provider": "azureBlob", "containerName": name, "connectionString": connection_string}
+        if ca:
+            self.settings["caCertificate"] = Path(ca).read_text()
 
     def files(self):
         return {blob.name: self.client.download_blob(blob.name).readall() for blob in self.client.list_blobs()}
@@ -188,7 +191,7 @@ def test_large_files_are_whole(own_wired, encoding):
 
 @pytest.mark.parametrize("encoding", ["Avro", "Parquet"])
 def test_azure_blob_storage(own_wired, peer, encoding):
-    hub, store = own_wired(), Container(peer(Azurite))
+    hub, store = own_wired(), Container(peer(Azurite).connection_string())
     sender = storing(hub, store, encoding, fileNameFormat="{YYYY}-{MM}-{DD}/{HH}{mm}/{iothub}-{partition}").sender("d1")
     sender.numbers(0, 50)
     wait_until(lambda: len(numbers(store, encoding)) == 50, "every event")
@@ -198,9 +201,33 @@ def test_azure_blob_storage(own_wired, peer, encoding):
     assert len(store.files()) >= 2
 
 
+def own_store(hub):
+    """The blob store of a running hub."""
+    return Container(hubs.read_env(hub.data_dir / "connection.env")["HOLDFAST_BLOB_CS"], hub.ca)
+
+
+def test_the_blob_store_of_a_hub(own_wired):
+    """Another hub's, whose blobs outlive its kill -9."""
+    target, hub = own_wired(), own_wired('[routing]\nbackoff_max = "1s"\n')
+    store = own_store(target)
+    routed = storing(hub, store, "Avro")
+    sender = routed.sender("d1")
+    sender.numbers(0, 50)
+    wait_until(lambda: len(numbers(store, "Avro")) == 50, "the first part")
+    target.stop(signal.SIGKILL)
+    sender.numbers(50, 100)
+    routed.await_health("unhealthy")
+    target.start()
+    # It has another port now.
+    store = own_store(target)
+    storing_again(routed, store)
+    wait_until(lambda: len(set(numbers(store, "Avro"))) == 100, "everything", 60)
+    assert_at_least_once(numbers(store, "Avro"), 100)
+
+
 def test_azure_blob_storage_that_refuses_the_key(own_wired, peer):
     azurite = peer(Azurite)
-    hub, store = own_wired(), Container(azurite)
+    hub, store = own_wired(), Container(azurite.connection_string())
     wrong = base64.b64encode(b"wrong").decode()
     routed = storing(hub, store, connectionString=azurite.connection_string(wrong))
     routed.sender("d1").send(b'{"n":0}')
@@ -243,7 +270,7 @@ def storing_again(routed, store, **settings):
 @pytest.mark.parametrize("how", ["kill", "terminate", "pause"])
 def test_an_outage_of_the_store_loses_nothing(own_wired, peer, how):
     azurite = peer(Azurite)
-    hub, store = own_wired('[routing]\nbackoff_max = "1s"\ndelivery_timeout = "5s"\n'), Container(azurite)
+    hub, store = own_wired('[routing]\nbackoff_max = "1s"\ndelivery_timeout = "5s"\n'), Container(azurite.connection_string())
     routed = storing(hub, store)
     sender = routed.sender("d1")
     sender.numbers(0, 20)
@@ -268,7 +295,7 @@ def test_an_outage_of_the_store_loses_nothing(own_wired, peer, how):
 
 
 def test_kill_9_of_the_hub_loses_nothing(own_wired, peer):
-    hub, store = own_wired(), Container(peer(Azurite))
+    hub, store = own_wired(), Container(peer(Azurite).connection_string())
     routed = storing(hub, store)
     sender = routed.sender("d1")
     done = 0

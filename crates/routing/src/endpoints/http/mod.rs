@@ -42,6 +42,8 @@ pub(super) const KIND: Kind = Kind {
     described: described::<HttpConfig>,
 };
 
+/// Requests that are made of one batch of the dispatcher; at most 64 MiB of events.
+const REQUESTS_AT_ONCE: usize = 4;
 /// Longest `Retry-After` that is believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 
@@ -105,11 +107,29 @@ impl HttpEndpoint {
         }
         let end = Instant::now() + DELIVERY_TIME_MAX;
         let mut accepted = 0;
-        let mut size = if self.config.batch { batch.len() } else { 1 };
+        let mut size = if self.config.batch {
+            self.config.batch_events_max
+        } else {
+            1
+        };
+        // The body of the next request, and how many events it has.
+        let mut ready = None;
         while accepted < batch.len() {
-            let part = &batch[accepted..batch.len().min(accepted + size)];
+            let count = self.fitting(&batch[accepted..], size);
+            let body = match ready.take() {
+                Some((events, body)) if events == count => body,
+                _ => self.body(&batch[accepted..accepted + count]),
+            };
+            let later = &batch[accepted + count..];
+            // The next body is made while the service is busy with this one.
+            let (verdict, next) = tokio::join!(self.post(body, end), async {
+                // First the request has to leave.
+                tokio::task::yield_now().await;
+                let events = self.fitting(later, size);
+                (events > 0).then(|| (events, self.body(&later[..events])))
+            });
             // The dispatcher would forget what was accepted so far, and a slow service would get it again and again.
-            let Ok(verdict) = tokio::time::timeout_at(end, self.post(part)).await else {
+            let Some(verdict) = verdict else {
                 let message = format!(
                     "the service took {accepted} events in {} s",
                     DELIVERY_TIME_MAX.as_secs()
@@ -117,12 +137,15 @@ impl HttpEndpoint {
                 return Err(DeliveryError::retry(message).after(accepted));
             };
             match verdict {
-                Verdict::Accepted => accepted += part.len(),
-                Verdict::Refused(message) if part.len() == 1 => {
+                Verdict::Accepted => {
+                    accepted += count;
+                    ready = next;
+                }
+                Verdict::Refused(message) if count == 1 => {
                     return Err(DeliveryError::refused(message).after(accepted));
                 }
                 // Somewhere in here is an event that it does not take.
-                Verdict::Refused(_) => size = part.len() / 2,
+                Verdict::Refused(_) => size = count / 2,
                 Verdict::Retry(message, retry_after) => {
                     let error = DeliveryError::retry(message).after(accepted);
                     return Err(DeliveryError { retry_after, ..error });
@@ -132,20 +155,39 @@ impl HttpEndpoint {
         Ok(())
     }
 
-    async fn post(&self, events: &[Outbound<'_>]) -> Verdict {
-        let mut body = self.shape.body(events);
+    /// How many of the events fit into one request: at most `most`, at least one if there is any.
+    fn fitting(&self, events: &[Outbound<'_>], most: usize) -> usize {
+        let mut bytes = 0;
+        let fits = |outbound: &&Outbound<'_>| {
+            let first = bytes == 0;
+            bytes += (outbound.event.body.len() + outbound.event.encoded_fields().len()).max(1);
+            first || bytes <= self.config.batch_bytes_max
+        };
+        events.iter().take(most).take_while(fits).count()
+    }
+
+    fn body(&self, events: &[Outbound<'_>]) -> Bytes {
+        let body = self.shape.body(events);
+        Bytes::from(match self.config.compression {
+            Compression::None => body,
+            Compression::Gzip => request::gzipped(&body),
+        })
+    }
+
+    /// Posts a body; `None` when there is no answer before `end`.
+    async fn post(&self, body: Bytes, end: Instant) -> Option<Verdict> {
         let mut headers = vec![(CONTENT_TYPE, HeaderValue::from_static(self.shape.content_type()))];
         if self.shape.format == Format::EventGrid {
             headers.push(event_type("Notification"));
         }
         if self.config.compression == Compression::Gzip {
-            body = request::gzipped(&body);
             headers.push((CONTENT_ENCODING, HeaderValue::from_static("gzip")));
         }
-        match self.service.send(Method::POST, &headers, Bytes::from(body)).await {
+        let sending = self.service.send(Method::POST, &headers, body);
+        Some(match tokio::time::timeout_at(end, sending).await.ok()? {
             Ok(answer) => judge(&answer, self.clock.now()),
             Err(message) => Verdict::Retry(message, None),
-        }
+        })
     }
 
     /// The handshake before the first event.
@@ -245,9 +287,16 @@ fn judge(answer: &Answer, now: Timestamp) -> Verdict {
 
 impl Endpoint for HttpEndpoint {
     fn limits(&self) -> BatchLimits {
+        // Several requests at once, so that the next one can be made while the last one is under way; waiting is for
+        // one to fill.
+        let requests = if self.config.batch_wait_milliseconds == 0 && self.config.batch {
+            REQUESTS_AT_ONCE
+        } else {
+            1
+        };
         BatchLimits {
-            events_max: self.config.batch_events_max,
-            bytes_max: self.config.batch_bytes_max,
+            events_max: self.config.batch_events_max * requests,
+            bytes_max: self.config.batch_bytes_max * requests,
             wait_max: Duration::from_millis(self.config.batch_wait_milliseconds),
         }
     }

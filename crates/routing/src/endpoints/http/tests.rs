@@ -212,6 +212,28 @@ async fn the_event_that_is_refused_is_found() {
 }
 
 #[tokio::test]
+async fn requests_keep_their_bounds_and_their_order() {
+    let bodies: Vec<String> = (10..60).map(|number| number.to_string()).collect();
+    let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
+    // By number, and by bytes: the least bound has room for some twenty of these events.
+    for (settings, most) in [
+        (json!({"batchEventsMax": 5}), 5),
+        (json!({"batchBytesMax": 1_024}), 16),
+    ] {
+        let mut settings = settings;
+        settings["format"] = json!("json");
+        let (port, log) = serve(None, |_| reply("200", "", "")).await;
+        let endpoint = endpoint(port, settings);
+        send(&endpoint, &bodies).await.unwrap();
+        let log = log.lock();
+        assert!(log.len() > 1 && log.iter().all(|request| request.body.lines().count() <= most));
+        let lines = log.iter().flat_map(|request| request.body.lines());
+        let numbers = lines.map(|line| serde_json::from_str::<Value>(line).unwrap()["Body"].to_string());
+        assert_eq!(numbers.collect::<Vec<_>>(), bodies);
+    }
+}
+
+#[tokio::test]
 async fn bodies_are_compressed_when_asked_for() {
     let (port, log) = serve(None, |_| reply("200", "", "")).await;
     let settings = json!({"format": "json", "compression": "gzip"});

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::{digest, hmac, pbkdf2};
 
 use super::config::Mechanism;
+use crate::endpoints::socket::told;
 
 /// Most rounds that a server may ask for.
 const ROUNDS_MAX: u32 = 1_000_000;
@@ -58,6 +59,7 @@ impl Scram {
             let mut fields = challenge.split(',');
             fields.find_map(|field| field.strip_prefix(name))
         };
+        refusal(challenge)?;
         let nonce = field("r=").filter(|nonce| nonce.starts_with(&self.nonce) && *nonce != self.nonce);
         let nonce = nonce.ok_or_else(|| wrong("does not go on with our nonce"))?;
         let salt = field("s=").and_then(|salt| STANDARD.decode(salt).ok());
@@ -109,6 +111,17 @@ impl Scram {
         let mut out = vec![0; self.digest().output_len()];
         pbkdf2::derive(algorithm, rounds, salt, password.as_bytes(), &mut out);
         out
+    }
+}
+
+/// What a server says instead of going on (RFC 5802, 7).
+///
+/// # Errors
+/// That, if it did.
+pub(super) fn refusal(message: &str) -> Result<(), String> {
+    match message.strip_prefix("e=") {
+        None => Ok(()),
+        Some(error) => Err(format!("login: the broker refused it: {}", told(error))),
     }
 }
 

@@ -58,6 +58,7 @@ impl Connection {
         let challenge = self.authenticate(&scram.first()).await?;
         let (proof, expected) = scram.second(password, &challenge)?;
         let answer = self.authenticate(&proof).await?;
+        login::refusal(&String::from_utf8_lossy(&answer))?;
         let answer = answer.split(|byte| *byte == b',').next().unwrap_or_default();
         // Not secret: an answer that is wrong only ends the attempt.
         if answer == expected.as_bytes() {
