@@ -19,6 +19,9 @@ const FORM: &str = "x-ms-structured-body";
 /// Header of the length of what a structured body holds.
 const CONTENT_LENGTH: &str = "x-ms-structured-content-length";
 
+/// How much of a body that there is no room for is still taken: as much as clients send at once by default.
+const DISCARDED_BYTES_MAX: usize = 64 << 20;
+
 /// How the content lies in the body.
 enum Frames {
     Plain { left: u64 },
@@ -87,7 +90,14 @@ impl Call {
     async fn receive(&self, body: Body, limit: u64, md5: bool) -> Result<Received, BlobError> {
         let mut sums = Sums::new(Announced::read(&self.head.headers)?, md5);
         let (length, mut frames) = self.frames(limit)?;
-        let (mut part, file) = blocking(&self.service.store, move |store| store.begin(length)).await?;
+        let begun = blocking(&self.service.store, move |store| store.begin(length)).await;
+        let (mut part, file) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                discard(body).await;
+                return Err(error);
+            }
+        };
         let mut file = tokio::fs::File::from_std(file);
         let mut stream: BodyDataStream = body.into_data_stream();
         while let Some(chunk) = stream.next().await {
@@ -195,6 +205,19 @@ impl Call {
         })
         .await?;
         Ok(with_sums(written(201, &blob), sums))
+    }
+}
+
+/// Takes a body that there is no room for off the connection: most clients listen only when they have sent everything,
+/// and would not learn why otherwise.
+async fn discard(body: Body) {
+    let mut stream: BodyDataStream = body.into_data_stream();
+    let mut received = 0;
+    while let Some(Ok(chunk)) = stream.next().await {
+        received += chunk.len();
+        if received > DISCARDED_BYTES_MAX {
+            return;
+        }
     }
 }
 
