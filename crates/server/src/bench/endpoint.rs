@@ -9,10 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use holdfast_model::Identity;
 use holdfast_model::event::{AuthMethod, EndpointSet, EventSource, Origin, Records};
 use holdfast_model::message::SystemProperty;
 use holdfast_model::routing::EndpointDefinition;
-use holdfast_model::Identity;
 use holdfast_observe::process::{own_usage, usage};
 use holdfast_ports::clock::{Clock as _, SystemClock};
 use holdfast_ports::event_log::{EventLog, LogError, durable};
@@ -140,7 +140,11 @@ impl EndpointArgs {
                 let (receiver, port) = start_receiver(self.receiver)?;
                 peer.pid = Some(receiver.id());
                 peer.receiver = Some(receiver);
-                let format = if self.receiver == Receiving::Parse { "cloudevents" } else { "json" };
+                let format = if self.receiver == Receiving::Parse {
+                    "cloudevents"
+                } else {
+                    "json"
+                };
                 peer.settings = json!({"url": format!("http://127.0.0.1:{port}/"), "format": format});
             }
             "amqp" if !given.contains_key("url") && !given.contains_key("connectionString") => {
@@ -206,7 +210,12 @@ impl EndpointArgs {
         );
         subject.add("cores", "cores", Unit::Cores, (after.0 - before.0) / seconds);
         if let (Some(before), Some(after)) = (before.1, after.1) {
-            subject.add("peerCores", "cores of the peer", Unit::Cores, (after - before) / seconds);
+            subject.add(
+                "peerCores",
+                "cores of the peer",
+                Unit::Cores,
+                (after - before) / seconds,
+            );
         }
         Ok(())
     }
