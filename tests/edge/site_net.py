@@ -144,7 +144,7 @@ class SiteHub:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [find_binary(), "serve", "--data-dir", str(self.data_dir), "--no-profile", "--config", str(self.config),
-                 "--host", self.address, "--listen", self.address, *ports],
+                 "--host", self.address, "--listen", self.address, "--blob-port", "0", *ports],
                 stdout=log, stderr=log,
             )
 

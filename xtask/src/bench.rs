@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::args::Args;
 use crate::process::{run as run_command, shown};
-use crate::{paths, say, setup};
+use crate::{paths, say, setup, test};
 
 pub(crate) const HELP: &str = "\
 Usage: cargo xtask bench [PRESET]... [-- ARGUMENTS]
@@ -28,6 +28,7 @@ Presets:
   twin     twin reads and durable reported updates
   amqp     telemetry over AMQP beside MQTT, events through one connection, memory per idle connection
   start    time to start and memory of an empty hub
+  edge     the edge runtime with real containers: memory, start, deployments (as root; see `cargo xtask demo --help`)
 
 The compare preset installs Debian's mosquitto when it is missing (as root); its system service is not started.";
 
@@ -72,7 +73,13 @@ const PRESETS: &[Preset] = &[
 
 pub(crate) fn run(mut args: Args) -> Result<()> {
     let mut wanted = Vec::new();
+    // Not a run of `holdfast bench`, and not part of "all": it needs root.
+    let mut edge = false;
     while let Some(name) = args.word() {
+        if name == "edge" {
+            edge = true;
+            continue;
+        }
         let known = || {
             PRESETS
                 .iter()
@@ -84,12 +91,16 @@ pub(crate) fn run(mut args: Args) -> Result<()> {
         wanted.push(preset.with_context(|| format!("there is no preset {name:?}; there are {}", known()))?);
     }
     let passed_on = args.finish()?;
-    if wanted.is_empty() {
+    if wanted.is_empty() && !edge {
         wanted = PRESETS.iter().collect();
     }
     setup::compiler()?;
     setup::build_holdfast()?;
     let mut failed = Vec::new();
+    if edge && let Err(error) = test::edge_numbers(&passed_on) {
+        say(&format!("edge: {error:#}"));
+        failed.push("edge");
+    }
     for preset in wanted {
         if let Err(error) = measure(preset, &passed_on) {
             say(&format!("{}: {error:#}", preset.name));

@@ -4,7 +4,7 @@ mod counts;
 mod report;
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -223,28 +223,45 @@ fn node(options: &Options) -> Result<Counts> {
 
 /// The module runtime against a real engine, then the scenarios of `tests/edge`, which start engines of their own.
 fn containers(options: &Options) -> Result<Counts> {
+    let images = prepare_containers()?;
+    let runtime = module_runtime(options, &images)?;
+    let mut command = scenarios(&images)?;
+    long(&mut command, options);
+    command.args(&options.passed_on);
+    let minutes = if options.long { 120 } else { 15 };
+    let outcome = tee(&mut command, Duration::from_secs(minutes * 60))?;
+    let scenarios = counts::pytest(&outcome.lines).with_status(outcome.success, outcome.note);
+    Ok(runtime.strict().and(scenarios.strict()))
+}
+
+/// Everything that the edge suite needs; the storage of a registry with its images.
+fn prepare_containers() -> Result<PathBuf> {
     setup::containers()?;
     setup::faketime()?;
     setup::build_holdfast()?;
     setup::build_edge()?;
-    let python = setup::python()?;
-    let images = edge::images::storage()?;
-    let runtime = module_runtime(options, &images)?;
-    let mut command = Command::new(python);
+    edge::images::storage()
+}
+
+/// `pytest` in `tests/edge`.
+fn scenarios(images: &Path) -> Result<Command> {
+    let mut command = Command::new(setup::python()?);
     command.current_dir(paths::root().join("tests/edge"));
     command.args(["-m", "pytest", "-rfEs", "-p", "no:cacheprovider", "--color=no"]);
-    long(&mut command, options);
     command
-        .args(&options.passed_on)
         .env("HOLDFAST_BIN", paths::holdfast())
         .env("HOLDFAST_EDGE_BIN", paths::edge())
-        .env("HOLDFAST_EDGE_IMAGES", &images);
-    let minutes = if options.long { 120 } else { 15 };
-    let outcome = tee(&mut command, Duration::from_secs(minutes * 60))?;
-    let scenarios = counts::pytest(&outcome.lines)
-        .with_status(outcome.success, outcome.note)
-        .strict();
-    Ok(runtime.strict().and(scenarios))
+        .env("HOLDFAST_EDGE_IMAGES", images);
+    Ok(command)
+}
+
+/// The numbers of the edge runtime in SPECIFICATION.md: tests that print what they measure.
+pub(crate) fn edge_numbers(passed_on: &[String]) -> Result<()> {
+    let images = prepare_containers()?;
+    let mut command = scenarios(&images)?;
+    command.args(["--capture=no", "test_numbers.py"]).args(passed_on);
+    command.env("HOLDFAST_TEST_LONG", "1");
+    crate::process::run(&mut command)
 }
 
 /// `crates/docker/tests/engine.rs`: without an engine these tests are not run by `cargo test`, and here they must.

@@ -51,7 +51,7 @@ impl Hub {
         let data = std::env::temp_dir().join(format!("holdfast-demo-{}", std::process::id()));
         let mut command = holdfast();
         command.arg("serve").arg("--data-dir").arg(&data);
-        command.args(arguments).arg("--no-profile");
+        command.args(arguments).args(["--blob-port", "0", "--no-profile"]);
         let service = Service::start("hub", &mut command, &paths::logs())?;
         let mut hub = Self {
             service,
