@@ -80,6 +80,8 @@ pub struct Hub {
     /// Raised after every change of a policy or an authority; as above.
     pub(crate) trust_changes: AtomicU64,
     epochs: AtomicU64,
+    /// Above every epoch of earlier processes, and below every one of this.
+    pub(crate) epoch_base: u64,
     last_generation: AtomicU64,
     /// Monotonic millisecond at which queues are next searched for expired messages.
     next_c2d_expiry: AtomicU64,
@@ -121,6 +123,7 @@ impl Hub {
             revocations: AtomicU64::new(0),
             trust_changes: AtomicU64::new(0),
             epochs: AtomicU64::new(epoch_base),
+            epoch_base,
             last_generation: AtomicU64::new(0),
             next_c2d_expiry: AtomicU64::new(0),
             draining: AtomicBool::new(false),

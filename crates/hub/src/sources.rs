@@ -9,8 +9,8 @@
 //! Nothing is made, and nothing is paid, of which no enabled route wants anything. The relay decides by the routes in
 //! force where an event goes, appends it to the partition of its device, and removes it from the outbox when it is
 //! durable there: an event may come twice after a crash, but none of an acknowledged change is lost. Connection states
-//! are hints in the original too: those of the last moment before a crash are lost, and each carries a sequence number by
-//! which readers tell what is newest.
+//! of the last second before a crash are lost; sessions that were saved as live then are told to have ended at the next
+//! start. Each carries a sequence number by which readers tell what is newest.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use holdfast_observe::Event as _;
 use holdfast_ports::StoreError;
 use holdfast_ports::event_log::{AppendTicket, LogError, durable};
 use holdfast_ports::outbox::OutboxEvent;
-use holdfast_ports::registry::LifecycleTelling;
+use holdfast_ports::registry::{Interrupted, LifecycleTelling};
 use holdfast_ports::twin::TwinTelling;
 use holdfast_routing::sources::{self, Teller};
 use parking_lot::Mutex;
@@ -185,6 +185,9 @@ impl Hub {
     /// Takes the hub's own events from the outbox to the log until the future is dropped. The composition root runs it
     /// once, as long as the hub lives; what it leaves comes after the next start.
     pub async fn relay_events(&self) {
+        if let Err(error) = self.tell_interrupted().await {
+            let _ = self.store_error("tell of sessions that ended with the last process", error);
+        }
         let mut stalled = false;
         loop {
             match self.relay_batch().await {
@@ -206,6 +209,24 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Tells that sessions have ended whose process died before it could tell.
+    async fn tell_interrupted(&self) -> Result<(), StoreError> {
+        let mut after = 0;
+        while let Some(teller) = self.teller(&[EventSource::ConnectionState]) {
+            let found = self.stores.registry.interrupted(after, CONNECTIONS_PER_STEP).await?;
+            let Some(last) = found.last() else { break };
+            after = last.place;
+            // Later than all that the dead process has told, earlier than what this one tells.
+            let ended = |who: &Interrupted| teller.connection(&who.identity, self.epoch_base, false, None);
+            let events = found.iter().map(ended).collect();
+            self.stores.outbox.add_to_outbox(events).await?;
+            let places = found.iter().map(|who| who.place).collect();
+            self.stores.registry.end_interrupted(places).await?;
+            while self.relay_batch().await.is_ok_and(|taken| taken > 0) {}
+        }
+        Ok(())
     }
 
     /// Relays what waits while the hub stops: the ends of all sessions are told of by now.

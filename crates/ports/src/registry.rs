@@ -31,6 +31,15 @@ pub struct ConnectionUpdate {
     pub last_activity_at: Timestamp,
 }
 
+/// An identity whose session ended with an earlier process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Interrupted {
+    /// Its place in the store, for asking on behind it.
+    pub place: u64,
+    /// Who.
+    pub identity: Identity,
+}
+
 /// Store of devices and modules. An identity and its twin are created and deleted together.
 pub trait RegistryStore: Send + Sync + 'static {
     /// Adds a record with its twin; for an edge device also its system modules, in the same transaction (`entries`
@@ -136,7 +145,29 @@ pub trait RegistryStore: Send + Sync + 'static {
     /// The edge device that owns a device scope.
     fn find_scope<'a>(&'a self, scope: &'a str) -> BoxFuture<'a, StoreResult<Option<IdentityRecord>>>;
 
+    /// Up to `limit` devices whose parent is the edge device with that scope, in the order of their ids, starting after
+    /// `after`.
+    fn list_children<'a>(
+        &'a self,
+        scope: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, StoreResult<Vec<IdentityRecord>>>;
+
     /// Saves connection states. Unknown identities are skipped. Does not raise versions. May be lost in a crash: the
     /// engine treats every stored "connected" as disconnected at start.
     fn save_connections(&self, updates: Vec<ConnectionUpdate>) -> BoxFuture<'_, StoreResult<()>>;
+
+    /// Up to `limit` identities, after the place `after`, that an earlier process had saved as connected and nobody has
+    /// saved anything of since: their sessions died with it. A store that ends with its process has none.
+    fn interrupted(&self, after: u64, limit: usize) -> BoxFuture<'_, StoreResult<Vec<Interrupted>>> {
+        let _ = (after, limit);
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// Saves that these, of [`RegistryStore::interrupted`], are not connected, but for those that were saved anew.
+    fn end_interrupted(&self, places: Vec<u64>) -> BoxFuture<'_, StoreResult<()>> {
+        let _ = places;
+        Box::pin(std::future::ready(Ok(())))
+    }
 }

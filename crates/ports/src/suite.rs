@@ -97,6 +97,7 @@ macro_rules! store_suite {
             modules_are_listed_by_device
             devices_are_counted
             a_scope_finds_its_edge_device
+            children_are_found_by_the_scope_of_their_parent
             connections_are_saved_without_a_version
             one_of_many_creations_wins
             concurrent_mutations_all_count

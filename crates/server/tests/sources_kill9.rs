@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use holdfast_model::Timestamp;
 use holdfast_model::credential::{SymmetricKey, sign_sas};
-use holdfast_model::event::{EventField, EventSource};
+use holdfast_model::event::{EventField, EventSource, EventView};
 use holdfast_mqtt::client::{Event, Message};
 use holdfast_mqtt::codec::{Connect, ConnectCode};
 use holdfast_mqtt::{ClientSession, QoS, decode};
@@ -126,33 +126,38 @@ fn report(address: &str, device: usize, key: &SymmetricKey, stop: &AtomicBool) -
     }
 }
 
-/// The versions of reported properties that twin change events tell of, by device, in the order of the log.
-fn versions_told(data_dir: &Path) -> Vec<Vec<u64>> {
+/// What `look` makes of each event in the log of a hub that has ended, partition by partition.
+fn look_at_log(data_dir: &Path, mut look: impl FnMut(&EventView<'_>)) {
     let log = EmbeddedLog::open(LogConfig {
         dir: data_dir.join("events"),
         ..LogConfig::default()
     })
     .unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let mut told = vec![Vec::new(); DEVICES];
     for partition in 0..log.partitions() {
         let (mut position, next) = (0, log.info(partition).unwrap().next);
         while position < next {
             for block in runtime.block_on(log.read(partition, position, 4 << 20)).unwrap() {
                 position = block.end_sequence_number();
-                for event in block.events().map(Result::unwrap) {
-                    assert_eq!(event.source, EventSource::TwinChange);
-                    assert!(event.endpoints.has_events());
-                    let device: usize = event.device_id().strip_prefix("press-").unwrap().parse().unwrap();
-                    let is_update = |field| field == EventField::Application("opType", Some("updateTwin"));
-                    assert!(event.fields().any(is_update));
-                    let body: Value = serde_json::from_slice(event.body).unwrap();
-                    told[device].push(body["properties"]["reported"]["$version"].as_u64().unwrap());
-                }
+                block.events().for_each(|event| look(&event.unwrap()));
             }
         }
     }
     log.close().unwrap();
+}
+
+/// The versions of reported properties that twin change events tell of, by device, in the order of the log.
+fn versions_told(data_dir: &Path) -> Vec<Vec<u64>> {
+    let mut told = vec![Vec::new(); DEVICES];
+    look_at_log(data_dir, |event| {
+        assert_eq!(event.source, EventSource::TwinChange);
+        assert!(event.endpoints.has_events());
+        let device: usize = event.device_id().strip_prefix("press-").unwrap().parse().unwrap();
+        let is_update = |field| field == EventField::Application("opType", Some("updateTwin"));
+        assert!(event.fields().any(is_update));
+        let body: Value = serde_json::from_slice(event.body).unwrap();
+        told[device].push(body["properties"]["reported"]["$version"].as_u64().unwrap());
+    });
     told
 }
 
@@ -266,4 +271,49 @@ fn no_twin_change_lacks_its_event() {
         current.iter().sum::<u64>() - DEVICES as u64
     );
     assert!(count as u64 > cuts, "the load did not get through");
+}
+
+/// A session that dies with the process is told to have ended by the next one, with a number between its own begin and
+/// whatever comes later.
+#[test]
+fn sessions_that_a_crash_ends_are_told_of() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let flags = ["--mqtt-plain", "127.0.0.1:0", "--listen", "127.0.0.1"];
+    let key = SymmetricKey::generate();
+    let keys = ["--primary-key", key.reveal(), "--secondary-key", key.reveal()];
+    let stop = Arc::new(AtomicBool::new(false));
+    for process in 0..2 {
+        let hub = Hub::start(&data, &flags);
+        if process == 0 {
+            hub.json(&[&["device", "create", &device_id(0)][..], &keys].concat());
+            let route = ["route", "create", "all", "--endpoint", "events"];
+            hub.json(&[&route[..], &["--source", "DeviceConnectionStateEvents"]].concat());
+        }
+        let reporter = std::thread::spawn({
+            let (address, key, stop) = (hub.plain(), key.clone(), Arc::clone(&stop));
+            move || report(&address, 0, &key, &stop)
+        });
+        // As it is stored, which is what the next process goes by.
+        let connected = "SELECT deviceId FROM devices WHERE connectionState = 'Connected'";
+        let deadline = Instant::now() + PATIENCE;
+        while hub.json(&["query", connected]).as_array().unwrap().is_empty() {
+            assert!(Instant::now() < deadline, "the connection is not stored");
+        }
+        match process {
+            0 => hub.kill(),
+            _ => drop(hub.stop()),
+        }
+        reporter.join().unwrap();
+    }
+    let mut told = Vec::new();
+    look_at_log(&data, |event| {
+        let is_end = |field| field == EventField::Application("opType", Some("deviceDisconnected"));
+        let body: Value = serde_json::from_slice(event.body).unwrap();
+        let number = body["sequenceNumber"].as_str().unwrap().to_owned();
+        told.push((number, event.fields().any(is_end)));
+    });
+    told.sort();
+    let ends: Vec<bool> = told.iter().map(|(_, is_end)| *is_end).collect();
+    assert_eq!(ends, [false, true, false, true], "{told:?}");
 }

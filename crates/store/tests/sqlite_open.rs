@@ -280,7 +280,7 @@ async fn a_restart_voids_locks_and_connections() {
     let path = directory.path().join("state.db");
     let (device, epoch) = (id("d1"), 5);
     let first = open(&path);
-    create(&first, &["d1"]).await;
+    create(&first, &["d1", "d2", "d2/m1"]).await;
     for message_id in ["1", "2"] {
         first
             .enqueue(message("d1", message_id), LIMITS)
@@ -296,7 +296,13 @@ async fn a_restart_voids_locks_and_connections() {
         updated_at: at(3),
         last_activity_at: at(4),
     };
-    first.save_connections(vec![update]).await.expect("saved");
+    let of = |name: &str, connected| ConnectionUpdate {
+        identity: id(name),
+        connected,
+        ..update.clone()
+    };
+    let updates = vec![of("d1", true), of("d2", true), of("d2", false), of("d2/m1", true)];
+    first.save_connections(updates).await.expect("saved");
     let connected = first.get(&device).await.expect("readable");
     assert!(connected.is_some_and(|record| record.connected));
     let base = first.next_epoch_base();
@@ -306,6 +312,24 @@ async fn a_restart_voids_locks_and_connections() {
     assert!(second.next_epoch_base() >= base + (1 << 32));
     let found = second.get(&device).await.expect("readable").expect("it is there");
     assert!(!found.connected);
+    let interrupted = second.interrupted(0, 9).await.expect("readable");
+    let identities: Vec<_> = interrupted.iter().map(|who| who.identity.as_str()).collect();
+    assert_eq!(identities, ["d1", "d2/m1"]);
+    let behind = second.interrupted(interrupted[0].place, 9).await.expect("readable");
+    assert_eq!(behind, interrupted[1..]);
+    // A session of this process is none of theirs.
+    let back = ConnectionUpdate {
+        identity: id("d2/m1"),
+        connected: true,
+        updated_at: at(5),
+        last_activity_at: at(5),
+    };
+    second.save_connections(vec![back]).await.expect("saved");
+    let places = interrupted.iter().map(|who| who.place).collect();
+    second.end_interrupted(places).await.expect("saved");
+    assert!(second.interrupted(0, 9).await.expect("readable").is_empty());
+    let module = second.get(&id("d2/m1")).await.expect("readable");
+    assert!(module.is_some_and(|module| module.connected));
     assert_eq!(
         (found.connection_updated_at, found.last_activity_at),
         (at(3), at(4))
@@ -346,11 +370,18 @@ fn sql(path: &Path, sql: &str) {
     connection.execute_batch(sql).expect("valid SQL");
 }
 
+fn user_version(path: &Path) -> i64 {
+    let connection = rusqlite::Connection::open(path).expect("it opens");
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get(0));
+    version.expect("readable")
+}
+
 #[tokio::test]
 async fn a_newer_version_is_refused_untouched() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("state.db");
     populate(&open(&path)).await;
+    let current = user_version(&path);
     sql(&path, "PRAGMA user_version = 99");
     let before = std::fs::read(&path).expect("readable");
     let error = refuse(&path);
@@ -364,7 +395,7 @@ async fn a_newer_version_is_refused_untouched() {
         "{text}"
     );
     assert_eq!(std::fs::read(&path).expect("readable"), before);
-    sql(&path, "PRAGMA user_version = 5");
+    sql(&path, &format!("PRAGMA user_version = {current}"));
     check_populated(&open(&path)).await;
 }
 

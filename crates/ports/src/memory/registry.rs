@@ -154,6 +154,25 @@ impl RegistryStore for MemoryStore {
         })
     }
 
+    fn list_children<'a>(
+        &'a self,
+        scope: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, StoreResult<Vec<IdentityRecord>>> {
+        self.run(move |state| {
+            let mut children: Vec<IdentityRecord> = state
+                .devices()
+                .filter(|record| record.parent_scopes.iter().any(|parent| parent == scope))
+                .filter(|record| after.is_none_or(|after| record.identity.device_id() > after))
+                .cloned()
+                .collect();
+            children.sort_by(|left, right| left.identity.cmp(&right.identity));
+            children.truncate(limit);
+            Ok(children)
+        })
+    }
+
     fn save_connections(&self, updates: Vec<ConnectionUpdate>) -> BoxFuture<'_, StoreResult<()>> {
         self.run(move |state| {
             for update in updates {

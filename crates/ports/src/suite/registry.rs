@@ -427,6 +427,33 @@ pub async fn a_scope_finds_its_edge_device<S: StateStore>(store: Arc<S>) {
     );
 }
 
+pub async fn children_are_found_by_the_scope_of_their_parent<S: StateStore>(store: Arc<S>) {
+    let scope = "ms-azure-iot-edge://edge-\"1\"";
+    let child = |key: &str, scope: &str| IdentityRecord {
+        parent_scopes: vec![scope.into()],
+        ..record(&id(key))
+    };
+    for record in [
+        child("c", scope),
+        child("a", scope),
+        child("b", scope),
+        child("other", "ms-azure-iot-edge://edge-2"),
+        record(&id("orphan")),
+    ] {
+        store.create(vec![(record, Twin::new(at(0)))]).await.expect("new");
+    }
+    create(&*store, &["a/m"]).await;
+    let list = async |after: Option<&str>, limit| {
+        let children = store.list_children(scope, after, limit).await.expect("readable");
+        let ids = children.iter().map(|record| record.identity.as_str().to_owned());
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(list(None, 10).await, ["a", "b", "c"]);
+    assert_eq!(list(None, 2).await, ["a", "b"]);
+    assert_eq!(list(Some("a"), 1).await, ["b"]);
+    assert!(list(Some("c"), 10).await.is_empty());
+}
+
 pub async fn connections_are_saved_without_a_version<S: StateStore>(store: Arc<S>) {
     create(&*store, &["a", "a/m", "b"]).await;
     let update = |key, connected| ConnectionUpdate {

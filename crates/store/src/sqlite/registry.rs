@@ -5,7 +5,7 @@ use holdfast_model::limits::MODULES_PER_DEVICE_MAX;
 use holdfast_model::registry::{Authentication, IdentityRecord, RegistryStatistics, Status};
 use holdfast_model::twin::Twin;
 use holdfast_model::{Identity, Timestamp};
-use holdfast_ports::registry::{
+use holdfast_ports::registry::{Interrupted, 
     ConnectionUpdate, CreationGroup, LifecycleTelling, RecordMutation, RegistryStore,
 };
 use holdfast_ports::{BoxFuture, StoreError, StoreResult};
@@ -186,6 +186,58 @@ impl RegistryStore for SqliteStore {
                 "WHERE device_scope = ?1 AND iot_edge = 1 AND module_id = '' ORDER BY device_id LIMIT 1"
             );
             Ok(list(db, self.shared.boot, sql, &[&scope])?.pop())
+        })
+    }
+
+    fn list_children<'a>(
+        &'a self,
+        scope: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, StoreResult<Vec<IdentityRecord>>> {
+        self.read(move |db| {
+            // A device has one parent at most.
+            let parents = serde_json::json!([scope]).to_string();
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let sql = select!(
+                "WHERE parent_scopes = ?1 AND parent_scopes <> '[]' AND module_id = '' AND device_id > ?2
+                 ORDER BY device_id LIMIT ?3"
+            );
+            list(db, self.shared.boot, sql, &[&parents, &after.unwrap_or_default(), &limit])
+        })
+    }
+
+    fn interrupted(&self, after: u64, limit: usize) -> BoxFuture<'_, StoreResult<Vec<Interrupted>>> {
+        self.read(move |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT id, device_id, module_id FROM identities
+                 WHERE id > ?1 AND connected_boot NOT IN (0, ?2) ORDER BY id LIMIT ?3",
+            )?;
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let mut rows = statement.query(params![after as i64, self.shared.boot, limit])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let (device_id, module_id): (String, String) = (row.get(1)?, row.get(2)?);
+                let module_id = Some(module_id.as_str()).filter(|id| !id.is_empty());
+                found.push(Interrupted {
+                    place: row.get::<_, i64>(0)? as u64,
+                    identity: Identity::new(&device_id, module_id)
+                        .map_err(|error| Fault::content("id of an identity", error))?,
+                });
+            }
+            Ok(found)
+        })
+    }
+
+    fn end_interrupted(&self, places: Vec<u64>) -> BoxFuture<'_, StoreResult<()>> {
+        self.write(move |context| {
+            let mut statement = context.db.prepare_cached(
+                "UPDATE identities SET connected_boot = 0 WHERE id = ?1 AND connected_boot <> ?2",
+            )?;
+            for place in &places {
+                statement.execute(params![*place as i64, context.boot])?;
+            }
+            Ok(())
         })
     }
 

@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_fleet.sql"),
     include_str!("migrations/0004_routing.sql"),
     include_str!("migrations/0005_messages_out.sql"),
+    include_str!("migrations/0006_children.sql"),
 ];
 
 /// Page cache of one connection, KiB. Small on purpose: the operating system's cache serves the rest, and the memory
