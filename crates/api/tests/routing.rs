@@ -250,7 +250,13 @@ async fn changes_can_be_meant_for_what_was_read() {
         let before = service.owner("GET", &format!("{ROUTING}/definition"), None).await;
         let tag = before.header("etag").to_owned();
         assert_eq!(tag, format!("{:?}", before.body["etag"].as_str().expect("a tag")));
-        for read in ["routes", "enrichments", "endpoints", "fallbackRoute", "endpoints/hook"] {
+        for read in [
+            "routes",
+            "enrichments",
+            "endpoints",
+            "fallbackRoute",
+            "endpoints/hook",
+        ] {
             let read = service.owner("GET", &format!("{ROUTING}/{read}"), None).await;
             assert_eq!(read.header("etag"), tag);
         }

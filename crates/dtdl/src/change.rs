@@ -87,7 +87,8 @@ mod tests {
     fn the_changes_of_the_documentation() {
         let empty = json!({"$dtId": "d", "$metadata": {"$model": "dtmi:a;1"}, "thermostat1": component(json!({}), json!({}))});
         let mut asked = empty.clone();
-        asked["thermostat1"]["$metadata"]["targetTemperature"] = json!({"desiredValue": 21.8, "desiredVersion": 4});
+        asked["thermostat1"]["$metadata"]["targetTemperature"] =
+            json!({"desiredValue": 21.8, "desiredVersion": 4});
         assert_eq!(
             difference(&empty, &asked),
             [

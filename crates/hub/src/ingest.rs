@@ -8,10 +8,10 @@ use std::sync::Arc;
 use holdfast_model::event::{EndpointSet, Origin, Records, Run};
 use holdfast_model::limits::D2C_BYTES_MAX;
 use holdfast_model::message::SystemProperty;
+use holdfast_model::{Identity, Timestamp};
 use holdfast_ports::event_log::{AppendTicket, LogError};
 use holdfast_ports::gateway::{Admitted, IngestError};
 use holdfast_ports::session::SessionHandle;
-use holdfast_model::{Identity, Timestamp};
 use holdfast_routing::{Decider, RouteTable};
 use serde_json::Value;
 

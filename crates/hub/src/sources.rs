@@ -215,7 +215,11 @@ impl Hub {
     async fn tell_interrupted(&self) -> Result<(), StoreError> {
         let mut after = 0;
         while let Some(teller) = self.teller(&[EventSource::ConnectionState]) {
-            let found = self.stores.registry.interrupted(after, CONNECTIONS_PER_STEP).await?;
+            let found = self
+                .stores
+                .registry
+                .interrupted(after, CONNECTIONS_PER_STEP)
+                .await?;
             let Some(last) = found.last() else { break };
             after = last.place;
             // Later than all that the dead process has told, earlier than what this one tells.

@@ -60,12 +60,7 @@ pub fn twin_of(table: &RouteTable, event: &OutboxEvent) -> Option<Value> {
 
 /// Where an event of the outbox goes, by the routes in force now; `twin` is [`twin_of`] it.
 #[must_use]
-pub fn decide(
-    table: &RouteTable,
-    event: &OutboxEvent,
-    twin: Option<&Value>,
-    now: Timestamp,
-) -> Decision {
+pub fn decide(table: &RouteTable, event: &OutboxEvent, twin: Option<&Value>, now: Timestamp) -> Decision {
     let origin = origin(event.source, event.identity.clone());
     let mut decision = Decision {
         endpoints: EndpointSet::NONE,

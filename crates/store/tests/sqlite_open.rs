@@ -131,14 +131,20 @@ async fn check_messages_out(store: &SqliteStore) {
     let waiting = store.outbox(9, usize::MAX).await.expect("readable");
     let (event, expected) = (&waiting[0].event, told());
     assert_eq!(waiting.len(), 1);
-    assert_eq!((event.source, &event.identity), (expected.source, &expected.identity));
+    assert_eq!(
+        (event.source, &event.identity),
+        (expected.source, &expected.identity)
+    );
     assert_eq!(event.records.as_bytes(), expected.records.as_bytes());
     assert_eq!(event.twin, expected.twin);
     let found = store.upload(&id("d1"), "up-1").await.expect("readable");
     assert_eq!(found, Some(upload("up-1")));
     let found = store.upload(&id("d1"), "up-2").await.expect("readable");
     assert_eq!(found, None, "it has ended");
-    let delivery = store.lock_file_notification(at(8), at(68)).await.expect("readable");
+    let delivery = store
+        .lock_file_notification(at(8), at(68))
+        .await
+        .expect("readable");
     assert_eq!(delivery.map(|delivery| delivery.notification), Some(uploaded()));
 }
 
@@ -315,7 +321,10 @@ async fn a_restart_voids_locks_and_connections() {
     let interrupted = second.interrupted(0, 9).await.expect("readable");
     let identities: Vec<_> = interrupted.iter().map(|who| who.identity.as_str()).collect();
     assert_eq!(identities, ["d1", "d2/m1"]);
-    let behind = second.interrupted(interrupted[0].place, 9).await.expect("readable");
+    let behind = second
+        .interrupted(interrupted[0].place, 9)
+        .await
+        .expect("readable");
     assert_eq!(behind, interrupted[1..]);
     // A session of this process is none of theirs.
     let back = ConnectionUpdate {

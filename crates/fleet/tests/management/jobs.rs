@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use holdfast_fleet::jobs::{JobRequest, JobsConfig};
 use holdfast_model::job::{DeviceJobStatus, Job, JobStatus, JobWork};
+use holdfast_model::routing::{Route, RouteSource};
 use holdfast_model::{ErrorCode, Timestamp};
 use holdfast_ports::clock::{Clock as _, SystemClock};
-use holdfast_model::routing::{Route, RouteSource};
 use holdfast_ports::job::{JobFilter, JobStore as _};
 use holdfast_ports::outbox::OutboxStore as _;
 use serde_json::json;
@@ -111,10 +111,17 @@ async fn a_job_is_told_of() {
         ("updateJob", "running"),
         ("updateJob", "completed"),
     ]) {
-        assert!(text.contains(operation) && text.contains(r#""jobId":"j~1""#), "{text}");
+        assert!(
+            text.contains(operation) && text.contains(r#""jobId":"j~1""#),
+            "{text}"
+        );
         assert!(text.contains(&format!(r#""status":"{status}""#)), "{text}");
     }
-    assert!(waiting.iter().all(|waiting| waiting.event.identity.as_str() == "j-1"));
+    assert!(
+        waiting
+            .iter()
+            .all(|waiting| waiting.event.identity.as_str() == "j-1")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -367,7 +367,14 @@ async fn changes_wait_while_too_many_events_do() {
     };
     let refused = patch(&OWNER).await.expect_err("no room");
     assert_eq!(refused.code, ErrorCode::ThrottlingException);
-    assert!(test.hub.twin(&identity("d1")).await.expect("there").tags.is_empty());
+    assert!(
+        test.hub
+            .twin(&identity("d1"))
+            .await
+            .expect("there")
+            .tags
+            .is_empty()
+    );
     // No route takes what waits, so the relay only clears it away.
     let _relay = test.relay();
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
@@ -384,7 +391,8 @@ async fn enrichments_of_the_built_in_endpoint_are_added_when_an_event_is_appende
     let test = TestHub::new().await;
     let _relay = test.relay();
     test.create("d1").await;
-    test.change("d1", ChangeMode::Patch, json!({"site": "north"})).await;
+    test.change("d1", ChangeMode::Patch, json!({"site": "north"}))
+        .await;
     let session = test.connect("d1").await.session;
     let both = |source| [route(source, "one", "true"), route(source, "events", "true")];
     test.routes(
@@ -416,7 +424,9 @@ async fn enrichments_of_the_built_in_endpoint_are_added_when_an_event_is_appende
     let mut record = records.record();
     record.property("stage", Some("sent"));
     let _ = record.finish(b"1");
-    let _ = records.record().finish(&vec![b'2'; holdfast_model::limits::D2C_BYTES_MAX - 10]);
+    let _ = records
+        .record()
+        .finish(&vec![b'2'; holdfast_model::limits::D2C_BYTES_MAX - 10]);
     test.hub.send(&session, &records).expect("room");
     test.hub
         .patch_reported(session.identity(), br#"{"t": 5}"#, None)

@@ -119,7 +119,11 @@ pub async fn a_full_outbox_holds_up_changes<S: OutboxStore + TwinStore + Registr
         assert_eq!(error.code, ErrorCode::ThrottlingException);
     };
     let d1 = id("d1");
-    let change = async || store.mutate_twin_telling(&d1, raise(), Some(versions("d1"))).await;
+    let change = async || {
+        store
+            .mutate_twin_telling(&d1, raise(), Some(versions("d1")))
+            .await
+    };
     throttled(change().await.map(drop));
     throttled(
         store

@@ -5,8 +5,8 @@ use holdfast_model::limits::MODULES_PER_DEVICE_MAX;
 use holdfast_model::registry::{Authentication, IdentityRecord, RegistryStatistics, Status};
 use holdfast_model::twin::Twin;
 use holdfast_model::{Identity, Timestamp};
-use holdfast_ports::registry::{Interrupted, 
-    ConnectionUpdate, CreationGroup, LifecycleTelling, RecordMutation, RegistryStore,
+use holdfast_ports::registry::{
+    ConnectionUpdate, CreationGroup, Interrupted, LifecycleTelling, RecordMutation, RegistryStore,
 };
 use holdfast_ports::{BoxFuture, StoreError, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, named_params, params};
@@ -203,7 +203,12 @@ impl RegistryStore for SqliteStore {
                 "WHERE parent_scopes = ?1 AND parent_scopes <> '[]' AND module_id = '' AND device_id > ?2
                  ORDER BY device_id LIMIT ?3"
             );
-            list(db, self.shared.boot, sql, &[&parents, &after.unwrap_or_default(), &limit])
+            list(
+                db,
+                self.shared.boot,
+                sql,
+                &[&parents, &after.unwrap_or_default(), &limit],
+            )
         })
     }
 

@@ -104,7 +104,10 @@ fn documents_of_twins() {
         ("lastActivityTime", json!("2022-06-01T22:27:50.2512580Z")),
         ("cloudToDeviceMessageCount", json!(0)),
         ("authenticationType", json!("certificateAuthority")),
-        ("x509Thumbprint", json!({"primaryThumbprint": null, "secondaryThumbprint": null})),
+        (
+            "x509Thumbprint",
+            json!({"primaryThumbprint": null, "secondaryThumbprint": null}),
+        ),
     ] {
         shown[name] = value;
     }
