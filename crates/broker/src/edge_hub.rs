@@ -1,0 +1,299 @@
+//! The module `$edgeHub`: its desired properties configure the edge hub, its reported ones tell how that went and who is
+//! connected, its method refreshes the scope (edge.md section 6, 3.7).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use holdfast_model::event::{AuthMethod, EventSource, Origin, Records};
+use holdfast_model::message::SystemProperty;
+use holdfast_model::method::{MethodRequest, MethodResponse};
+use holdfast_model::{Identity, Timestamp};
+use holdfast_observe::tracing;
+use serde_json::{Map, Value, json};
+
+use crate::Broker;
+use crate::queue::QueueKey;
+use crate::routes::{Definition, RouteTable};
+use crate::scope::{RefreshFailed, ScopeChange};
+
+/// The last desired properties that could be used.
+const FILE: &str = "desired.json";
+/// Longest description of what is wrong with a configuration.
+const DESCRIPTION_BYTES_MAX: usize = 2_048;
+/// Most devices of one call of the method.
+const REFRESH_DEVICES_MAX: usize = 100;
+
+impl Broker {
+    /// Puts the configuration in force that was in force before the restart, if any.
+    pub(crate) fn restore_configuration(&self) {
+        let kept = match self.files.read(FILE) {
+            Ok(Some(content)) => serde_json::from_slice::<Map<String, Value>>(&content).map_err(|error| error.to_string()),
+            Ok(None) => return,
+            Err(error) => Err(error.to_string()),
+        };
+        match kept {
+            Ok(desired) => {
+                if let Err(error) = self.apply(&desired) {
+                    tracing::error!(%error, "the kept configuration of the edge hub cannot be used");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the kept configuration of the edge hub cannot be read"),
+        }
+    }
+
+    /// Applies desired properties as they stand in a manifest (`$edgeHub`, `properties.desired`), for an edge hub that has no
+    /// hub above it. Returns what is wrong with single routes; the others are in force.
+    ///
+    /// # Errors
+    /// What is wrong with the whole; the configuration before stays in force.
+    pub fn apply_desired(&self, desired: &Map<String, Value>) -> Result<Vec<String>, String> {
+        let faults = self.apply(desired)?;
+        self.keep(desired);
+        Ok(faults)
+    }
+
+    fn apply(&self, desired: &Map<String, Value>) -> Result<Vec<String>, String> {
+        let (definition, mut faults) = Definition::read(desired)?;
+        let (table, more) = RouteTable::compile(&definition, |key| self.queue_of(key));
+        faults.extend(more);
+        let bytes_max = definition.bytes_max.unwrap_or(self.config.queues.bytes_max);
+        self.queues.set_bytes_max(bytes_max);
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
+        self.routes.store(Arc::new(table));
+        self.lanes_changed.store(true, Ordering::Release);
+        self.upstream_ready.notify_one();
+        Ok(faults)
+    }
+
+    /// The queue of a key, with somebody to look after it.
+    pub(crate) fn queue_of(&self, key: &QueueKey) -> crate::queue::QueueId {
+        let id = self.queues.queue(key);
+        self.destine(id, key);
+        id
+    }
+
+    fn keep(&self, desired: &Map<String, Value>) {
+        let content = Value::Object(desired.clone()).to_string();
+        if matches!(self.files.read(FILE), Ok(Some(kept)) if kept == content.as_bytes()) {
+            return;
+        }
+        if let Err(error) = self.files.write(FILE, content.as_bytes()) {
+            tracing::warn!(%error, "the configuration of the edge hub cannot be kept");
+        }
+    }
+
+    /// Applies desired properties that came from above, and reports how that went.
+    pub(crate) async fn configure(&self, desired: &Map<String, Value>, version: u64) {
+        let (code, description) = match self.apply(desired) {
+            Ok(faults) => {
+                self.keep(desired);
+                match faults.is_empty() {
+                    true => (200, String::new()),
+                    false => (400, faults.join("; ")),
+                }
+            }
+            Err(error) => (400, error),
+        };
+        let description = match code {
+            200 => String::new(),
+            _ => format!("Error while parsing desired properties - {description}"),
+        };
+        if code != 200 {
+            tracing::error!(version, description, "the configuration of the edge hub has faults");
+        } else {
+            tracing::info!(version, "the edge hub is configured");
+        }
+        let end = description
+            .char_indices()
+            .map(|(at, c)| at + c.len_utf8())
+            .take_while(|end| *end <= DESCRIPTION_BYTES_MAX)
+            .last()
+            .unwrap_or(0);
+        self.report_own(json!({
+            "schemaVersion": "1.0",
+            "version": {"version": env!("CARGO_PKG_VERSION"), "build": "", "commit": ""},
+            "lastDesiredVersion": version,
+            "lastDesiredStatus": {"code": code, "description": &description[..end]},
+        }))
+        .await;
+    }
+
+    /// Merges into the reported properties of `$edgeHub`, which are sent like anybody's.
+    pub(crate) async fn report_own(&self, patch: Value) {
+        if self.links.watch().is_none() {
+            return;
+        }
+        if let Err(error) = self.report(&self.own, patch.to_string().as_bytes(), None).await {
+            tracing::warn!(%error, "the edge hub cannot report");
+        }
+    }
+
+    /// Notes that a client has come or gone, to be reported and routed.
+    pub(crate) fn note_client(&self, identity: &Identity, connected: bool) {
+        if *identity == self.own {
+            return;
+        }
+        let now = self.clock.now();
+        self.clients_seen
+            .lock()
+            .insert(identity.clone(), (connected, now));
+        self.tell_own(
+            EventSource::ConnectionState,
+            identity,
+            if connected { "deviceConnected" } else { "deviceDisconnected" },
+        );
+    }
+
+    /// Reports the clients that came and went since the last call.
+    pub(crate) async fn report_clients(&self) {
+        let seen = std::mem::take(&mut *self.clients_seen.lock());
+        if seen.is_empty() {
+            return;
+        }
+        let clients: Map<String, Value> = seen
+            .into_iter()
+            .map(|(identity, (connected, at))| (client_key(&identity), client_entry(&identity, connected, at)))
+            .collect();
+        self.report_own(json!({ "clients": clients })).await;
+    }
+
+    /// Identities that came into the scope or left it.
+    pub(crate) fn tell_lifecycle(&self, change: &ScopeChange) {
+        for identity in change.removed.iter().chain(&change.changed) {
+            self.links.drop_link(identity);
+            self.interests_changed(identity);
+        }
+        if !self.scope_fresh.load(Ordering::Acquire) {
+            // The first look at the scope is no news.
+            return;
+        }
+        for (identities, operation) in [
+            (&change.added, "createDeviceIdentity"),
+            (&change.removed, "deleteDeviceIdentity"),
+        ] {
+            for identity in identities {
+                self.tell_own(EventSource::DeviceLifecycle, identity, operation);
+            }
+        }
+    }
+
+    /// Routes a message of the edge hub's own making about a client.
+    fn tell_own(&self, source: EventSource, about: &Identity, operation: &str) {
+        let mut body = json!({ "deviceId": about.device_id() });
+        if let (Some(body), Some(module)) = (body.as_object_mut(), about.module_id()) {
+            body.insert("moduleId".to_owned(), module.into());
+        }
+        let now = self.clock.now().to_string();
+        let mut records = Records::new();
+        let mut record = records.record();
+        record.system(SystemProperty::ContentType, "application/json");
+        record.system(SystemProperty::ContentEncoding, "utf-8");
+        record.property("opType", Some(operation));
+        record.property("operationTimestamp", Some(&now));
+        record.property("deviceId", Some(about.device_id()));
+        if let Some(module) = about.module_id() {
+            record.property("moduleId", Some(module));
+        }
+        let _ = record.finish(body.to_string().as_bytes());
+        self.send_own(source, &records);
+    }
+
+    /// Routes a change of reported properties (edge.md 6.4, last paragraph).
+    pub(crate) fn tell_twin_change(&self, of: &Identity, patch: &Map<String, Value>) {
+        let mut records = Records::new();
+        let mut record = records.record();
+        record.system(SystemProperty::ContentType, "application/json");
+        record.system(SystemProperty::ContentEncoding, "utf-8");
+        record.system(SystemProperty::MessageSchema, "twinChangeNotification");
+        record.property("rpSenderDeviceId", Some(of.device_id()));
+        if let Some(module) = of.module_id() {
+            record.property("rpSenderModuleId", Some(module));
+        }
+        let _ = record.finish(Value::Object(patch.clone()).to_string().as_bytes());
+        self.send_own(EventSource::TwinChange, &records);
+    }
+
+    /// These are told once: when there is no room for one it is counted as not taken.
+    fn send_own(&self, source: EventSource, records: &Records) {
+        let origin = Origin {
+            source,
+            identity: self.own.clone(),
+            generation_id: 0,
+            auth: AuthMethod::Hub,
+        };
+        if let Err(error) = self.ingest(&origin, None, records) {
+            tracing::warn!(%error, "a message of the edge hub itself was not taken");
+        }
+    }
+
+    /// Methods of `$edgeHub`.
+    pub(crate) async fn answer_own(&self, request: &MethodRequest) -> MethodResponse {
+        let (status, payload) = if request.name.eq_ignore_ascii_case("RefreshDeviceScopeIdentityCache") {
+            self.refresh_devices(&request.payload).await
+        } else {
+            (404, json!({ "message": format!("$edgeHub has no method {}", request.name) }))
+        };
+        let payload = if payload.is_null() { String::new() } else { payload.to_string() };
+        MethodResponse {
+            status,
+            payload: payload.into(),
+        }
+    }
+
+    async fn refresh_devices(&self, payload: &[u8]) -> (i64, Value) {
+        let bad = |why: &str| (400, json!({ "message": why }));
+        let Ok(body) = serde_json::from_slice::<Value>(payload) else {
+            return bad("the payload is not JSON; expected {\"deviceIds\":[\"id\"]}");
+        };
+        let ids = body.get("deviceIds").and_then(Value::as_array);
+        let ids: Option<Vec<Identity>> = ids.and_then(|ids| {
+            ids.iter()
+                .map(|id| Identity::parse(id.as_str()?).ok())
+                .collect()
+        });
+        let Some(ids) = ids.filter(|ids| ids.len() <= REFRESH_DEVICES_MAX) else {
+            return bad("expected {\"deviceIds\":[\"id\"]} with at most 100 ids");
+        };
+        for id in &ids {
+            match self.scope.refresh_one(id).await {
+                Ok(change) => self.scope_changed(&change),
+                Err(RefreshFailed::Cloud(error)) => {
+                    return (500, json!({ "message": format!("{id}: {error}") }));
+                }
+                Err(error) => return (500, json!({ "message": error.to_string() })),
+            }
+        }
+        (200, Value::Null)
+    }
+
+    /// Reads the whole scope now; an operator's wish.
+    ///
+    /// # Errors
+    /// Why it could not be read.
+    pub async fn refresh_scope(&self) -> Result<(), String> {
+        let change = self.scope.refresh().await.map_err(|error| error.to_string())?;
+        self.scope_changed(&change);
+        self.scope_fresh.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// A client's key in the reported properties.
+fn client_key(identity: &Identity) -> String {
+    identity
+        .as_str()
+        .replace('%', "%25")
+        .replace('.', "%2E")
+        .replace('$', "%24")
+        .replace(' ', "%20")
+        .replace('#', "%23")
+}
+
+/// Leaf devices that are gone are not listed; modules stay.
+fn client_entry(identity: &Identity, connected: bool, at: Timestamp) -> Value {
+    match (connected, identity.is_module()) {
+        (true, _) => json!({ "status": "Connected", "lastConnectedTimeUtc": at.to_string() }),
+        (false, true) => json!({ "status": "Disconnected", "lastDisconnectedTimeUtc": at.to_string() }),
+        (false, false) => Value::Null,
+    }
+}
