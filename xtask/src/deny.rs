@@ -72,19 +72,20 @@ fn dependencies() -> Result<Vec<Package>> {
         host,
     ]))?;
     let metadata: Value = serde_json::from_str(&text).context("cargo metadata is not JSON")?;
-    let used: BTreeSet<&str> = metadata["resolve"]["nodes"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|node| node["id"].as_str())
-        .collect();
+    let used = built(host)?;
     let packages = metadata["packages"]
         .as_array()
         .context("cargo metadata lists no packages")?;
     let foreign = packages
         .iter()
         .filter(|package| !package["source"].is_null())
-        .filter(|package| package["id"].as_str().is_some_and(|id| used.contains(id)));
+        .filter(|package| {
+            let (name, version) = (package["name"].as_str(), package["version"].as_str());
+            used.contains(&(
+                name.unwrap_or_default().to_owned(),
+                version.unwrap_or_default().to_owned(),
+            ))
+        });
     let text = |value: &Value| value.as_str().map(str::to_owned);
     Ok(foreign
         .map(|package| Package {
@@ -93,6 +94,30 @@ fn dependencies() -> Result<Vec<Package>> {
             licence: text(&package["license"]),
         })
         .collect())
+}
+
+/// Names and versions of what is built for this host. `cargo metadata` also names what a feature brings that is on for
+/// other systems only.
+fn built(host: &str) -> Result<BTreeSet<(String, String)>> {
+    let text = output(paths::cargo().args([
+        "tree",
+        "--workspace",
+        "--all-features",
+        "--target",
+        host,
+        "--edges",
+        "normal,build,dev",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ]))?;
+    let package = |line: &str| {
+        let (name, rest) = line.split_once(" v")?;
+        let version = rest.split_whitespace().next()?;
+        Some((name.to_owned(), version.to_owned()))
+    };
+    Ok(text.lines().filter_map(package).collect())
 }
 
 fn check(packages: &[Package], allow: &[String], banned: &[String]) -> Vec<String> {
