@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from pathlib import Path
@@ -14,6 +15,15 @@ from site_net import Machine, Site
 
 RUN = uuid.uuid4().hex[:4]
 COUNTER = itertools.count(1)
+
+
+def pytest_configure(config):
+    """A run that is asked to end takes down what it has put up: namespaces and bridges would stay."""
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def pytest_collection_modifyitems(config, items):

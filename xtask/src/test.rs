@@ -247,7 +247,15 @@ fn prepare_containers() -> Result<PathBuf> {
 fn scenarios(images: &Path) -> Result<Command> {
     let mut command = Command::new(setup::python()?);
     command.current_dir(paths::root().join("tests/edge"));
-    command.args(["-m", "pytest", "-rfEs", "-p", "no:cacheprovider", "--color=no"]);
+    command.args([
+        "-m",
+        "pytest",
+        "-v",
+        "-rfEs",
+        "-p",
+        "no:cacheprovider",
+        "--color=no",
+    ]);
     command
         .env("HOLDFAST_BIN", paths::holdfast())
         .env("HOLDFAST_EDGE_BIN", paths::edge())
