@@ -233,7 +233,7 @@ async fn rotate(
     }
 }
 
-async fn device_dto(api: &Api, record: &IdentityRecord) -> Result<DeviceDto, Failure> {
+pub(crate) async fn device_dto(api: &Api, record: &IdentityRecord) -> Result<DeviceDto, Failure> {
     Ok(DeviceDto::from_record(
         record,
         api.hub.c2d_depth(&record.identity).await?,
@@ -247,7 +247,7 @@ async fn answer_device(api: &Api, record: &IdentityRecord) -> Reply {
     )
 }
 
-fn answer_module(record: &IdentityRecord) -> Reply {
+pub(crate) fn answer_module(record: &IdentityRecord) -> Reply {
     json_tagged(
         &ModuleDto::from_record(record),
         &etag::of_identity(record.version),
@@ -265,7 +265,7 @@ fn device_spec(changes: DeviceChanges) -> IdentitySpec {
     }
 }
 
-fn module_spec(changes: ModuleChanges) -> IdentitySpec {
+pub(crate) fn module_spec(changes: ModuleChanges) -> IdentitySpec {
     IdentitySpec {
         authentication: authentication_spec(changes.authentication),
         managed_by: changes.managed_by,

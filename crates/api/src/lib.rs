@@ -28,6 +28,7 @@ mod query;
 mod reply;
 mod routes;
 mod routing;
+mod scope;
 mod statistics;
 mod transfer;
 mod twins;

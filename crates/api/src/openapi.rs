@@ -7,7 +7,7 @@ use utoipa::OpenApi;
 
 use crate::{
     certificates, configurations, consumer_groups, digital_twins, events, feedback, identities, jobs,
-    messages, methods, models, policies, provisioning, query, routing, statistics, transfer, twins,
+    messages, methods, models, policies, provisioning, query, routing, scope, statistics, transfer, twins,
 };
 
 #[derive(OpenApi)]
@@ -29,6 +29,15 @@ use crate::{
         identities::get_module,
         identities::put_module,
         identities::delete_module,
+        scope::list_own,
+        scope::get_own,
+        scope::list_target,
+        scope::get_on_behalf,
+        scope::put_module,
+        scope::put_module_as_put,
+        scope::get_module,
+        scope::list_modules,
+        scope::delete_module,
         statistics::devices,
         statistics::service,
         query::run,

@@ -28,11 +28,23 @@ pub enum Needed {
     Hub(Rights),
     /// Rights at the provisioning service.
     Provisioning(ProvisioningRights),
+    /// No policy will do: only the edge hub `{mid}` of the device `{id}` itself.
+    EdgeHub,
 }
 
 impl From<Rights> for Needed {
     fn from(rights: Rights) -> Self {
         Needed::Hub(rights)
+    }
+}
+
+/// Marks operations of edge hubs, for [`Operations::add`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EdgeHub;
+
+impl From<EdgeHub> for Needed {
+    fn from(_: EdgeHub) -> Self {
+        Needed::EdgeHub
     }
 }
 
@@ -191,7 +203,7 @@ async fn authorize(
             Failure::flatten(response)
         }
         Err(error) => match operation.rights {
-            Needed::Hub(_) => Failure::from(error).into_response(),
+            Needed::Hub(_) | Needed::EdgeHub => Failure::from(error).into_response(),
             Needed::Provisioning(_) => Failure::flatten(Failure::from(error).into_response()),
         },
     }
@@ -213,6 +225,12 @@ async fn check(api: &Api, operation: Operation, request: &Parts) -> Result<Calle
         Needed::Provisioning(rights) => {
             api.provisioning.authorize_service(token, &path, rights)?;
             Caller::Provisioning
+        }
+        Needed::EdgeHub => {
+            let mut segments = path.split('/').skip(1).step_by(2);
+            let (device, module) = (segments.next(), segments.next());
+            let (device, module) = (device.unwrap_or_default(), module.unwrap_or_default());
+            Caller::Hub(api.hub.authorize_edge_hub(token, device, module).await?)
         }
         Needed::Hub(_) if operation.own_modules && !is_policy_token(token) => {
             Caller::Hub(own_modules(api, token, &path, request).await?)

@@ -57,6 +57,14 @@ const LITERALS: &[&str] = &[
     "$testnew",
     "$testall",
     "routingEndpointsHealth",
+    "devicesAndModulesInDeviceScope",
+    "deviceAndModuleInDeviceScope",
+    "devicesAndModulesInTargetDeviceScope",
+    "getDeviceAndModuleOnBehalfOf",
+    "putModuleOnBehalfOf",
+    "getModuleOnBehalfOf",
+    "getModulesOnTargetDevice",
+    "deleteModuleOnBehalfOf",
 ];
 
 /// First segments whose second segment is a literal too, not an id.

@@ -13,12 +13,12 @@ use holdfast_wire::headers;
 use tower::ServiceExt as _;
 
 use crate::extract::BODY_BYTES_MAX;
-use crate::operation::{Operation, Operations, apply_method_override};
+use crate::operation::{EdgeHub, Operation, Operations, apply_method_override};
 use crate::reply::Failure;
 use crate::{
     Api, certificates, configurations, consumer_groups, digital_twins, events, feedback, identities, jobs,
-    messages, methods, models, openapi, path, policies, provisioning, query, routing, statistics, transfer,
-    twins,
+    messages, methods, models, openapi, path, policies, provisioning, query, routing, scope, statistics,
+    transfer, twins,
 };
 
 /// Largest plain text of a framework's rejection that is passed on.
@@ -54,7 +54,7 @@ fn declare(api: Api) -> (Router<Api>, Vec<Operation>) {
     let operations = own_operations(service_operations(registry_operations(operations)));
     let operations = model_operations(transfer_operations(operations));
     let operations = routing_operations(management_operations(operations));
-    provisioning_settings(provisioning_operations(operations)).finish()
+    scope_operations(provisioning_settings(provisioning_operations(operations))).finish()
 }
 
 fn registry_operations(operations: Operations) -> Operations {
@@ -86,6 +86,64 @@ fn registry_operations(operations: Operations) -> Operations {
             identities::delete_module,
         )
         .add("GET", "/statistics/devices", read, statistics::devices)
+}
+
+fn scope_operations(operations: Operations) -> Operations {
+    operations
+        .add(
+            "GET",
+            "/devices/{id}/modules/{mid}/devicesAndModulesInDeviceScope",
+            EdgeHub,
+            scope::list_own,
+        )
+        .add(
+            "GET",
+            "/devices/{id}/modules/{mid}/deviceAndModuleInDeviceScope",
+            EdgeHub,
+            scope::get_own,
+        )
+        .add(
+            "POST",
+            "/devices/{id}/modules/{mid}/devicesAndModulesInTargetDeviceScope",
+            EdgeHub,
+            scope::list_target,
+        )
+        .add(
+            "POST",
+            "/devices/{id}/modules/{mid}/getDeviceAndModuleOnBehalfOf",
+            EdgeHub,
+            scope::get_on_behalf,
+        )
+        .add(
+            "POST",
+            "/devices/{id}/modules/{mid}/putModuleOnBehalfOf",
+            EdgeHub,
+            scope::put_module,
+        )
+        .add(
+            "PUT",
+            "/devices/{id}/modules/{mid}/putModuleOnBehalfOf",
+            EdgeHub,
+            scope::put_module_as_put,
+        )
+        .add(
+            "POST",
+            "/devices/{id}/modules/{mid}/getModuleOnBehalfOf",
+            EdgeHub,
+            scope::get_module,
+        )
+        .add(
+            "POST",
+            "/devices/{id}/modules/{mid}/getModulesOnTargetDevice",
+            EdgeHub,
+            scope::list_modules,
+        )
+        .add(
+            "POST",
+            "/devices/{id}/modules/{mid}/deleteModuleOnBehalfOf",
+            EdgeHub,
+            scope::delete_module,
+        )
 }
 
 fn service_operations(operations: Operations) -> Operations {

@@ -129,7 +129,7 @@ async fn every_operation_needs_its_right_and_no_more() {
             let status = status(&service, &operation, Some(&token)).await;
             let allowed = match operation.rights {
                 Needed::Provisioning(rights) => policy.rights.allows(rights),
-                Needed::Hub(_) => false,
+                Needed::Hub(_) | Needed::EdgeHub => false,
             };
             assert_eq!(
                 status != StatusCode::UNAUTHORIZED,
@@ -145,7 +145,7 @@ async fn every_operation_needs_its_right_and_no_more() {
             let status = status(&service, &operation, Some(&token)).await;
             let allowed = match operation.rights {
                 Needed::Hub(rights) => policy.rights.allows(rights),
-                Needed::Provisioning(_) => false,
+                Needed::Provisioning(_) | Needed::EdgeHub => false,
             };
             assert_eq!(
                 status != StatusCode::UNAUTHORIZED,

@@ -55,5 +55,6 @@ pub use ingest::partition_of;
 pub use policies::PolicyKeys;
 pub use registry::bulk::{BulkEntry, BulkFailure, ImportMode};
 pub use registry::import::{ImportEntry, Restored};
+pub use registry::scope::ScopePart;
 pub use registry::spec::{AuthenticationSpec, IdentitySpec, KeyChoice};
 pub use twins::managed::StillWanted;

@@ -2,7 +2,7 @@
 
 pub(crate) mod bulk;
 pub(crate) mod import;
-mod scope;
+pub(crate) mod scope;
 pub(crate) mod spec;
 
 use std::sync::Arc;

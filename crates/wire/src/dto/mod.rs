@@ -12,6 +12,7 @@ mod job;
 mod method;
 pub mod provisioning;
 mod registry;
+mod scope;
 mod transfer;
 mod twin;
 
@@ -46,6 +47,10 @@ pub use registry::{
     FeedbackRecordDto, KeyRegenerationDeviceDto, KeyRegenerationErrorDto, KeyRegenerationRequestDto,
     KeyRegenerationResultDto, PolicyKeyDto, PurgeResultDto, RegistryStatisticsDto, RotatedKeyDto,
     ServiceStatisticsDto, feedback_json,
+};
+pub use scope::{
+    IdentityOnBehalfOfRequest, ModuleOnBehalfOfRequest, PutModuleOnBehalfOfRequest, ScopeResult,
+    TargetScopeRequest,
 };
 pub use transfer::{ExportLine, ImportLineErrorDto, JobPropertiesDto, TransferTypeDto};
 pub use twin::{PropertiesDto, ReportedPatch, TwinDto, parse_reported_patch, parse_twin_change};

@@ -72,7 +72,11 @@ pub fn parse_delivery<'a>(topic: &'a str, identity: &Identity) -> Option<HubTopi
         .strip_prefix("devices/")?
         .strip_prefix(identity.device_id())?
         .strip_prefix("/messages/devicebound")?;
-    let bag = if rest.is_empty() { rest } else { rest.strip_prefix('/')? };
+    let bag = if rest.is_empty() {
+        rest
+    } else {
+        rest.strip_prefix('/')?
+    };
     Some(HubTopic::CloudToDevice { bag })
 }
 
