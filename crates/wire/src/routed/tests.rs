@@ -2,6 +2,8 @@
 
 use holdfast_model::event::{AuthMethod, EndpointSet, EventBlock, EventSource, Origin, Records};
 use holdfast_model::message::SystemProperty;
+use holdfast_model::registry::{Authentication, IdentityRecord, Status};
+use holdfast_model::twin::Twin;
 use holdfast_model::{Identity, Timestamp};
 use serde_json::{Value, json};
 
@@ -225,6 +227,86 @@ fn events_of_the_hub_in_the_event_grid_schema() {
     let twin = hub_event(EventSource::TwinChange, "updateTwin", "d", r#"{"version":7}"#);
     assert_eq!(grid(&twin)["eventType"], "Holdfast.Devices.TwinChanged");
     assert_eq!(grid(&twin)["data"]["body"], json!({"version": 7}));
+}
+
+/// All members of `data.twin` that languages.md 3.3 names.
+#[test]
+fn a_created_device_comes_with_its_whole_twin() {
+    let record = IdentityRecord {
+        identity: Identity::parse("d").unwrap(),
+        generation_id: 1,
+        version: 1,
+        status: Status::Disabled,
+        status_reason: None,
+        status_updated_at: Timestamp::NEVER,
+        authentication: Authentication::CertificateAuthority,
+        iot_edge: false,
+        device_scope: None,
+        parent_scopes: Vec::new(),
+        managed_by: None,
+        connected: false,
+        connection_updated_at: Timestamp::NEVER,
+        last_activity_at: Timestamp::NEVER,
+    };
+    let body = crate::hub_event::identity(&record, &Twin::new(Timestamp::NEVER)).to_string();
+    let event = hub_event(EventSource::DeviceLifecycle, "createDeviceIdentity", "d", &body);
+    let twin = grid(&event)["data"]["twin"].clone();
+    let mut names: Vec<&String> = twin.as_object().unwrap().keys().collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "authenticationType",
+            "cloudToDeviceMessageCount",
+            "connectionState",
+            "deviceEtag",
+            "deviceId",
+            "etag",
+            "lastActivityTime",
+            "properties",
+            "status",
+            "statusUpdateTime",
+            "version",
+            "x509Thumbprint",
+        ]
+    );
+    assert_eq!(
+        (&twin["status"], &twin["connectionState"]),
+        (&json!("disabled"), &json!("Disconnected"))
+    );
+}
+
+#[test]
+fn jobs_are_no_devices() {
+    let job = block(EventSource::JobLifecycle, AuthMethod::Hub, "j-1", |records| {
+        let mut record = records.record();
+        record.property("jobId", Some("j~1"));
+        let _ = record.finish(b"{}");
+    });
+    let event = grid(&job);
+    assert_eq!(
+        (&event["subject"], &event["eventType"]),
+        (&json!("jobs/j~1"), &json!("Holdfast.Devices.JobChanged"))
+    );
+    let system = event["data"]["systemProperties"].as_object().unwrap();
+    assert!(
+        system.keys().all(|name| !name.starts_with("iothub-connection")),
+        "{system:?}"
+    );
+    let event = job.events().next().unwrap().unwrap();
+    let stored = storage::system_properties(Routed {
+        event: &event,
+        enrichments: &[],
+    });
+    assert!(
+        stored.iter().all(|(name, _)| !name.starts_with("connection")),
+        "{stored:?}"
+    );
+    let shown = crate::event_json::EventJson(&event).text();
+    assert!(
+        !shown.contains("deviceId") && !shown.contains("Generation"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -105,6 +105,52 @@ fn events_of_producers_have_no_device() {
     assert_eq!(annotations.len(), 4);
 }
 
+/// Nobody has sent them: no authentication, no generation; and a job is no device.
+#[test]
+fn events_of_the_hub_have_no_sender() {
+    let mut records = Records::new();
+    let mut record = records.record();
+    record.property("opType", Some("updateTwin"));
+    let _ = record.finish(b"{}");
+    let annotations = |source: EventSource| {
+        let origin = Origin {
+            source,
+            identity: Identity::parse("d1/m1").expect("an identity"),
+            generation_id: 0,
+            auth: AuthMethod::Hub,
+        };
+        let mut data = Vec::new();
+        origin.encode(holdfast_model::event::EndpointSet::EVENTS, &mut data);
+        data.extend_from_slice(records.as_bytes());
+        let block = EventBlock {
+            data: data.into(),
+            ..block(&records, source)
+        };
+        let event = block.events().next().expect("an event").expect("well formed");
+        let mut out = Vec::new();
+        write_event(&event, None, &mut out);
+        let read = Message::decode(&out).expect("a message");
+        let all = read.message_annotations.expect("annotations");
+        let names = [
+            "iothub-connection-device-id",
+            "iothub-connection-module-id",
+            "iothub-connection-auth-method",
+            "iothub-connection-auth-generation-id",
+            "iothub-enqueuedtime",
+            "iothub-message-source",
+        ];
+        names.map(|name| all.get(name).is_some())
+    };
+    assert_eq!(
+        annotations(EventSource::TwinChange),
+        [true, true, false, false, true, true]
+    );
+    assert_eq!(
+        annotations(EventSource::JobLifecycle),
+        [false, false, false, false, true, true]
+    );
+}
+
 #[test]
 fn batches_are_taken_apart() {
     let mut sent = Vec::new();
