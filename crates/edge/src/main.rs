@@ -1,13 +1,7 @@
-//! `holdfast-edge`: the edge runtime in one daemon, and its commands.
+//! The `holdfast-edge` program: the edge runtime and its commands.
 
-use clap::Parser;
+use std::process::ExitCode;
 
-/// The edge runtime: runs modules, keeps their identities, routes and stores their messages.
-#[derive(Parser)]
-#[command(name = "holdfast-edge", version)]
-struct Arguments {}
-
-fn main() -> anyhow::Result<()> {
-    Arguments::parse();
-    Ok(())
+fn main() -> ExitCode {
+    holdfast_edge::commands::main()
 }

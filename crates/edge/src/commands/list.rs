@@ -1,0 +1,90 @@
+//! `list` and `restart`.
+
+use holdfast_model::Timestamp;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+
+use super::output::{self, Format};
+use super::{Global, output::table};
+use crate::time_text;
+
+pub(super) fn run(global: &Global) -> anyhow::Result<()> {
+    let answer = global.client()?.get("/modules")?;
+    let modules = &answer["modules"];
+    if global.output == Format::Json {
+        return output::json(modules);
+    }
+    let now = time_text::now();
+    let rows: Vec<Vec<String>> = modules
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|module| {
+            let text = |pointer: &str| module.pointer(pointer).and_then(Value::as_str).unwrap_or("-").to_owned();
+            vec![
+                text("/name"),
+                text("/status/runtimeStatus/status"),
+                description(module, now),
+                text("/config/settings/image"),
+            ]
+        })
+        .collect();
+    table(&["NAME", "STATUS", "DESCRIPTION", "CONFIG"], &rows)
+}
+
+/// `Up 3 minutes`, `Stopped 2 hours ago`, `Failed (1) 5 seconds ago`.
+fn description(module: &Value, now: Timestamp) -> String {
+    let since = |pointer: &str| {
+        let at = Timestamp::parse(module.pointer(pointer)?.as_str()?)?;
+        Some(time_text::in_words(now.since(at)))
+    };
+    match module.pointer("/status/runtimeStatus/status").and_then(Value::as_str) {
+        Some("running") => since("/status/startTime").map_or_else(|| "Up".to_owned(), |ago| format!("Up {ago}")),
+        Some("stopped") => since("/status/exitStatus/exitTime")
+            .map_or_else(|| "Stopped".to_owned(), |ago| format!("Stopped {ago} ago")),
+        Some("failed") => {
+            let code = module.pointer("/status/exitStatus/statusCode").and_then(Value::as_str).unwrap_or("?");
+            let ago = since("/status/exitStatus/exitTime");
+            ago.map_or_else(|| format!("Failed ({code})"), |ago| format!("Failed ({code}) {ago} ago"))
+        }
+        _ => "-".to_owned(),
+    }
+}
+
+pub(super) fn restart(global: &Global, module: &str) -> anyhow::Result<()> {
+    let name = utf8_percent_encode(module, NON_ALPHANUMERIC);
+    global.client()?.post(&format!("/modules/{name}/restart"))?;
+    match global.output {
+        Format::Json => output::json(&serde_json::json!({ "restarted": module })),
+        Format::Table => output::line(&format!("restarted {module}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn modules_are_described() {
+        let now = Timestamp::parse("2026-01-01T12:00:00Z").unwrap();
+        for (status, text) in [
+            (
+                json!({"startTime": "2026-01-01T11:57:00Z", "runtimeStatus": {"status": "running"}}),
+                "Up 3 minutes",
+            ),
+            (
+                json!({"exitStatus": {"exitTime": "2026-01-01T10:00:00Z", "statusCode": "0"}, "runtimeStatus": {"status": "stopped"}}),
+                "Stopped 2 hours ago",
+            ),
+            (
+                json!({"exitStatus": {"exitTime": "2026-01-01T11:59:55Z", "statusCode": "1"}, "runtimeStatus": {"status": "failed"}}),
+                "Failed (1) 5 seconds ago",
+            ),
+            (json!({"runtimeStatus": {"status": "unknown"}}), "-"),
+        ] {
+            assert_eq!(description(&json!({ "status": status }), now), text);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Tables for people, JSON for scripts.
+
+use std::io::Write as _;
+
+use serde_json::Value;
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Format {
+    /// Columns.
+    #[default]
+    #[value(alias = "text")]
+    Table,
+    /// JSON with every member, for scripts.
+    Json,
+}
+
+/// Prints rows below a header, columns as wide as their widest cell; the last one is not padded.
+pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> anyhow::Result<()> {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([header[column].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let header: Vec<String> = header.iter().map(|&title| title.to_owned()).collect();
+    for row in std::iter::once(&header).chain(rows) {
+        let mut text = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            text.push_str(cell);
+            let padding = widths[column] - cell.chars().count() + 2;
+            text.push_str(&" ".repeat(padding));
+        }
+        line(text.trim_end())?;
+    }
+    Ok(())
+}
+
+/// Prints indented JSON.
+pub(super) fn json(value: &Value) -> anyhow::Result<()> {
+    line(&serde_json::to_string_pretty(value)?)
+}
+
+/// Prints a line to standard output.
+pub(super) fn line(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,594 @@
+//! Puts the daemon together, runs it, and takes it apart again in order.
+
+mod host;
+mod hub;
+mod identity;
+mod metrics;
+mod signals;
+mod twin;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use holdfast_agent::body::LogBounds;
+use holdfast_agent::gc::ImageCollection;
+use holdfast_agent::identities::ModuleIdentities;
+use holdfast_agent::metrics::MetricLabels;
+use holdfast_agent::reported::{AgentVersion, Platform};
+use holdfast_agent::runtime::{ModuleRuntime, NetworkSpec};
+
+use holdfast_agent::{Agent, AgentHandle, Parts, Rollback, Settings as AgentSettings, Surroundings};
+use holdfast_docker::{DockerRuntime, Endpoint};
+use holdfast_model::Timestamp;
+use holdfast_observe::Registry;
+use holdfast_ports::clock::{Clock, SystemClock};
+use holdfast_upstream::Upstream;
+use sd_notify::NotifyState;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use crate::certificates::Certificates;
+use crate::config::{Loaded, Provisioning, Settings};
+use crate::failure::{Failure, Kind};
+use crate::files;
+use crate::http::callers::Callers;
+use crate::http::identity::IdentityApi;
+use crate::http::management::{Control, Management};
+use crate::http::server::{self, Served, Throttle};
+use crate::http::workload::Workload;
+use crate::identities::{Identities, ModuleSockets, Parts as IdentityParts};
+use crate::keys::{FileKeys, KeyStore};
+use crate::modules::{Modules, SystemImages};
+use crate::provisioning::{self, Device, Registrar};
+use crate::sockets::{KnownGenerations, WORKLOAD_MODE, WorkloadSockets};
+use crate::support::SupportBundle;
+use crate::system::{SystemInfo, VERSION};
+use crate::upload::Uploader;
+use crate::upstream;
+
+use hub::EdgeHub;
+use identity::Accounts;
+use signals::{Asked, Signals};
+use twin::CloudTwin;
+
+/// Owner and group may manage.
+const MANAGEMENT_MODE: u32 = 0o660;
+/// Between two looks at certificates and the engine.
+const UPKEEP: Duration = Duration::from_secs(60);
+/// For the agent's last report and the sessions of clients.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How the daemon ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// Asked to.
+    Stopped,
+    /// It belongs to another hub or device now.
+    Reprovisioned,
+}
+
+/// Runs the daemon until a signal ends it.
+///
+/// # Errors
+/// When it cannot start, or something that it cannot do without fails for good.
+pub fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    raise_file_limit();
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(8)
+        .thread_keep_alive(Duration::from_secs(2))
+        .thread_name("edge")
+        .enable_all()
+        .build()?;
+    let end = runtime.block_on(serve(loaded.settings))?;
+    // Not waited for: a blocking write that hangs on a broken disk must not hold the process.
+    runtime.shutdown_background();
+    Ok(match end {
+        End::Stopped => ExitCode::SUCCESS,
+        End::Reprovisioned => ExitCode::from(Kind::Reprovisioned as u8),
+    })
+}
+
+/// What the APIs make the daemon do.
+struct Controls {
+    reprovision: Notify,
+    reconcile: Notify,
+}
+
+impl Control for Controls {
+    fn reprovision(&self) {
+        self.reprovision.notify_one();
+    }
+
+    fn reconcile(&self) {
+        self.reconcile.notify_one();
+    }
+}
+
+/// What the parts of the daemon share.
+struct Base {
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    started_at: Timestamp,
+    keys: Arc<FileKeys>,
+    device: Device,
+    runtime: Arc<dyn ModuleRuntime>,
+    certificates: Arc<Certificates>,
+    modules: Arc<Modules>,
+    system: Arc<SystemInfo>,
+    bundles: Arc<SupportBundle>,
+    controls: Arc<Controls>,
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<End> {
+    let mut signals = Signals::listen().context("cannot listen to signals")?;
+    make_folders(&settings)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let keys = FileKeys::open(&settings.identity_folder(), settings.encryption_key.as_ref());
+    let keys = Arc::new(keys.map_err(|error| Failure::storage(error.to_string()))?);
+    let provisioned = tokio::select! {
+        provisioned = provisioning::provision(&settings, &keys, &clock) => provisioned?,
+        () = signals.stop_again() => return Ok(End::Stopped),
+    };
+    let (device, registrar) = provisioned;
+    let base = base(settings, clock, keys, device)?;
+    let mut registry = Registry::new();
+    registry.process_metrics();
+    let upstream_metrics = holdfast_upstream::Metrics::register(&mut registry);
+    let upstream = upstream::open(
+        &base.settings,
+        &base.device.hub,
+        Arc::clone(&base.clock),
+        upstream_metrics,
+    )?;
+    let (identities, sockets) = identities(&base, &upstream)?;
+    forget_other_device(&base, identities.as_ref()).await?;
+    let certificates = Arc::clone(&base.certificates);
+    tokio::task::spawn_blocking(move || certificates.ensure()).await??;
+
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let accounts = Accounts::new(&base, &upstream, Arc::clone(&identities));
+    let hub = Arc::new(EdgeHub::new(base.started_at));
+    let (agent, handle) = agent(&base, &accounts, &identities, &hub)?;
+    let agent_stop = stopped.clone();
+    let agent = tokio::spawn(agent.run(async move {
+        let mut stop = agent_stop;
+        let _ = stop.wait_for(|stop| *stop).await;
+    }));
+    let apis = serve_apis(&base, &identities, &sockets)?;
+    serve_metrics(&mut tasks, &base, &handle, Arc::new(registry))?;
+    tasks.spawn(Arc::clone(&accounts).keep());
+    tasks.spawn(follow_images(Arc::clone(&base.modules), handle.clone()));
+    tracing::info!(
+        hub = base.device.hub,
+        device = base.device.device_id,
+        version = VERSION,
+        "the edge runtime is up"
+    );
+    notify(&[NotifyState::Ready]);
+
+    let upkeep = Upkeep {
+        base: &base,
+        accounts: &accounts,
+        handle: &handle,
+        registrar: registrar.as_ref(),
+    };
+    let mut agent = agent;
+    let end = tokio::select! {
+        end = upkeep.run(&mut signals) => end,
+        outcome = &mut agent => Err(ended(outcome)),
+    };
+    notify(&[NotifyState::Stopping]);
+    let _ = stop.send(true);
+    let farewell = async {
+        if !agent.is_finished() {
+            let _ = (&mut agent).await;
+        }
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(FAREWELL, farewell) => {}
+        () = signals.stop_again() => tracing::warn!("stopped at once"),
+    }
+    drop(apis);
+    tasks.shutdown().await;
+    end
+}
+
+fn ended(outcome: Result<(), tokio::task::JoinError>) -> anyhow::Error {
+    let why = match outcome {
+        Ok(()) => "it ended by itself".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Failure::new(Kind::Failed, format!("the agent has failed: {why}"))
+        .hint("the service manager starts the daemon again; modules run on")
+        .into()
+}
+
+fn make_folders(settings: &Settings) -> Result<(), Failure> {
+    // Others must pass through to the sockets of modules.
+    files::make_dir(&settings.home, 0o755)?;
+    files::make_dir(&settings.identity_folder(), 0o700)?;
+    files::make_dir(&settings.workload_folders(), 0o755)
+}
+
+fn base(
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    keys: Arc<FileKeys>,
+    device: Device,
+) -> Result<Base, Failure> {
+    let endpoint = Endpoint::parse(&format!("unix://{}", settings.engine.socket.display()))
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    let runtime: Arc<dyn ModuleRuntime> = Arc::new(DockerRuntime::new(endpoint));
+    let started_at = clock.now();
+    Ok(Base {
+        certificates: Arc::new(Certificates::new(&settings, &device.device_id, Arc::clone(&clock))),
+        modules: Arc::new(Modules::new(Arc::clone(&runtime), started_at)),
+        system: Arc::new(SystemInfo::new(&settings)?),
+        bundles: Arc::new(SupportBundle::new(
+            Arc::clone(&runtime),
+            settings.engine.network.clone(),
+            &settings.home,
+        )),
+        controls: Arc::new(Controls {
+            reprovision: Notify::new(),
+            reconcile: Notify::new(),
+        }),
+        settings,
+        clock,
+        started_at,
+        keys,
+        device,
+        runtime,
+    })
+}
+
+/// Identities of modules with the sockets that go with them.
+fn identities(
+    base: &Base,
+    upstream: &Upstream,
+) -> Result<(Arc<Identities>, Arc<WorkloadSockets>), Failure> {
+    let generations = Arc::new(KnownGenerations::default());
+    let workload = Arc::new(Workload {
+        callers: Callers::new(Arc::clone(&base.runtime)),
+        keys: Arc::clone(&base.keys) as Arc<dyn KeyStore>,
+        certificates: Arc::clone(&base.certificates),
+        generations: Arc::clone(&generations) as _,
+        modules: Arc::clone(&base.modules),
+        hub: base.device.hub.clone(),
+        device_id: base.device.device_id.clone(),
+    });
+    let sockets = Arc::new(WorkloadSockets::new(
+        base.settings.workload_folders(),
+        workload,
+        Throttle::new(base.settings.sockets.workload_requests_max),
+    ));
+    let identities = Arc::new(Identities::open(IdentityParts {
+        hub: base.device.hub.clone(),
+        device_id: base.device.device_id.clone(),
+        registry: Arc::new(upstream.registry(base.device.account()?)),
+        keys: Arc::clone(&base.keys) as Arc<dyn KeyStore>,
+        sockets: Arc::clone(&sockets) as Arc<dyn ModuleSockets>,
+        prefer_kept: base.settings.prefer_cached_identities,
+        path: base.settings.identity_folder().join("modules.json"),
+    }));
+    generations.set(&identities);
+    Ok((identities, sockets))
+}
+
+/// Containers that were made for another device or hub are removed: they would speak for somebody who is gone.
+async fn forget_other_device(base: &Base, _identities: &Identities) -> anyhow::Result<()> {
+    let path = base.settings.identity_folder().join("account.json");
+    let account = serde_json::json!({
+        "hub": base.device.hub,
+        "deviceId": base.device.device_id,
+        "gateway": base.settings.parent_hostname,
+    })
+    .to_string();
+    let kept = files::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    if kept.as_deref() == Some(account.as_bytes()) {
+        return Ok(());
+    }
+    if kept.is_some() {
+        tracing::warn!("the device belongs to another hub or is another device now; its modules are removed");
+        let containers = base.runtime.list().await.map_err(|error| {
+            Failure::new(Kind::Unavailable, format!("modules of the device's earlier identity cannot be removed: {error}"))
+                .hint("start the container engine; the daemon tries again when it is started")
+        })?;
+        for container in containers {
+            base.runtime
+                .remove(&container.name)
+                .await
+                .with_context(|| format!("cannot remove the module {}", container.name))?;
+        }
+        let _ = std::fs::remove_dir_all(base.settings.home.join("agent"));
+    }
+    files::write(&path, account.as_bytes(), files::PRIVATE)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn agent(
+    base: &Base,
+    accounts: &Arc<Accounts>,
+    identities: &Arc<Identities>,
+    hub: &Arc<EdgeHub>,
+) -> anyhow::Result<(Agent, AgentHandle)> {
+    let settings = &base.settings;
+    let parts = Parts {
+        runtime: Arc::clone(&base.runtime),
+        identities: Arc::clone(identities) as Arc<dyn ModuleIdentities>,
+        twin: Arc::new(CloudTwin::new(accounts.agent(), accounts.refused())),
+        host: Arc::new(host::DaemonHost {
+            started_at: base.started_at,
+            hub: Arc::clone(hub),
+            uploader: Uploader::new(upstream::trust(settings)?),
+            bundles: Arc::clone(&base.bundles),
+        }),
+        clock: Arc::clone(&base.clock),
+    };
+    let labels = MetricLabels {
+        iothub: base.device.hub.clone(),
+        edge_device: base.device.device_id.clone(),
+        instance_number: accounts.instance().to_owned(),
+        version: VERSION.to_owned(),
+    };
+    Agent::new(agent_settings(base), parts, labels).context("cannot open the agent's state")
+}
+
+fn agent_settings(base: &Base) -> AgentSettings {
+    let settings = &base.settings;
+    let find = |name: &str| {
+        let mut env = settings.agent.env.iter();
+        env.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+    };
+    let surroundings = Surroundings {
+        hub_host: base.device.hub.clone(),
+        device_id: base.device.device_id.clone(),
+        gateway_host: settings.hostname.clone(),
+        parent_host: settings.parent_hostname.clone(),
+        network: settings.engine.network.clone(),
+        // The agent asks the engine.
+        gateway_address: std::net::Ipv4Addr::UNSPECIFIED.into(),
+        workload_uri: format!("unix://{}", settings.sockets.module_workload.display()),
+        workload_folder: settings.workload_folders(),
+        log_level: find("RuntimeLogLevel").unwrap_or_else(|| "info".to_owned()),
+        upstream_protocol: find("UpstreamProtocol"),
+        allow_elevated: settings.elevated_modules,
+        log_bounds: Some(LogBounds::default()),
+    };
+    let mut agent = AgentSettings::new(surroundings, settings.home.join("agent"));
+    agent.network = NetworkSpec {
+        name: settings.engine.network.clone(),
+        options: settings.engine.network_options.clone(),
+    };
+    agent.version = AgentVersion {
+        version: VERSION.to_owned(),
+        ..AgentVersion::default()
+    };
+    agent.platform = Platform {
+        os: "linux".to_owned(),
+        architecture: std::env::consts::ARCH.to_owned(),
+        version: VERSION.to_owned(),
+    };
+    agent.env.clone_from(&settings.agent.env);
+    if let Some((address, user, password)) = &settings.agent.registry {
+        for (name, value) in [("serverAddress", address), ("username", user), ("password", password)] {
+            agent.env.insert(format!("DockerRegistryAuth__0__{name}"), value.clone());
+        }
+    }
+    agent.rollback = settings.rollback.enabled.then(|| Rollback {
+        healthy_within: settings.rollback.after,
+        ..Rollback::default()
+    });
+    agent.image_collection = settings.images.enabled.then(|| ImageCollection {
+        time_of_day: Duration::from_secs(u64::from(settings.images.at_minutes) * 60),
+        recurrence: settings.images.every,
+        age: settings.images.age,
+    });
+    agent
+}
+
+/// Sockets that are served as long as this is kept.
+struct Apis {
+    _served: Vec<Served>,
+    _sockets: Arc<WorkloadSockets>,
+}
+
+fn serve_apis(
+    base: &Base,
+    identities: &Arc<Identities>,
+    sockets: &Arc<WorkloadSockets>,
+) -> Result<Apis, Failure> {
+    let settings = &base.settings;
+    let throttle = Throttle::new(settings.sockets.management_requests_max);
+    let management = Management {
+        modules: Arc::clone(&base.modules),
+        identities: Arc::clone(identities) as Arc<dyn ModuleIdentities>,
+        system: Arc::clone(&base.system),
+        bundles: Arc::clone(&base.bundles),
+        control: Arc::clone(&base.controls) as Arc<dyn Control>,
+    };
+    let identity = IdentityApi {
+        hub: base.device.hub.clone(),
+        gateway: settings.parent_hostname.clone().unwrap_or_else(|| base.device.hub.clone()),
+        device_id: base.device.device_id.clone(),
+        authentication: match base.device.proof {
+            holdfast_upstream::port::Proof::Certificate(_) => "x509",
+            _ => "sas",
+        },
+        source: match settings.provisioning {
+            Provisioning::Manual { .. } => "manual",
+            Provisioning::Dps { .. } => "dps",
+        },
+        certificates: Arc::clone(&base.certificates),
+        control: Arc::clone(&base.controls) as Arc<dyn Control>,
+    };
+    let beside = settings.sockets.management.with_file_name("identityd.sock");
+    Ok(Apis {
+        _served: vec![
+            server::serve(&settings.sockets.management, MANAGEMENT_MODE, management, throttle.clone())?,
+            server::serve(&beside, MANAGEMENT_MODE, identity, throttle)?,
+            server::serve(
+                &settings.sockets.workload,
+                WORKLOAD_MODE,
+                Arc::clone(sockets.api()),
+                sockets.throttle().clone(),
+            )?,
+        ],
+        _sockets: Arc::clone(sockets),
+    })
+}
+
+fn serve_metrics(
+    tasks: &mut JoinSet<()>,
+    base: &Base,
+    handle: &AgentHandle,
+    registry: Arc<Registry>,
+) -> Result<(), Failure> {
+    let Some(address) = base.settings.listen.metrics else { return Ok(()) };
+    let listener = metrics::bind(address)?;
+    let handle = handle.clone();
+    let render = move || {
+        let mut text = handle.metrics().render();
+        text.push_str(&registry.render());
+        text
+    };
+    tasks.spawn(metrics::serve(listener, Arc::new(render)));
+    Ok(())
+}
+
+/// Keeps the images that a deployment names for the system modules, to show them.
+async fn follow_images(modules: Arc<Modules>, handle: AgentHandle) {
+    let mut deployment = handle.deployment();
+    loop {
+        let current = deployment.borrow_and_update().clone();
+        if let Some(current) = current {
+            let image = |spec: &Option<holdfast_agent::manifest::ModuleSpec>| spec.as_ref().map(|spec| spec.image.clone());
+            modules.set_images(SystemImages {
+                agent: image(&current.edge_agent).unwrap_or_default(),
+                hub: image(&current.edge_hub),
+            });
+        }
+        if deployment.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What goes on while everything runs.
+struct Upkeep<'a> {
+    base: &'a Base,
+    accounts: &'a Arc<Accounts>,
+    handle: &'a AgentHandle,
+    registrar: Option<&'a Registrar>,
+}
+
+impl Upkeep<'_> {
+    /// Ends when the daemon is to.
+    async fn run(&self, signals: &mut Signals) -> anyhow::Result<End> {
+        let mut failures = 0;
+        let mut tick = tokio::time::interval(UPKEEP);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tick.tick().await;
+        if self.base.device.from_memory && self.ask_service().await == Some(End::Reprovisioned) {
+            return Ok(End::Reprovisioned);
+        }
+        let refused = self.accounts.refused();
+        loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::Stop => {
+                        tracing::info!("stopping; modules run on and are taken up again at the next start");
+                        return Ok(End::Stopped);
+                    }
+                    Asked::Reload => {
+                        self.certificates().await;
+                        self.handle.refresh().await;
+                    }
+                },
+                () = self.base.controls.reprovision.notified() => {
+                    tracing::info!("asked to reprovision");
+                    let _ = self.ask_service().await;
+                    return Ok(End::Reprovisioned);
+                }
+                () = self.base.controls.reconcile.notified() => self.handle.refresh().await,
+                () = refused.notified() => {
+                    if self.refused().await == Some(End::Reprovisioned) {
+                        return Ok(End::Reprovisioned);
+                    }
+                }
+                _ = tick.tick() => {
+                    notify(&[NotifyState::Watchdog]);
+                    self.certificates().await;
+                    failures = if self.base.runtime.info().await.is_ok() { 0 } else { failures + 1 };
+                    if self.base.settings.watchdog_retries.is_some_and(|most| failures > most) {
+                        return Err(Failure::new(Kind::Unavailable, format!("the container engine did not answer {failures} times in a row"))
+                            .hint("agent.watchdog_retries says how often it may; look at the engine (systemctl status docker)")
+                            .into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the service says something else than what this daemon runs with.
+    async fn ask_service(&self) -> Option<End> {
+        let answer = self.registrar?.ask().await;
+        match answer {
+            Ok((hub, device_id)) => {
+                let same = hub == self.base.device.hub && device_id == self.base.device.device_id;
+                if same {
+                    return None;
+                }
+                tracing::warn!(hub, device = device_id, "the device belongs to another hub now; starting anew");
+                Some(End::Reprovisioned)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the provisioning service gave no answer");
+                None
+            }
+        }
+    }
+
+    /// The hub refuses `$edgeAgent`: its keys may have been changed there, or the device belongs elsewhere.
+    async fn refused(&self) -> Option<End> {
+        tracing::warn!("the hub refuses $edgeAgent; its keys are set anew, and the provisioning service is asked");
+        self.accounts.renew().await;
+        self.ask_service().await
+    }
+
+    async fn certificates(&self) {
+        let certificates = Arc::clone(&self.base.certificates);
+        match tokio::task::spawn_blocking(move || certificates.ensure()).await {
+            Ok(Err(error)) => tracing::error!(%error, "certificates cannot be renewed; trying again"),
+            Ok(Ok(true)) => tracing::info!("the edge CA is another one now"),
+            Ok(Ok(false)) | Err(_) => {}
+        }
+    }
+}
+
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
+}
+
+/// Tells systemd, if it is there.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}

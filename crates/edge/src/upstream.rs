@@ -1,0 +1,66 @@
+//! The way to the hub, from the settings.
+
+use std::sync::Arc;
+
+use holdfast_ports::clock::Clock;
+use holdfast_upstream::{Metrics, Ports, Proxy, Trust, Upstream, UpstreamConfig, UpstreamProtocol};
+
+use crate::certificates::pem;
+use crate::config::{self, Settings};
+use crate::failure::Failure;
+
+/// Whom to trust: the system's authorities, with those of the settings; those of the trust bundle, too, since the parent
+/// edge device's authority stands there.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn trust(settings: &Settings) -> Result<Trust, Failure> {
+    let mut authorities = Vec::new();
+    let files = [settings.upstream.ca.as_ref(), settings.trust_bundle.as_ref()];
+    for path in files.into_iter().flatten() {
+        authorities.extend(pem::read_chain(path)?);
+    }
+    Ok(Trust {
+        authorities,
+        system: true,
+    })
+}
+
+/// The proxy, if there is one.
+///
+/// # Errors
+/// When its address is malformed.
+pub fn proxy(settings: &Settings) -> Result<Option<Proxy>, Failure> {
+    let parse = |text: &String| {
+        text.parse::<Proxy>()
+            .map_err(|error| Failure::usage(error).hint("correct upstream.proxy, or https_proxy in the environment"))
+    };
+    settings.upstream.proxy.as_ref().map(parse).transpose()
+}
+
+/// The way to `hub`, over the parent edge device if there is one.
+///
+/// # Errors
+/// When authorities or proxy cannot be used.
+pub fn open(settings: &Settings, hub: &str, clock: Arc<dyn Clock>, metrics: Metrics) -> Result<Upstream, Failure> {
+    let mut config = UpstreamConfig::new(hub);
+    config.connect_host.clone_from(&settings.parent_hostname);
+    config.ports = Ports {
+        mqtt: settings.upstream.mqtt_port,
+        amqp: settings.upstream.amqp_port,
+        https: settings.upstream.https_port,
+    };
+    config.protocol = match settings.upstream.protocol {
+        config::UpstreamProtocol::Amqp => UpstreamProtocol::Amqp,
+        config::UpstreamProtocol::AmqpWs => UpstreamProtocol::AmqpWs,
+        config::UpstreamProtocol::Mqtt => UpstreamProtocol::Mqtt,
+        config::UpstreamProtocol::MqttWs => UpstreamProtocol::MqttWs,
+    };
+    config.trust = trust(settings)?;
+    config.proxy = proxy(settings)?;
+    config.tuning.request_timeout = settings.upstream.timeout;
+    Upstream::new(config, clock, metrics).map_err(|error| {
+        Failure::usage(format!("the way to the hub cannot be set up: {error}"))
+            .hint("upstream.ca names the hub's authority (ca.pem of its data directory)")
+    })
+}
