@@ -84,6 +84,18 @@ impl SegmentHeader {
         Some((header, fields.at))
     }
 
+    /// Whether the file ends before its header does.
+    pub(super) fn is_cut_short(data: &[u8]) -> bool {
+        let name = data.get(FIXED_HEADER_BYTES - 2..FIXED_HEADER_BYTES);
+        let name = name.map_or(0, |name| usize::from(u16::from_le_bytes([name[0], name[1]])));
+        data.len() < FIXED_HEADER_BYTES + name + 4
+    }
+
+    /// Bytes of a header with a name of so many.
+    pub(super) const fn bytes(name: usize) -> usize {
+        FIXED_HEADER_BYTES + name + 4
+    }
+
     /// Most bytes a header has.
     pub(super) const BYTES_MAX: usize = FIXED_HEADER_BYTES + NAME_BYTES_MAX + 4;
 }

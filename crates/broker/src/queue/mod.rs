@@ -79,6 +79,10 @@ pub struct QueueConfig {
     pub commit_interval: Duration,
     /// How long a queue is empty before its last file goes. Default 1 s.
     pub empty_after: Duration,
+    /// How often consumed segments are deleted and marks written, while there is reason to. Default 500 ms.
+    pub chores_every: Duration,
+    /// Pause before a failed write is tried again. Default 200 ms.
+    pub retry_after: Duration,
 }
 
 impl QueueConfig {
@@ -93,6 +97,8 @@ impl QueueConfig {
             pending_bytes_max: 1 << 20,
             commit_interval: Duration::from_millis(1),
             empty_after: Duration::from_secs(1),
+            chores_every: Duration::from_millis(500),
+            retry_after: Duration::from_millis(200),
         }
     }
 }

@@ -108,8 +108,11 @@ fn read_header(disk: &dyn Disk, path: &Path, number: u64) -> io::Result<Option<F
 /// one, which is kept for whoever wants to look at it.
 fn set_aside(disk: &dyn Disk, path: &Path) {
     let content = disk.open(path, false).and_then(|file| whole(&*file, u64::MAX));
-    let blank = content.is_ok_and(|content| content.len() < 512 || content[..512].iter().all(|byte| *byte == 0));
-    let outcome = if blank {
+    let unfinished = content.is_ok_and(|content| {
+        let start = &content[..content.len().min(512)];
+        start.iter().all(|byte| *byte == 0) || SegmentHeader::is_cut_short(&content)
+    });
+    let outcome = if unfinished {
         disk.remove(path)
     } else {
         tracing::error!(file = %path.display(), "a segment of the edge hub's queues is damaged at its start and was set aside");

@@ -10,7 +10,7 @@ use holdfast_store::log::disk::{Disk, DiskFile};
 use parking_lot::{Condvar, Mutex};
 
 use super::age::{Age, AgeClock};
-use super::format::{FrameHeader, NEVER, PAYLOAD_BYTES_MAX};
+use super::format::{FRAME_HEADER_BYTES, FrameHeader, NEVER, PAYLOAD_BYTES_MAX, SegmentHeader};
 use super::recover::Recovered;
 use super::wait::WaitList;
 use super::{AppendError, Entry, Listener, Loss, QueueConfig, QueueId, QueueInfo, QueueKey, WhenFull};
@@ -203,6 +203,14 @@ impl Inner {
         id
     }
 
+    /// Bytes that writing to a queue may need besides the frames: the header of a segment and a mark.
+    fn extra_bytes(&self, queue: QueueId) -> usize {
+        match self.queues.get(queue.index()) {
+            Some(queue) if queue.pending.is_empty() => SegmentHeader::bytes(queue.key.name.len()) + FRAME_HEADER_BYTES,
+            _ => 0,
+        }
+    }
+
     /// Whether the writer has to look after files soon.
     pub(super) fn has_chores(&self) -> bool {
         self.progress
@@ -268,18 +276,22 @@ impl Shared {
                 return Err(AppendError::TooLarge);
             }
             crcs.push(crc32c::crc32c_append(crc32c::crc32c(entry.origin), entry.records));
-            bytes += payload + super::format::FRAME_HEADER_BYTES;
+            bytes += payload + FRAME_HEADER_BYTES;
         }
         let (now, wall) = (self.age.now(), self.age.wall().as_micros());
         let mut inner = self.inner.lock();
-        self.check_room(&mut inner, bytes)?;
+        // A queue that was clean may need a new segment, and takes a mark along.
+        let extra: usize = entries.iter().map(|entry| inner.extra_bytes(entry.queue)).sum();
+        self.check_room(&mut inner, bytes + extra)?;
         for (entry, crc) in entries.iter().zip(crcs) {
+            let extra = inner.extra_bytes(entry.queue);
             let Some(queue) = inner.queues.get_mut(entry.queue.index()) else {
                 continue;
             };
             let clean = queue.pending.is_empty();
             queue.push(entry, crc, self, now, wall);
             if clean {
+                bytes += extra;
                 inner.dirty.push(entry.queue);
             }
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use holdfast_store::log::disk::DiskFile;
 use parking_lot::MutexGuard;
@@ -16,10 +16,6 @@ use super::{OpenError, QueueId};
 
 /// Space is reserved in such steps, so that a full disk shows before anything of a batch is written.
 const RESERVE_BYTES: u64 = 256 << 10;
-/// How often files are looked after while there is something to do about them.
-const CHORES_EVERY: Duration = Duration::from_millis(500);
-/// Pause between two tries of a write that failed.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// Tries of a write that fails for another reason than a full disk.
 const TRIES_MAX: u32 = 4;
 /// Appends in a batch from which it pays to let more come together.
@@ -108,7 +104,7 @@ impl Writer {
                 self.shared.fail(reason);
                 return;
             }
-            if self.last_chores.elapsed() >= CHORES_EVERY {
+            if self.last_chores.elapsed() >= self.shared.config.chores_every {
                 self.chores();
             }
         }
@@ -126,7 +122,7 @@ impl Writer {
             }
             if inner.has_chores() {
                 inner.writer = WriterState::Resting;
-                let until = self.last_chores + CHORES_EVERY;
+                let until = self.last_chores + shared.config.chores_every;
                 if shared.work.wait_until(&mut inner, until).timed_out() {
                     inner.writer = WriterState::Busy;
                     return Some(Batch::empty());
@@ -201,7 +197,7 @@ impl Writer {
     /// Waits before another try; false when the store is closing.
     fn pause(&self) -> bool {
         let mut inner = self.shared.inner.lock();
-        let until = Instant::now() + RETRY_AFTER;
+        let until = Instant::now() + self.shared.config.retry_after;
         while !inner.closing {
             if self.shared.work.wait_until(&mut inner, until).timed_out() {
                 return true;
@@ -443,8 +439,9 @@ impl Writer {
             let mut inner = self.shared.inner.lock();
             let parts = queues.iter().filter_map(|id| {
                 let queue = inner.queues.get_mut(id.0 as usize)?;
-                // What is pending takes a mark along when it is taken.
-                if !queue.pending.is_empty() {
+                // What is pending takes a mark along when it is taken; while the disk refuses a batch, nothing may be written
+                // behind it.
+                if !queue.pending.is_empty() || queue.durable < queue.next {
                     return None;
                 }
                 queue.push_mark(&self.shared);
