@@ -11,9 +11,6 @@ mod tasks;
 mod times;
 mod upload;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -13,9 +13,6 @@ mod pass;
 mod probation;
 mod view;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::io;
