@@ -120,7 +120,12 @@ pub async fn run(
         let wanted = definition.borrow_and_update().clone();
         for name in follow(&parts, &board, &mut running, &wanted).await {
             // Whoever has made it anew meanwhile has set its checkpoint anew.
-            if !definition.borrow().endpoints.iter().any(|endpoint| endpoint.name == name) {
+            if !definition
+                .borrow()
+                .endpoints
+                .iter()
+                .any(|endpoint| endpoint.name == name)
+            {
                 forget(&parts, &name).await;
             }
         }

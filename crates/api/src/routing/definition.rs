@@ -67,7 +67,10 @@ impl From<&RoutingDefinition> for DefinitionDto {
     responses((status = 200, body = DefinitionDto)))]
 pub(crate) async fn get(State(api): State<Api>) -> Reply {
     let definition = api.hub.routing().borrow().clone();
-    json_tagged(&DefinitionDto::from(definition.as_ref()), &tag(definition.version))
+    json_tagged(
+        &DefinitionDto::from(definition.as_ref()),
+        &tag(definition.version),
+    )
 }
 
 /// Replaces everything about routing, or nothing if something is wrong. Endpoints that keep their name keep their place

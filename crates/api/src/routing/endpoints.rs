@@ -243,11 +243,7 @@ pub(crate) async fn put(
     responses((status = 204, description = "deleted"), (status = 404, description = "no such endpoint"),
         (status = 409, description = "a route or an enrichment names it"),
         (status = 412, description = "If-Match does not match")))]
-pub(crate) async fn delete(
-    State(api): State<Api>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-) -> Reply {
+pub(crate) async fn delete(State(api): State<Api>, Path(name): Path<String>, headers: HeaderMap) -> Reply {
     let change = move |definition: &mut RoutingDefinition| {
         let known = find(definition, &name).ok_or_else(|| not_found("endpoint", &name))?;
         let name = known.name.clone();

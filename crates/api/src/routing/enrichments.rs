@@ -115,11 +115,7 @@ pub(crate) async fn put(
 #[utoipa::path(delete, path = "/holdfast/v1/routing/enrichments/{name}", tag = "Routing",
     responses((status = 204, description = "deleted"), (status = 404, description = "no such enrichment"),
         (status = 412, description = "If-Match does not match")))]
-pub(crate) async fn delete(
-    State(api): State<Api>,
-    Path(key): Path<String>,
-    headers: HeaderMap,
-) -> Reply {
+pub(crate) async fn delete(State(api): State<Api>, Path(key): Path<String>, headers: HeaderMap) -> Reply {
     let change = move |definition: &mut RoutingDefinition| {
         let before = definition.enrichments.len();
         definition.enrichments.retain(|enrichment| enrichment.key != key);

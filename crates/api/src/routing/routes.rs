@@ -206,11 +206,7 @@ pub(crate) async fn put(
 #[utoipa::path(delete, path = "/holdfast/v1/routing/routes/{name}", tag = "Routing",
     responses((status = 204, description = "deleted"), (status = 404, description = "no such route"),
         (status = 412, description = "If-Match does not match")))]
-pub(crate) async fn delete(
-    State(api): State<Api>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-) -> Reply {
+pub(crate) async fn delete(State(api): State<Api>, Path(name): Path<String>, headers: HeaderMap) -> Reply {
     let change = move |definition: &mut RoutingDefinition| {
         let before = definition.routes.len();
         definition
