@@ -44,6 +44,8 @@ pub(super) const KIND: Kind = Kind {
 
 /// Requests that are made of one batch of the dispatcher; at most 64 MiB of events.
 const REQUESTS_AT_ONCE: usize = 4;
+/// How often other tasks get their turn until a request has been written.
+const TURNS_TO_LEAVE: usize = 3;
 /// Longest `Retry-After` that is believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 
@@ -122,9 +124,12 @@ impl HttpEndpoint {
             };
             let later = &batch[accepted + count..];
             // The next body is made while the service is busy with this one.
-            let (verdict, next) = tokio::join!(self.post(body, end), async {
-                // First the request has to leave.
-                tokio::task::yield_now().await;
+            let (verdict, next) = tokio::join!(biased; self.post(body, end), async {
+                // First the request has to leave: the connection's own task says that it is ready, is handed the
+                // request, and writes it.
+                for _ in 0..TURNS_TO_LEAVE {
+                    tokio::task::yield_now().await;
+                }
                 let events = self.fitting(later, size);
                 (events > 0).then(|| (events, self.body(&later[..events])))
             });
