@@ -84,10 +84,12 @@ const TABLE: &[Row] = &[
         "broker",
         These(&["upstream", "store", "ports", "query", "trust", "model", "observe"]),
     ),
-    row(
-        "server",
-        AllBut(&["edge", "sim", "agent", "docker", "broker", "upstream"]),
-    ),
+    Row {
+        name: "server",
+        may: AllBut(&["edge", "sim", "agent", "docker", "broker", "upstream"]),
+        // The client of a hub is tested against the hub.
+        tests_may: &["upstream"],
+    },
     row("edge", AllBut(&["api", "hub", "provisioning", "server", "sim"])),
     row("sim", AllBut(&[])),
     row("simulated-sensor", These(&["model", "wire", "mqtt"])),

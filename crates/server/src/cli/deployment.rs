@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::client::segment;
+use super::client::{Client, segment};
 use super::configuration::{
     COLUMNS, MetricsArgs, Settings, UpdateArgs, create, delete, list, path, show_metrics, update,
 };
@@ -79,25 +79,28 @@ impl Command {
             Command::Update(args) => output.object(&update(&client, &args)?),
             Command::Delete { id, etag } => delete(global, &client, "deployment", &id, etag.as_deref()),
             Command::ShowMetric(args) => show_metrics(global, &client, &args),
-            Command::Apply(args) => {
-                let modules = modules(&args.content)?;
-                let path = format!("/devices/{}/applyConfigurationContent", segment(&args.device));
-                client
-                    .post(path)
-                    .json(json!({ "modulesContent": modules }))
-                    .send()?;
-                let ids: Vec<&String> = modules
-                    .as_object()
-                    .into_iter()
-                    .flat_map(|all| all.keys())
-                    .collect();
-                output.outcome(
-                    &format!("manifest applied to {}: {} modules", args.device, ids.len()),
-                    &json!({ "deviceId": args.device, "modules": ids }),
-                )
-            }
+            Command::Apply(args) => apply(global, &client, &args.device, &args.content),
         }
     }
+}
+
+/// Applies a manifest to one edge device.
+pub(super) fn apply(global: &Global, client: &Client, device: &str, content: &str) -> anyhow::Result<()> {
+    let modules = modules(content)?;
+    let path = format!("/devices/{}/applyConfigurationContent", segment(device));
+    client
+        .post(path)
+        .json(json!({ "modulesContent": modules }))
+        .send()?;
+    let ids: Vec<&String> = modules
+        .as_object()
+        .into_iter()
+        .flat_map(|all| all.keys())
+        .collect();
+    global.output().outcome(
+        &format!("manifest applied to {device}: {} modules", ids.len()),
+        &json!({ "deviceId": device, "modules": ids }),
+    )
 }
 
 /// The modules of a manifest.

@@ -20,6 +20,7 @@ mod credentials;
 mod deployment;
 mod device;
 mod dps;
+mod edge;
 mod endpoint;
 mod enrichment;
 mod export;
@@ -201,6 +202,9 @@ enum Command {
     /// Edge deployments: create, list, show, update, delete, show-metric, apply
     #[command(subcommand)]
     Deployment(deployment::Command),
+    /// Edge devices: create, deploy, modules, logs, restart, status, set-parent, add-child, remove-child, list-children
+    #[command(subcommand)]
+    Edge(edge::Command),
     /// Scheduled jobs: create, list, show, cancel
     #[command(subcommand)]
     Job(job::Command),
@@ -268,6 +272,7 @@ fn run(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
         Command::Pnp(command) => command.run(global)?,
         Command::Configuration(command) => command.run(global)?,
         Command::Deployment(command) => command.run(global)?,
+        Command::Edge(command) => command.run(global)?,
         Command::Job(command) => command.run(global)?,
         Command::Route(command) => command.run(global)?,
         Command::Endpoint(command) => command.run(global)?,

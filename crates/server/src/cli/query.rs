@@ -6,6 +6,7 @@ use holdfast_query::twin::{ItemType, parse};
 use serde_json::{Value, json};
 
 use super::Global;
+use super::client::Client;
 use super::failure::{Failure, Kind};
 use super::input;
 
@@ -35,30 +36,35 @@ impl QueryArgs {
         // Checked here too, so that the place of a mistake can be shown.
         let select = parse(text).map_err(|error| wrong("query", text, &error))?;
         let client = global.client()?;
-        let mut rows = Vec::new();
-        let mut continuation: Option<String> = None;
-        loop {
-            let left = self.top.map_or(PAGE, |top| top - rows.len() as u64);
-            let mut call = client
-                .post("/devices/query")
-                .header("x-ms-max-item-count", left.min(PAGE).to_string())
-                .json(json!({ "query": text }));
-            if let Some(token) = &continuation {
-                call = call.header("x-ms-continuation", token.clone());
-            }
-            let (page, fields) = call.send_with_headers()?;
-            if let Value::Array(page) = page {
-                rows.extend(page);
-            }
-            let next = fields
-                .get("x-ms-continuation")
-                .and_then(|value| value.to_str().ok());
-            continuation = next.map(str::to_owned);
-            if continuation.is_none() || self.top.is_some_and(|top| rows.len() as u64 >= top) {
-                break;
-            }
-        }
+        let rows = rows(&client, text, self.top)?;
         print(global, select.item_type(), &rows)
+    }
+}
+
+/// The rows of a query, page by page, at most `top` of them.
+pub(super) fn rows(client: &Client, text: &str, top: Option<u64>) -> anyhow::Result<Vec<Value>> {
+    let mut rows = Vec::new();
+    let mut continuation: Option<String> = None;
+    loop {
+        let left = top.map_or(PAGE, |top| top - rows.len() as u64);
+        let mut call = client
+            .post("/devices/query")
+            .header("x-ms-max-item-count", left.min(PAGE).to_string())
+            .json(json!({ "query": text }));
+        if let Some(token) = &continuation {
+            call = call.header("x-ms-continuation", token.clone());
+        }
+        let (page, fields) = call.send_with_headers()?;
+        if let Value::Array(page) = page {
+            rows.extend(page);
+        }
+        let next = fields
+            .get("x-ms-continuation")
+            .and_then(|value| value.to_str().ok());
+        continuation = next.map(str::to_owned);
+        if continuation.is_none() || top.is_some_and(|top| rows.len() as u64 >= top) {
+            return Ok(rows);
+        }
     }
 }
 

@@ -35,8 +35,8 @@ pub(super) fn write_all(out: &Path) -> anyhow::Result<()> {
 
 /// Order of the sections, the most wanted first.
 const ORDER: &[&str] = &[
-    "server", "hub", "mqtt", "amqp", "https", "tls", "log", "c2d", "query", "jobs", "routing", "blob", "files",
-    "transfer", "observe",
+    "server", "hub", "mqtt", "amqp", "https", "tls", "log", "c2d", "query", "jobs", "routing", "blob",
+    "files", "transfer", "observe",
 ];
 
 /// One key of the configuration.
@@ -191,7 +191,10 @@ fn settings_table(page: &mut String, schema: &Value, object: &Value, defaults: &
         let value = match object_of(schema, property) {
             Some(_) => "object, see below".to_owned(),
             // What may be anything has no type.
-            None if property["type"].is_null() && property["$ref"].is_null() && property["anyOf"].is_null() => {
+            None if property["type"].is_null()
+                && property["$ref"].is_null()
+                && property["anyOf"].is_null() =>
+            {
                 "any JSON".to_owned()
             }
             None => kind(schema, property),
@@ -209,7 +212,9 @@ fn settings_table(page: &mut String, schema: &Value, object: &Value, defaults: &
 /// The definition of an object that a setting is, be it optional or not.
 fn object_of<'a>(schema: &'a Value, property: &'a Value) -> Option<&'a Value> {
     let options = property["anyOf"].as_array().into_iter().flatten();
-    let candidates = options.chain([property]).filter(|value| value["$ref"].is_string());
+    let candidates = options
+        .chain([property])
+        .filter(|value| value["$ref"].is_string());
     candidates
         .map(|value| resolve(schema, value))
         .find(|value| value["properties"].is_object())
@@ -348,10 +353,16 @@ mod tests {
         assert!(rows.len() > 80, "{} settings", rows.len());
         for row in rows {
             let cells: Vec<&str> = row.split(" | ").collect();
-            assert!(cells.len() >= 4 && cells.iter().all(|cell| !cell.trim_matches(['|', ' ']).is_empty()), "{row}");
+            assert!(
+                cells.len() >= 4 && cells.iter().all(|cell| !cell.trim_matches(['|', ' ']).is_empty()),
+                "{row}"
+            );
         }
         for kind in holdfast_routing::endpoints::Endpoints::kinds() {
-            assert!(page.contains(&format!("\n## `{kind}`\n\nSettings of the kind")), "{kind}");
+            assert!(
+                page.contains(&format!("\n## `{kind}`\n\nSettings of the kind")),
+                "{kind}"
+            );
         }
     }
 
