@@ -245,3 +245,158 @@ async fn names_never_become_paths_and_sizes_are_refused_unread() {
         4
     );
 }
+
+#[tokio::test]
+async fn a_signature_that_ends_while_a_body_comes_ends_the_write() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let service = open(dir.path());
+    let store = &service.store;
+    store.create_container("uploads", &Vec::new(), NOW).expect("new");
+    let sas = service
+        .account
+        .sign_blob("uploads", "d1/x", "rw", LATER, Some("c1"));
+    let uri = format!("/uploads/d1/x?{sas}");
+    assert_eq!(ask(&service, "PUT", &uri, PUT, "first").await.0, 201);
+    for part in ["", "&comp=block&blockid=MDA%3D"] {
+        let (sender, body) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+        let body = futures_util::stream::unfold(body, |mut body| async move {
+            let next = body.recv().await?;
+            Some((next, body))
+        });
+        let request = Request::put(format!("{uri}{part}"))
+            .header("x-ms-blob-type", "BlockBlob")
+            .header("content-length", 6)
+            .body(Body::from_stream(body))
+            .expect("a request");
+        let answer = tokio::spawn(router(service.clone()).oneshot(request));
+        sender.send(Ok(Bytes::from("sec"))).await.expect("it is read");
+        if part.is_empty() {
+            let seen = store
+                .finish_upload("uploads", "d1/x", "c1", LATER)
+                .expect("readable");
+            assert_eq!(seen.map(|blob| blob.size), Some(5), "what was seen is what stays");
+        }
+        // The second is refused before its body is looked at, so nobody may be listening any more.
+        let _ = sender.send(Ok(Bytes::from("ond"))).await;
+        drop(sender);
+        let response = answer.await.expect("no panic").expect("infallible");
+        assert_eq!(
+            (response.status().as_u16(), code(response.headers())),
+            (403, "AuthenticationFailed"),
+            "{part}"
+        );
+    }
+    let owner = service.account.sign_blob("uploads", "d1/x", "r", LATER, None);
+    let (status, _, got) = ask(&service, "GET", &format!("/uploads/d1/x?{owner}"), &[], "").await;
+    assert_eq!((status, &got[..]), (200, &b"first"[..]));
+    assert_eq!(
+        store
+            .finish_upload("uploads", "d1/none", "c2", LATER)
+            .expect("readable")
+            .map(|_| ()),
+        None
+    );
+    assert_eq!(
+        store
+            .finish_upload("nowhere", "d1/x", "c2", LATER)
+            .expect("readable")
+            .map(|_| ()),
+        None
+    );
+    assert!(!store.is_revoked("c2").expect("readable"));
+    let files = std::fs::read_dir(dir.path().join("data")).expect("readable");
+    assert_eq!(files.count(), 1, "nothing is left of what was refused");
+}
+
+#[tokio::test]
+async fn bodies_are_checked_and_told() {
+    const MD5_OF_A: &str = "DMF1ucDxtqgxw5niaXcmYQ==";
+    let dir = tempfile::tempdir().expect("a folder");
+    let service = open(dir.path());
+    service
+        .store
+        .create_container("uploads", &Vec::new(), NOW)
+        .expect("new");
+    let sas = service.account.sign_blob("uploads", "x", "rw", LATER, None);
+    let uri = format!("/uploads/x?{sas}");
+    let fields = |extra: &[(&'static str, &'static str)]| [PUT, extra].concat();
+    let (status, headers, _) = ask(&service, "PUT", &uri, &fields(&[("content-md5", MD5_OF_A)]), "a").await;
+    assert_eq!(
+        (status, headers["content-md5"].to_str().unwrap_or_default()),
+        (201, MD5_OF_A)
+    );
+    assert!(headers.contains_key("x-ms-content-crc64"));
+    for (extra, expected) in [
+        (("content-md5", MD5_OF_A), "Md5Mismatch"),
+        (("x-ms-content-crc64", "iJh5CoYUi64="), "Crc64Mismatch"),
+        (("x-ms-structured-body", "XSM/9"), "InvalidHeaderValue"),
+        (
+            ("x-ms-structured-body", "XSM/1.0; properties=crc64"),
+            "InvalidHeaderValue",
+        ),
+    ] {
+        let (status, headers, _) = ask(&service, "PUT", &uri, &fields(&[extra]), "b").await;
+        assert_eq!((status, code(&headers)), (400, expected), "{extra:?}");
+    }
+    // The MD5 of the blob is kept, and that of a range is told where it is asked for.
+    let (_, headers, _) = ask(&service, "HEAD", &uri, &[], "").await;
+    assert_eq!(headers["content-md5"], MD5_OF_A);
+    assert_eq!(ask(&service, "PUT", &uri, PUT, "xay").await.0, 201);
+    let range = [
+        ("x-ms-range", "bytes=1-1"),
+        ("x-ms-range-get-content-md5", "true"),
+    ];
+    let (status, headers, got) = ask(&service, "GET", &uri, &range, "").await;
+    assert_eq!((status, &got[..]), (206, &b"a"[..]));
+    assert_eq!(headers["content-md5"], MD5_OF_A);
+    assert_ne!(headers["x-ms-blob-content-md5"], MD5_OF_A);
+    let list = format!("/uploads/x?comp=blocklist&{sas}");
+    let wrong = [("content-md5", MD5_OF_A)];
+    let (status, headers, _) = ask(&service, "PUT", &list, &wrong, "<BlockList/>").await;
+    assert_eq!((status, code(&headers)), (400, "Md5Mismatch"));
+}
+
+#[tokio::test]
+async fn a_disk_without_room_refuses_and_keeps_what_is_there() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = BlobStore::open(dir.path(), u64::MAX / 2, NOW).expect("a store");
+    store.create_container("uploads", &Vec::new(), NOW).expect("new");
+    let service = BlobService {
+        store,
+        account: account("holdfast"),
+        now: Arc::new(|| NOW),
+        tls: true,
+    };
+    let sas = service.account.sign_blob("uploads", "x", "rw", LATER, None);
+    let (status, headers, _) = ask(&service, "PUT", &format!("/uploads/x?{sas}"), PUT, "x").await;
+    assert_eq!((status, code(&headers)), (507, "InsufficientStorage"));
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("data"))
+            .expect("readable")
+            .count(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn blocks_that_nobody_listed_go_after_a_week() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let service = open(dir.path());
+    service
+        .store
+        .create_container("uploads", &Vec::new(), NOW)
+        .expect("new");
+    let sas = service.account.sign_blob("uploads", "x", "rw", LATER, None);
+    let uri = format!("/uploads/x?comp=block&blockid=MDA%3D&{sas}");
+    assert_eq!(ask(&service, "PUT", &uri, PUT, "block").await.0, 201);
+    let files = || {
+        std::fs::read_dir(dir.path().join("data"))
+            .expect("readable")
+            .count()
+    };
+    let week = std::time::Duration::from_secs(7 * 86_400);
+    service.store.sweep(NOW.plus(week)).expect("writable");
+    assert_eq!(files(), 1);
+    service.store.sweep(NOW.plus(2 * week)).expect("writable");
+    assert_eq!(files(), 0);
+}

@@ -74,7 +74,7 @@ impl Hub {
         command
             .args(["serve", "--output", "json", "--log-format", "json", "--data-dir"])
             .arg(data_dir);
-        for flag in ["--mqtt-port", "--amqp-port", "--https-port"] {
+        for flag in ["--mqtt-port", "--amqp-port", "--https-port", "--blob-port"] {
             if !extra.contains(&flag) {
                 command.args([flag, "0"]);
             }
