@@ -150,6 +150,17 @@ impl MemoryTwin {
         self.tell(TwinEvent::Connected);
     }
 
+    /// A daemon starts: what an earlier one was told is forgotten, and a connection that is there is told of.
+    pub fn attach(&self) {
+        let mut inner = lock(&self.inner);
+        inner.events.clear();
+        let connected = inner.connected;
+        drop(inner);
+        if connected {
+            self.tell(TwinEvent::Connected);
+        }
+    }
+
     /// It is gone.
     pub fn disconnect(&self) {
         lock(&self.inner).connected = false;

@@ -318,7 +318,7 @@ impl Agent {
             self.identified.insert(name.clone());
         }
         for answer in self.running_restarts.remove(name).into_iter().flatten() {
-            let _ = answer.send(result.as_ref().map(|()| ()).map_err(|failed| failed.text.clone()));
+            let _ = answer.send(result.clone().map_err(|failed| failed.text));
         }
         match result {
             Ok(()) => {

@@ -14,23 +14,23 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// The engine, the hub and the disk, which outlive a daemon.
-pub struct Site {
-    pub engine: MemoryEngine,
-    pub identities: MemoryIdentities,
-    pub twin: MemoryTwin,
-    pub host: MemoryHost,
-    pub clock: Arc<TokioClock>,
+pub(crate) struct Site {
+    pub(crate) engine: MemoryEngine,
+    pub(crate) identities: MemoryIdentities,
+    pub(crate) twin: MemoryTwin,
+    pub(crate) host: MemoryHost,
+    pub(crate) clock: Arc<TokioClock>,
     folder: tempfile::TempDir,
 }
 
 /// A daemon's run.
-pub struct Run {
-    pub handle: AgentHandle,
+pub(crate) struct Run {
+    pub(crate) handle: AgentHandle,
     stop: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
-pub fn surroundings() -> Surroundings {
+pub(crate) fn surroundings() -> Surroundings {
     Surroundings {
         hub_host: "hub.example".to_owned(),
         device_id: "edge1".to_owned(),
@@ -49,7 +49,7 @@ pub fn surroundings() -> Surroundings {
 
 impl Site {
     /// Connected; `images` can be pulled.
-    pub fn new(images: &[&str]) -> Self {
+    pub(crate) fn new(images: &[&str]) -> Self {
         let clock = Arc::new(TokioClock::at(
             Timestamp::parse("2026-11-21T12:00:00Z").expect("a time"),
         ));
@@ -67,21 +67,21 @@ impl Site {
         site
     }
 
-    pub fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         self.folder.path().join("agent")
     }
 
-    pub fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         let mut settings = Settings::new(surroundings(), self.folder());
         settings.boot = "boot-1".to_owned();
         settings
     }
 
-    pub fn start(&self) -> Run {
+    pub(crate) fn start(&self) -> Run {
         self.start_with(self.settings())
     }
 
-    pub fn start_with(&self, settings: Settings) -> Run {
+    pub(crate) fn start_with(&self, settings: Settings) -> Run {
         let parts = Parts {
             runtime: Arc::new(self.engine.clone()),
             identities: Arc::new(self.identities.clone()),
@@ -89,6 +89,7 @@ impl Site {
             host: Arc::new(self.host.clone()),
             clock: self.clock.clone(),
         };
+        self.twin.attach();
         let labels = MetricLabels {
             iothub: "hub.example".to_owned(),
             edge_device: "edge1".to_owned(),
@@ -103,21 +104,21 @@ impl Site {
     }
 
     /// What was last reported of a module.
-    pub fn module(&self, name: &str) -> Value {
+    pub(crate) fn module(&self, name: &str) -> Value {
         self.twin.reported()["modules"][name].clone()
     }
 
-    pub fn code(&self) -> u64 {
+    pub(crate) fn code(&self) -> u64 {
         self.twin.reported()["lastDesiredStatus"]["code"]
             .as_u64()
             .unwrap_or(0)
     }
 
-    pub fn version(&self) -> u64 {
+    pub(crate) fn version(&self) -> u64 {
         self.twin.reported()["lastDesiredVersion"].as_u64().unwrap_or(0)
     }
 
-    pub fn description(&self) -> String {
+    pub(crate) fn description(&self) -> String {
         self.twin.reported()["lastDesiredStatus"]["description"]
             .as_str()
             .unwrap_or_default()
@@ -125,7 +126,7 @@ impl Site {
     }
 
     /// Waits until a deployment is reported as carried out.
-    pub async fn done(&self, version: u64) {
+    pub(crate) async fn done(&self, version: u64) {
         until(&format!("deployment {version} is done"), || {
             self.code() == 200 && self.version() == version
         })
@@ -135,36 +136,43 @@ impl Site {
 
 impl Run {
     /// Ends the daemon in good order.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.notify_one();
         self.task.await.expect("the agent ends well");
     }
 
     /// Ends it as `kill -9` does.
-    pub async fn kill(self) {
+    pub(crate) async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
     }
 }
 
 /// Waits for a condition; an hour of virtual time at most.
-pub async fn until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..360_000 {
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(3_600) {
         if condition() {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        // Fine steps first, so that times that tests measure are exact.
+        let step = if begun.elapsed() < Duration::from_secs(5) {
+            10
+        } else {
+            200
+        };
+        tokio::time::sleep(Duration::from_millis(step)).await;
     }
     panic!("waited for an hour: {what}");
 }
 
 /// Lets time pass.
-pub async fn pass(seconds: u64) {
+pub(crate) async fn pass(seconds: u64) {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
 /// A module of an image, running, with changes merged in.
-pub fn module(image: &str, changes: Value) -> Value {
+pub(crate) fn module(image: &str, changes: Value) -> Value {
     let mut module = json!({
         "type": "docker", "status": "running", "restartPolicy": "always",
         "settings": {"image": image, "createOptions": "{}"}
@@ -175,7 +183,7 @@ pub fn module(image: &str, changes: Value) -> Value {
 }
 
 /// A deployment of modules.
-pub fn deployment(modules: &[(&str, Value)]) -> Value {
+pub(crate) fn deployment(modules: &[(&str, Value)]) -> Value {
     let modules: Map<String, Value> = modules
         .iter()
         .map(|(name, module)| ((*name).to_owned(), module.clone()))
@@ -193,6 +201,6 @@ pub fn deployment(modules: &[(&str, Value)]) -> Value {
 }
 
 /// Deploys one module `m` of an image.
-pub fn one(image: &str) -> Value {
+pub(crate) fn one(image: &str) -> Value {
     deployment(&[("m", module(image, json!({})))])
 }
