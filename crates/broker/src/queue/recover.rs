@@ -79,6 +79,9 @@ pub(super) fn recover(
         queues.push(queue);
     }
     queues.sort_by(|left, right| left.key.cmp(&right.key));
+    if !queues.is_empty() {
+        disk.sync_dir(&config.dir).map_err(failed("sync", &config.dir))?;
+    }
     let mut random = [0; 4];
     // Without a random source a fixed salt: it guards against forged frames in damaged files only.
     let _ = getrandom::fill(&mut random);
@@ -151,10 +154,12 @@ fn recover_queue(
                     tracing::error!(file = %path.display(), messages = scan.lost, "a segment of the edge hub's queues is damaged");
                     listener.lost(&queue.key, scan.lost, Loss::Damage);
                 }
+                // What a killed process wrote and did not sync is served from now on, so it has to stay.
+                let file = disk.open(&path, true)?;
                 if scan.bytes < segment.bytes {
-                    // Torn or reserved: it would be cut again at the next start, so a failure does not matter.
-                    let _ = disk.open(&path, true).and_then(|file| file.truncate(scan.bytes));
+                    file.truncate(scan.bytes)?;
                 }
+                file.sync()?;
                 (scan.end, scan.bytes)
             }
         };

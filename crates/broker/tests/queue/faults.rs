@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use holdfast_broker::queue::{Loss, QueueConfig, QueueId, QueueStore};
 use holdfast_store::log::sim::{Random, SimDisk};
 
-use crate::rig::{append, config, dir, durable, key, numbers, open, wait_until};
+use crate::rig::{Process, append, config, dir, durable, key, numbers, open, wait_until};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
@@ -82,7 +82,14 @@ impl Model {
             let start = start.unwrap_or_else(|| panic!("seed {seed}, queue {name}: {found:?} was never appended"));
             let end = start + found.len();
             assert!(start <= expected.consumed, "seed {seed}, queue {name}: lost before {found:?}, consumed {}", expected.consumed);
-            assert!(end >= expected.durable, "seed {seed}, queue {name}: durable messages are lost");
+            assert!(
+                end >= expected.durable,
+                "seed {seed}, queue {name}: durable messages are lost: found {found:?} of {:?}, durable {}, consumed {}, {:?}",
+                expected.messages,
+                expected.durable,
+                expected.consumed,
+                store.info(id)
+            );
             assert_eq!(found, expected.messages[start..end], "seed {seed}, queue {name}");
             // What was not there is gone for good; its numbers do not come again.
             expected.messages.truncate(end);
@@ -107,13 +114,14 @@ fn a_power_cut_at_every_byte_loses_nothing() {
         let disk = SimDisk::new();
         let mut model = Model::default();
         disk.stop_after_bytes(at);
-        let (store, _) = open(&disk, config());
+        let process = Process::start(&disk);
+        let (store, _) = process.open(config());
         workload(&store, &mut model);
         let done = model.next > 0 && append(&store, &[], 0, 0).is_ok() && {
             let probe = append(&store, &[store.queue(&key("probe"))], 0, 0);
             probe.is_ok_and(|accepted| durable(&store, accepted).is_ok())
         };
-        disk.cut_power(at as u64);
+        process.die(|disk| disk.cut_power(at as u64));
         drop(store);
         let (store, seen) = open(&disk, config());
         model.check(&store, at as u64);
@@ -147,10 +155,13 @@ fn random_faults_and_restarts_lose_nothing() {
                 segment_bytes: 500 << random.below(4),
                 ..config()
             };
-            let (store, seen) = open(&disk, settings);
+            let process = Process::start(&disk);
+            let (store, seen) = process.open(settings);
             model.check(&store, seed);
             assert!(seen.lost.lock().is_empty(), "seed {seed}: {:?}", seen.lost.lock());
-            match random.below(4) {
+            let fault = random.below(4);
+            println!("seed {seed}: fault {fault}");
+            match fault {
                 0 => disk.fail_sync_after(random.below(20) as u32),
                 1 => disk.stop_after_bytes(random.below(8_000)),
                 2 => disk.fail_sync_after(0),
@@ -161,14 +172,16 @@ fn random_faults_and_restarts_lose_nothing() {
                     break;
                 }
             }
-            match random.below(3) {
-                0 => disk.cut_power(seed),
-                1 => disk.kill(),
+            let end = random.below(3);
+            println!("seed {seed}: end {end}");
+            match end {
+                0 => process.die(|disk| disk.cut_power(seed)),
+                1 => process.die(SimDisk::kill),
                 // An orderly end.
                 _ => {}
             }
             drop(store);
-            disk.kill();
+            process.die(SimDisk::kill);
         }
     }
 }

@@ -1,5 +1,6 @@
 use std::future::poll_fn;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -12,8 +13,9 @@ use holdfast_broker::queue::{
 use holdfast_model::event::{AuthMethod, EndpointSet, EventSource, Origin, Records};
 use holdfast_model::{Identity, Timestamp};
 use holdfast_ports::clock::ManualClock;
+use holdfast_store::log::disk::{Disk, DiskFile};
 use holdfast_store::log::sim::SimDisk;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 /// Longest wait for anything.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -96,6 +98,73 @@ pub(crate) fn open_at(disk: &SimDisk, config: QueueConfig, clock: Arc<ManualCloc
     let seen = Arc::new(Seen::default());
     let store = QueueStore::open(config, Arc::new(disk.clone()), clock, seen.clone()).expect("opens");
     (store, seen)
+}
+
+/// A disk as one process sees it: nothing of a dead process reaches it any more.
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    disk: SimDisk,
+    dead: Arc<RwLock<bool>>,
+}
+
+impl Process {
+    pub(crate) fn start(disk: &SimDisk) -> Self {
+        Process {
+            disk: disk.clone(),
+            dead: Arc::default(),
+        }
+    }
+
+    /// From now on it does nothing; `end` is what happens to the disk at that moment.
+    pub(crate) fn die(&self, end: impl FnOnce(&SimDisk)) {
+        let mut dead = self.dead.write();
+        *dead = true;
+        end(&self.disk);
+    }
+
+    pub(crate) fn open(&self, config: QueueConfig) -> (QueueStore, Arc<Seen>) {
+        let seen = Arc::new(Seen::default());
+        let store = QueueStore::open(config, Arc::new(self.clone()), clock(), seen.clone()).expect("opens");
+        (store, seen)
+    }
+
+    fn run<T>(&self, operation: impl FnOnce(&SimDisk) -> io::Result<T>) -> io::Result<T> {
+        let dead = self.dead.read();
+        if *dead {
+            return Err(io::Error::other("the process is dead"));
+        }
+        operation(&self.disk)
+    }
+}
+
+impl Disk for Process {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.run(|disk| disk.create_dir(path))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.run(|disk| disk.list(dir))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.run(|disk| disk.create(path))
+    }
+
+    fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>> {
+        self.run(|disk| disk.open(path, write))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.run(|disk| disk.rename(from, to))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.run(|disk| disk.remove(path))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.run(|disk| disk.sync_dir(dir))
+    }
 }
 
 pub(crate) fn key(name: &str) -> QueueKey {
