@@ -7,6 +7,7 @@ mod metrics;
 mod signals;
 mod twin;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use holdfast_agent::identities::ModuleIdentities;
 use holdfast_agent::metrics::MetricLabels;
 use holdfast_agent::reported::{AgentVersion, Platform};
 use holdfast_agent::runtime::{ModuleRuntime, NetworkSpec};
+use holdfast_agent::state::Seal;
 
 use holdfast_agent::{Agent, AgentHandle, Parts, Rollback, Settings as AgentSettings, Surroundings};
 use holdfast_docker::{DockerRuntime, Endpoint};
@@ -48,7 +50,7 @@ use crate::system::{SystemInfo, VERSION};
 use crate::upload::Uploader;
 use crate::upstream;
 
-use hub::EdgeHub;
+use hub::{EdgeHub, Listeners};
 use identity::Accounts;
 use signals::{Asked, Signals};
 use twin::CloudTwin;
@@ -154,8 +156,12 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
 
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
+    let mut heads = JoinSet::new();
+    let listeners = Listeners::bind(&base.settings.listen)?;
+    let ports = listeners.ports();
     let accounts = Accounts::new(&base, &upstream, Arc::clone(&identities));
-    let hub = Arc::new(EdgeHub::new(base.started_at));
+    let (hub, hub_registry) = EdgeHub::open(&base, &upstream, &identities, &hub_environment(&base.settings))?;
+    hub::serve(&mut heads, &hub, Some(hub_registry), listeners, &mut registry, &stopped);
     let (agent, handle) = agent(&base, &accounts, &identities, &hub)?;
     let agent_stop = stopped.clone();
     let agent = tokio::spawn(agent.run(async move {
@@ -163,19 +169,24 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
         let _ = stop.wait_for(|stop| *stop).await;
     }));
     let apis = serve_apis(&base, &identities, &sockets)?;
-    serve_metrics(&mut tasks, &base, &handle, Arc::new(registry))?;
+    serve_metrics(&mut tasks, &base, &accounts, &handle, &hub, Arc::new(registry))?;
     tasks.spawn(Arc::clone(&accounts).keep());
+    tasks.spawn(hub::start_when_known(Arc::clone(&hub), Arc::clone(&identities)));
     tasks.spawn(follow_images(Arc::clone(&base.modules), handle.clone()));
     tracing::info!(
         hub = base.device.hub,
         device = base.device.device_id,
         version = VERSION,
+        mqtt_port = ports[0],
+        amqp_port = ports[1],
+        https_port = ports[2],
         "the edge runtime is up"
     );
     notify(&[NotifyState::Ready]);
 
     let upkeep = Upkeep {
         base: &base,
+        hub: &hub,
         accounts: &accounts,
         handle: &handle,
         registrar: registrar.as_ref(),
@@ -191,6 +202,9 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
         if !agent.is_finished() {
             let _ = (&mut agent).await;
         }
+        // Acknowledgements that are due leave first.
+        while heads.join_next().await.is_some() {}
+        hub.broker().stop().await;
     };
     tokio::select! {
         _ = tokio::time::timeout(FAREWELL, farewell) => {}
@@ -198,7 +212,14 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
     }
     drop(apis);
     tasks.shutdown().await;
+    heads.shutdown().await;
     end
+}
+
+/// What the last deployment said to the edge hub, from the agent's kept state; it is not known before the first one.
+fn hub_environment(settings: &Settings) -> BTreeMap<String, String> {
+    // Variables that the original gives its edge hub may also stand in the configuration.
+    settings.agent.env.clone()
 }
 
 fn ended(outcome: Result<(), tokio::task::JoinError>) -> anyhow::Error {
@@ -339,7 +360,23 @@ fn agent(
         instance_number: accounts.instance().to_owned(),
         version: VERSION.to_owned(),
     };
-    Agent::new(agent_settings(base), parts, labels).context("cannot open the agent's state")
+    let mut settings = agent_settings(base);
+    settings.seal = Arc::new(Sealed(Arc::clone(&base.keys)));
+    Agent::new(settings, parts, labels).context("cannot open the agent's state")
+}
+
+/// Deployments on the disk are encrypted: users keep secrets in them.
+struct Sealed(Arc<FileKeys>);
+
+impl Seal for Sealed {
+    fn seal(&self, plain: &[u8]) -> Result<Vec<u8>, String> {
+        self.0.seal("agent", plain).map_err(|error| error.to_string())
+    }
+
+    fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, String> {
+        let opened = self.0.open_sealed("agent", sealed);
+        opened.map(|plain| plain.to_vec()).map_err(|error| error.to_string())
+    }
 }
 
 fn agent_settings(base: &Base) -> AgentSettings {
@@ -449,14 +486,23 @@ fn serve_apis(
 fn serve_metrics(
     tasks: &mut JoinSet<()>,
     base: &Base,
+    accounts: &Accounts,
     handle: &AgentHandle,
+    hub: &Arc<EdgeHub>,
     registry: Arc<Registry>,
 ) -> Result<(), Failure> {
     let Some(address) = base.settings.listen.metrics else { return Ok(()) };
     let listener = metrics::bind(address)?;
-    let handle = handle.clone();
+    let (handle, hub) = (handle.clone(), Arc::clone(hub));
+    let labels = [
+        ("iothub", base.device.hub.clone()),
+        ("edge_device", base.device.device_id.clone()),
+        ("instance_number", accounts.instance().to_owned()),
+    ];
     let render = move || {
         let mut text = handle.metrics().render();
+        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        text.push_str(&hub.broker().metrics_text(&labels));
         text.push_str(&registry.render());
         text
     };
@@ -485,6 +531,7 @@ async fn follow_images(modules: Arc<Modules>, handle: AgentHandle) {
 /// What goes on while everything runs.
 struct Upkeep<'a> {
     base: &'a Base,
+    hub: &'a Arc<EdgeHub>,
     accounts: &'a Arc<Accounts>,
     handle: &'a AgentHandle,
     registrar: Option<&'a Registrar>,
@@ -565,11 +612,15 @@ impl Upkeep<'_> {
     }
 
     async fn certificates(&self) {
-        let certificates = Arc::clone(&self.base.certificates);
-        match tokio::task::spawn_blocking(move || certificates.ensure()).await {
-            Ok(Err(error)) => tracing::error!(%error, "certificates cannot be renewed; trying again"),
-            Ok(Ok(true)) => tracing::info!("the edge CA is another one now"),
-            Ok(Ok(false)) | Err(_) => {}
+        let (certificates, hub) = (Arc::clone(&self.base.certificates), Arc::clone(self.hub));
+        let renewing = tokio::task::spawn_blocking(move || {
+            if certificates.ensure()? {
+                tracing::info!("the edge CA is another one now");
+            }
+            hub.renew_certificate()
+        });
+        if let Ok(Err(error)) = renewing.await {
+            tracing::error!(error = format!("{error:#}"), "certificates cannot be renewed; trying again");
         }
     }
 }

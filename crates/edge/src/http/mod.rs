@@ -6,6 +6,7 @@
 
 mod answer;
 pub mod callers;
+pub mod hub;
 pub mod identity;
 pub mod management;
 pub mod route;

@@ -55,10 +55,41 @@ impl FileKeys {
         *self.device.lock() = key;
     }
 
+    /// 32 bytes that only this device knows, the same at each start, another for each purpose.
+    #[must_use]
+    pub fn secret(&self, purpose: &str) -> [u8; 32] {
+        self.encryption_master.sign(&[b"secret:", purpose.as_bytes()])
+    }
+
+    /// Encrypts what this daemon keeps for one purpose.
+    ///
+    /// # Errors
+    /// [`KeyStoreError`].
+    pub fn seal(&self, purpose: &str, plain: &[u8]) -> Result<Vec<u8>, KeyStoreError> {
+        derive::encrypt(&self.encryption_master, own(purpose), plain)
+    }
+
+    /// Decrypts what [`FileKeys::seal`] made.
+    ///
+    /// # Errors
+    /// [`KeyStoreError::NotOurs`] and others.
+    pub fn open_sealed(&self, purpose: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyStoreError> {
+        derive::decrypt(&self.encryption_master, own(purpose), sealed)
+    }
+
     /// The folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+}
+
+/// A purpose of the daemon itself: no module id holds a slash.
+const fn own(purpose: &str) -> Purpose<'_> {
+    Purpose {
+        module_id: "/",
+        generation_id: purpose,
+        vector: &[],
     }
 }
 
