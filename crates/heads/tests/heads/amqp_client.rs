@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::amqp_files::FakeFiles;
 use crate::amqp_services::FakeServices;
 use crate::client::{PATIENCE, metrics};
 use crate::gateway::FakeGateway;
@@ -58,6 +59,10 @@ impl Hub {
     }
 
     pub(crate) fn start_with(config: AmqpConfig) -> Self {
+        Self::start_with_files(config, Arc::default())
+    }
+
+    pub(crate) fn start_with_files(config: AmqpConfig, files: Arc<FakeFiles>) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(START)));
         let gateway = FakeGateway::with_clock(clock.clone());
         let services = FakeServices::with_clock(clock.clone());
@@ -67,7 +72,8 @@ impl Hub {
             services.clone(),
             clock.clone(),
             metrics(),
-        );
+        )
+        .with_files(files);
         let listener =
             holdfast_heads::listener::bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = listener.local_addr().expect("bound");

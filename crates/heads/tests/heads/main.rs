@@ -3,6 +3,7 @@
 mod amqp_client;
 mod amqp_crowd;
 mod amqp_devices;
+mod amqp_files;
 mod amqp_noise;
 mod amqp_protocol;
 mod amqp_provisioning;

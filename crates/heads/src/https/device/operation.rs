@@ -179,7 +179,11 @@ mod tests {
             Some(("d", None, Action::Abandon { lock: lock() })),
         );
         check("POST", "/devices/d/files", Some(("d", None, Action::BeginUpload)));
-        check("POST", "/devices/d/files/", Some(("d", None, Action::BeginUpload)));
+        check(
+            "POST",
+            "/devices/d/files/",
+            Some(("d", None, Action::BeginUpload)),
+        );
         let end = |id: Option<&str>| Action::EndUpload {
             correlation_id: id.map(Into::into),
         };
