@@ -26,6 +26,8 @@ pub struct HubConfig {
     pub c2d_ttl_max: Duration,
     /// How long a delivered cloud-to-device message stays locked. Default: 60 seconds.
     pub c2d_lock: Duration,
+    /// How long a change that is to be told of waits for room in the outbox before it is refused. Default: 5 seconds.
+    pub outbox_wait: Duration,
     /// How often queues are searched for expired messages. Default: 10 seconds.
     pub c2d_expiry_interval: Duration,
     /// How long a feedback batch stays locked. Default: 60 seconds.
@@ -55,6 +57,7 @@ impl Default for HubConfig {
             c2d_ttl: Duration::from_secs(limits::C2D_TTL_DEFAULT_SECONDS),
             c2d_ttl_max: Duration::from_secs(limits::C2D_TTL_MAX_SECONDS),
             c2d_lock: Duration::from_secs(limits::C2D_LOCK_SECONDS),
+            outbox_wait: Duration::from_secs(5),
             c2d_expiry_interval: Duration::from_secs(10),
             feedback_lock: Duration::from_secs(60),
             feedback_ripe_after: Duration::from_secs(limits::FEEDBACK_BATCH_SECONDS),

@@ -19,7 +19,7 @@ use std::time::Duration;
 use holdfast_model::event::EventSource;
 use holdfast_model::job::Job;
 use holdfast_model::twin::ChangeMode;
-use holdfast_model::{Error, Identity, Timestamp};
+use holdfast_model::{Error, ErrorCode, Identity, Timestamp};
 use holdfast_observe::Event as _;
 use holdfast_ports::StoreError;
 use holdfast_ports::event_log::{AppendTicket, LogError, durable};
@@ -30,6 +30,7 @@ use holdfast_routing::sources::{self, Teller};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::Hub;
 use crate::events::{ConnectionEventsDropped, RelayStalled};
@@ -45,6 +46,8 @@ const CONNECTIONS_MAX: usize = 65_536;
 const CONNECTIONS_PER_STEP: usize = 1_024;
 /// How often the outbox is looked at without a reason.
 const POLL: Duration = Duration::from_secs(1);
+/// Pause of a change that found no room in the outbox.
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a hub that stops goes on relaying. What is left comes after the next start.
@@ -118,6 +121,22 @@ impl Hub {
     pub(crate) fn deletion_telling(&self) -> Option<LifecycleTelling> {
         let teller = self.teller(&[EventSource::DeviceLifecycle])?;
         Some(Arc::new(move |record, twin| teller.deleted(record, twin)))
+    }
+
+    /// When a change that begins now gives up waiting for room in the outbox.
+    pub(crate) fn room_deadline(&self) -> Instant {
+        Instant::now() + self.config.outbox_wait
+    }
+
+    /// Whether a change is to be tried again: it found no room for its events, and there was time to wait a little.
+    pub(crate) async fn waited_for_room(&self, error: &StoreError, deadline: Instant) -> bool {
+        let full =
+            matches!(error, StoreError::Refused(error) if error.code == ErrorCode::ThrottlingException);
+        if !full || Instant::now() >= deadline {
+            return false;
+        }
+        tokio::time::sleep(ROOM_PAUSE).await;
+        true
     }
 
     /// A change was stored, with what is to be told of it if anything.

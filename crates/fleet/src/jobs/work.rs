@@ -428,7 +428,12 @@ impl Jobs {
                 IfMatch::Absent,
             );
             match changed.await {
-                Err(error) if error.code == ErrorCode::ServiceUnavailable && tries < TRIES => {
+                Err(error)
+                    if matches!(
+                        error.code,
+                        ErrorCode::ServiceUnavailable | ErrorCode::ThrottlingException
+                    ) && tries < TRIES =>
+                {
                     sleep(self.config.retry_after).await;
                 }
                 other => return other.map(drop),

@@ -1,14 +1,17 @@
 //! Moving a registry: many identities in one step, with what only an export of another hub knows of them.
 
+use std::time::Duration;
+
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use holdfast_model::registry::IdentityRecord;
 use holdfast_model::twin::{ChangeMode, Twin, TwinChange};
 use holdfast_model::{Error, ErrorCode, Identity, Timestamp};
-use holdfast_ports::StoreError;
 use holdfast_ports::registry::CreationGroup;
 use holdfast_ports::twin::TwinMutation;
+use holdfast_ports::{StoreError, StoreResult};
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use crate::Hub;
 use crate::auth::ServiceCaller;
@@ -20,6 +23,8 @@ use crate::registry::spec::is_edge_scope_of;
 
 /// Entries of one call of [`Hub::import`] that change something that exists and are under way at once.
 const CHANGES_AT_ONCE: usize = 256;
+/// How long an import waits for room in the outbox, each time.
+const IMPORT_WAIT: Duration = Duration::from_secs(60);
 /// Longest model id taken from an export; a DTMI may have this many characters (languages.md 7.1).
 const MODEL_ID_MAX: usize = 2_048;
 
@@ -114,8 +119,7 @@ impl Hub {
         if groups.is_empty() {
             return;
         }
-        let telling = self.creation_telling();
-        let created = match self.stores.registry.create_many_telling(groups, telling).await {
+        let created = match self.create_groups(groups).await {
             Ok(created) => created,
             Err(error) => {
                 let error = self.store_error("import identities", error);
@@ -136,6 +140,22 @@ impl Hub {
                         .and_then(|identity| Err(self.create_error(&identity, error))),
                 ),
             };
+        }
+    }
+
+    /// An import goes at the pace at which what it creates is told of.
+    async fn create_groups(&self, groups: Vec<CreationGroup>) -> StoreResult<Vec<StoreResult<()>>> {
+        let store = &self.stores.registry;
+        let Some(telling) = self.creation_telling() else {
+            return store.create_many(groups).await;
+        };
+        let deadline = Instant::now() + IMPORT_WAIT;
+        loop {
+            let created = store.create_many_telling(groups.clone(), Some(telling.clone()));
+            match created.await {
+                Err(error) if self.waited_for_room(&error, deadline).await => {}
+                other => return other,
+            }
         }
     }
 

@@ -164,15 +164,19 @@ impl Hub {
                 return Err(precondition_failed());
             }
         };
-        let deleted = self
-            .stores
-            .registry
-            .delete_telling(identity, version, self.deletion_telling())
-            .await
-            .map_err(|error| match error {
-                StoreError::Missing => not_found(identity),
-                other => self.store_error("delete identity", other),
-            })?;
+        let telling = self.deletion_telling();
+        let deadline = self.room_deadline();
+        let deleted = loop {
+            let deleted = self
+                .stores
+                .registry
+                .delete_telling(identity, version, telling.clone());
+            match deleted.await {
+                Err(error) if self.waited_for_room(&error, deadline).await => {}
+                Err(StoreError::Missing) => return Err(not_found(identity)),
+                other => break other.map_err(|error| self.store_error("delete identity", error))?,
+            }
+        };
         self.told();
         self.revocations.fetch_add(1, Ordering::SeqCst);
         self.end_sessions_of(deleted.iter().chain([identity]));
@@ -244,11 +248,18 @@ impl Hub {
         if record.iot_edge {
             entries.extend(self.system_modules(identity)?);
         }
-        self.stores
-            .registry
-            .create_telling(entries, self.creation_telling())
-            .await
-            .map_err(|error| self.create_error(identity, error))?;
+        let telling = self.creation_telling();
+        let deadline = self.room_deadline();
+        loop {
+            let created = self
+                .stores
+                .registry
+                .create_telling(entries.clone(), telling.clone());
+            match created.await {
+                Err(error) if self.waited_for_room(&error, deadline).await => {}
+                other => break other.map_err(|error| self.create_error(identity, error))?,
+            }
+        }
         self.told();
         self.changes.note(identity);
         Ok(record)

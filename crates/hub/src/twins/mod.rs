@@ -159,8 +159,15 @@ impl Hub {
         mutation: TwinMutation,
     ) -> StoreResult<Twin> {
         let telling = self.twin_telling(identity, mode);
-        let changed = self.stores.twins.mutate_twin_telling(identity, mutation, telling);
-        let twin = changed.await?;
+        let deadline = self.room_deadline();
+        let twin = loop {
+            let (mutation, telling) = (Arc::clone(&mutation), telling.clone());
+            let changed = self.stores.twins.mutate_twin_telling(identity, mutation, telling);
+            match changed.await {
+                Err(error) if self.waited_for_room(&error, deadline).await => {}
+                other => break other?,
+            }
+        };
         self.told();
         self.routing.senders.changed(identity, &twin);
         Ok(twin)
