@@ -59,10 +59,18 @@ pub struct ImageUse {
 }
 
 impl ImageUse {
-    /// An image was pulled, or a container made of it.
-    pub fn used(&mut self, image: &str, now: Timestamp) {
+    /// An image was pulled.
+    pub fn pulled(&mut self, image: &str, now: Timestamp) {
         self.images.insert(image.to_owned(), now);
         self.dirty = true;
+    }
+
+    /// A container was made of an image. One that was never pulled here was brought by somebody, and stays.
+    pub fn used(&mut self, image: &str, now: Timestamp) {
+        if let Some(last) = self.images.get_mut(image) {
+            *last = now;
+            self.dirty = true;
+        }
     }
 
     /// Whether something has changed since the last call.
@@ -143,9 +151,10 @@ mod tests {
         let start = Timestamp::parse("2026-11-01T00:00:00Z").unwrap();
         let week = 7 * DAY;
         let ms = |days: i64| days * 86_400_000;
-        images.used("old:1", start);
-        images.used("kept:1", start);
-        images.used("early:1", Timestamp::from_seconds(0));
+        images.pulled("old:1", start);
+        images.pulled("kept:1", start);
+        images.pulled("early:1", Timestamp::from_seconds(0));
+        images.used("brought:1", start);
         let in_use = BTreeSet::from(["kept:1".to_owned()]);
         assert!(images.old(week, &in_use, start, 0).is_empty());
         let later = start.plus(8 * DAY);

@@ -9,6 +9,7 @@ use holdfast_observe::tracing;
 use holdfast_ports::clock::Clock;
 use tokio::sync::{Notify, Semaphore};
 
+use super::Parts;
 use super::gate::{Gate, Pass};
 use crate::body::{Surroundings, body};
 use crate::gc::ImageUse;
@@ -17,6 +18,7 @@ use crate::manifest::{Deployment, EDGE_AGENT, EDGE_HUB, ModuleSpec, PullPolicy, 
 use crate::metrics::Metrics;
 use crate::plan::{Action, Command};
 use crate::runtime::{ModuleRuntime, PullProgress, RuntimeError};
+use crate::settings::Settings;
 
 /// What commands work with.
 pub(super) struct Work {
@@ -35,6 +37,25 @@ pub(super) struct Work {
     pub(super) generations: Mutex<HashMap<String, String>>,
     /// Identities of removed modules that the hub has still to be told of.
     pub(super) leavers: Mutex<BTreeMap<String, ()>>,
+}
+
+impl Work {
+    pub(super) fn new(settings: &Settings, parts: &Parts, metrics: Arc<Metrics>, images: ImageUse) -> Self {
+        Work {
+            runtime: Arc::clone(&parts.runtime),
+            identities: Arc::clone(&parts.identities),
+            clock: Arc::clone(&parts.clock),
+            metrics,
+            gate: Arc::default(),
+            pulls: Semaphore::new(settings.pulls_max.max(1)),
+            stop_grace: settings.stop_grace,
+            order_wait: settings.order_wait,
+            connected: AtomicBool::new(false),
+            images: Mutex::new(images),
+            generations: Mutex::default(),
+            leavers: Mutex::default(),
+        }
+    }
 }
 
 /// In which step a command failed.
@@ -266,7 +287,7 @@ async fn pull(work: &Work, order: &Order, spec: &ModuleSpec) -> Result<(), Faile
     order.progress.pulling.store(false, Ordering::Relaxed);
     match result {
         Ok(()) => {
-            lock(&work.images).used(&spec.image, work.clock.now());
+            lock(&work.images).pulled(&spec.image, work.clock.now());
             Ok(())
         }
         Err(error) => {

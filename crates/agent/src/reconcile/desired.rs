@@ -160,6 +160,9 @@ impl Agent {
             }
         }
         self.plan_at = now;
+        let generations = lock(&self.work.generations);
+        self.identified.retain(|name| generations.contains_key(name));
+        drop(generations);
         let at = now.max(self.fetched_at.saturating_add(REFRESH_SPACING));
         // The first read after a start, and the one without which nothing can be reported, do not wait.
         let at = if self.reported.is_none() { now } else { at };
@@ -188,7 +191,8 @@ impl Agent {
     }
 
     pub(super) fn fetch(&mut self, now: i64) {
-        if self.fetching || self.fetch_at.is_none_or(|at| now < at) {
+        let connected = self.work.connected.load(Ordering::Relaxed);
+        if self.fetching || !connected || self.fetch_at.is_none_or(|at| now < at) {
             return;
         }
         self.fetching = true;

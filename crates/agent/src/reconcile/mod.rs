@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,10 +27,10 @@ use futures_util::stream::FuturesUnordered;
 use holdfast_ports::BoxFuture;
 use holdfast_ports::clock::Clock;
 use serde_json::{Map, Value};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::body::Surroundings;
-use crate::gc::{self, ImageUse};
+use crate::gc;
 use crate::host::Host;
 use crate::identities::ModuleIdentities;
 use crate::manifest::{Deployment, StatusCode};
@@ -122,6 +122,13 @@ struct Failure {
     failed: Failed,
 }
 
+/// Where requests come from and what others see.
+type Outlets = (
+    mpsc::Receiver<Request>,
+    Arc<Mutex<AgentView>>,
+    watch::Sender<Option<Arc<Deployment>>>,
+);
+
 /// The edge agent. Made by [`Agent::new`], driven by [`Agent::run`].
 pub struct Agent {
     settings: Settings,
@@ -160,6 +167,7 @@ pub struct Agent {
     running_restarts: BTreeMap<String, Vec<oneshot::Sender<Result<(), String>>>>,
     engine_problem: Option<String>,
     identified: BTreeSet<String>,
+    identify_at: i64,
 
     // What is under way.
     asking_network: bool,
@@ -199,27 +207,14 @@ impl Agent {
         let state = StateFolder::open(&settings.state_folder, Arc::clone(&settings.seal))?;
         let metrics = Arc::new(Metrics::new(labels));
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-        let work = Arc::new(Work {
-            runtime: Arc::clone(&parts.runtime),
-            identities: Arc::clone(&parts.identities),
-            clock: Arc::clone(&parts.clock),
-            metrics: Arc::clone(&metrics),
-            gate: Arc::default(),
-            pulls: Semaphore::new(settings.pulls_max.max(1)),
-            stop_grace: settings.stop_grace,
-            order_wait: settings.order_wait,
-            connected: AtomicBool::new(false),
-            images: Mutex::new(state.read_json::<ImageUse>(File::Images)),
-            generations: Mutex::default(),
-            leavers: Mutex::default(),
-        });
-        let methods = Arc::new(Methods::new(
+        let work = Arc::new(Work::new(
             &settings,
             &parts,
             Arc::clone(&metrics),
-            sender.clone(),
+            state.read_json(File::Images),
         ));
-        let restarts = Restarts::new(state.read_json(File::Restarts), &settings.boot);
+        let methods = Methods::new(&settings, &parts, Arc::clone(&metrics), sender.clone());
+        let methods = Arc::new(methods);
         let (in_force, _) = watch::channel(None);
         let published = Arc::new(Mutex::new(AgentView::default()));
         let handle = AgentHandle::new(
@@ -229,12 +224,32 @@ impl Agent {
             metrics,
             Arc::clone(&methods),
         );
-        let now = parts.clock.monotonic_millis();
-        let now = i64::try_from(now).unwrap_or(0);
+        let mut agent = Self::idle(
+            settings,
+            parts,
+            work,
+            methods,
+            state,
+            (requests, published, in_force),
+        );
+        agent.take_up();
+        Ok((agent, handle))
+    }
+
+    /// With nothing known and nothing under way.
+    fn idle(
+        settings: Settings,
+        parts: Parts,
+        work: Arc<Work>,
+        methods: Arc<Methods>,
+        state: StateFolder,
+        (requests, published, in_force): Outlets,
+    ) -> Agent {
+        let now = i64::try_from(parts.clock.monotonic_millis()).unwrap_or(0);
         let collect_at = settings.image_collection.as_ref().map_or(i64::MAX, |collection| {
             now.saturating_add(millis(collection.first_after(parts.clock.now())))
         });
-        let mut agent = Agent {
+        Agent {
             tuning: Tuning::read([&settings.env].into_iter()),
             work,
             methods,
@@ -257,7 +272,7 @@ impl Agent {
             accepted_at: now,
             gateway: None,
             containers: None,
-            restarts,
+            restarts: Restarts::new(state.read_json(File::Restarts), &settings.boot),
             busy: BTreeMap::new(),
             touched: BTreeSet::new(),
             failures: BTreeMap::new(),
@@ -265,6 +280,7 @@ impl Agent {
             running_restarts: BTreeMap::new(),
             engine_problem: None,
             identified: BTreeSet::new(),
+            identify_at: now,
             asking_network: false,
             listing: false,
             dirty: true,
@@ -292,9 +308,7 @@ impl Agent {
             state,
             settings,
             parts,
-        };
-        agent.take_up();
-        Ok((agent, handle))
+        }
     }
 
     /// Works until `shutdown` is ready; then reports 406 and returns. Containers go on running, so that the next daemon
@@ -357,7 +371,10 @@ impl Agent {
                 self.dirty && !self.listing && self.gateway.is_some(),
                 self.list_at,
             ),
-            when(!self.fetching, self.fetch_at.unwrap_or(i64::MAX)),
+            when(
+                !self.fetching && self.work.connected.load(Ordering::Relaxed),
+                self.fetch_at.unwrap_or(i64::MAX),
+            ),
             when(!self.writing && !self.writes.is_empty(), self.write_at),
             when(self.report_dirty && !self.reporting, self.report_at),
             self.collect_at,

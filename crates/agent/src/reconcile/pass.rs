@@ -14,7 +14,9 @@ use tokio::sync::Notify;
 
 use crate::body::{DEFINITION_LABEL, GENERATION_LABEL};
 use crate::events;
-use crate::manifest::{DesiredStatus, EDGE_AGENT, EDGE_HUB, ModuleSpec, RestartPolicy, StatusCode};
+use crate::manifest::{
+    Deployment, DesiredStatus, EDGE_AGENT, EDGE_HUB, ModuleSpec, RestartPolicy, StatusCode,
+};
 use crate::plan::{Action, Command, Phase, Present, Wanted, plan};
 use crate::reported::DeploymentStatus;
 use crate::restart::{Next, Situation, Verdict, judge, millis};
@@ -24,7 +26,7 @@ use crate::runtime::{Container, ContainerState, Health, OWNER, OWNER_LABEL, Runt
 const RETRY_UNIT: Duration = Duration::from_secs(10);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(300);
-/// While images are pulled, their progress is reported so often.
+/// While commands are under way, the progress of pulls is reported so often.
 const PROGRESS: i64 = 5_000;
 
 fn retry_pause(count: u32) -> Duration {
@@ -123,50 +125,22 @@ impl Agent {
     /// Plans with what is known and begins what can be begun.
     pub(super) fn pass(&mut self) {
         self.report_dirty = true;
-        let (Some(deployment), Some(around), Some(containers)) = (
-            self.deployment.clone(),
-            self.gateway.clone(),
-            self.containers.take(),
-        ) else {
+        let (Some(deployment), Some(around)) = (self.deployment.clone(), self.gateway.clone()) else {
             return;
         };
-        self.identify(&containers);
+        let Some(containers) = self.containers.take() else {
+            return;
+        };
         let now = self.now();
-        let mut due = i64::MAX;
-        let mut skipped = false;
-        let mut present = BTreeMap::new();
-        for (name, container) in &containers {
-            let verdict = self.verdict(deployment.modules.get(name), container, now);
-            if let Next::Wait(until) = verdict.next {
-                due = due.min(until);
-            }
-            present.insert(
-                name.clone(),
-                Present {
-                    owned: true,
-                    definition: container.labels.get(DEFINITION_LABEL).cloned(),
-                    generation: container.labels.get(GENERATION_LABEL).cloned(),
-                    next: verdict.next,
-                },
-            );
-        }
-        let mut wanted = BTreeMap::new();
-        for (name, spec) in &deployment.modules {
-            wanted.insert(name.clone(), self.wanted(spec));
-        }
-        // A module whose update waits to be tried again is kept running as it is.
-        for (name, failure) in &self.failures {
-            if failure.again_at > now {
-                skipped = true;
-                due = due.min(failure.again_at);
-                if let (Action::Replace { .. }, Some(wanted), Some(present)) =
-                    (failure.action, wanted.get_mut(name), present.get(name))
-                {
-                    wanted.definition = present.definition.clone().unwrap_or_default();
-                    wanted.generation = None;
-                }
-            }
-        }
+        self.identify(&containers, now);
+        let (present, mut due) = self.present(&deployment, &containers, now);
+        let mut wanted: BTreeMap<String, Wanted> = deployment
+            .modules
+            .iter()
+            .map(|(name, spec)| (name.clone(), self.wanted(spec)))
+            .collect();
+        let put_off = self.put_off(&mut wanted, &present, now);
+        due = due.min(put_off);
         self.containers = Some(containers);
         let commands = plan(&wanted, &present);
         // What needs no command any more has been mended by somebody else.
@@ -178,15 +152,64 @@ impl Agent {
         for command in commands {
             begun |= self.begin(command, &deployment, &around, now);
         }
-        if self.busy.values().any(|busy| busy.progress.is_pulling()) {
+        if !self.busy.is_empty() {
             due = due.min(now.saturating_add(PROGRESS));
         }
         self.count_availability(now);
-        let settled = !begun && !skipped && self.busy.is_empty() && self.failures.is_empty() && !self.dirty;
+        let settled =
+            !begun && put_off == i64::MAX && self.busy.is_empty() && self.failures.is_empty() && !self.dirty;
         self.settle(settled);
         due = due.min(self.look_at_trial(now));
         self.plan_at = self.plan_at.min(due);
         self.restart_waiting();
+    }
+
+    /// What is there with what its state asks for, and when the first of it asks for something.
+    fn present(
+        &self,
+        deployment: &Deployment,
+        containers: &BTreeMap<String, Container>,
+        now: i64,
+    ) -> (BTreeMap<String, Present>, i64) {
+        let mut due = i64::MAX;
+        let mut present = BTreeMap::new();
+        for (name, container) in containers {
+            let verdict = self.verdict(deployment.modules.get(name), container, now);
+            if let Next::Wait(until) = verdict.next {
+                due = due.min(until);
+            }
+            let label = |label: &str| container.labels.get(label).cloned();
+            present.insert(
+                name.clone(),
+                Present {
+                    owned: true,
+                    definition: label(DEFINITION_LABEL),
+                    generation: label(GENERATION_LABEL),
+                    next: verdict.next,
+                },
+            );
+        }
+        (present, due)
+    }
+
+    /// A module whose update waits to be tried again is kept running as it is. When the first command that waits is due.
+    fn put_off(
+        &self,
+        wanted: &mut BTreeMap<String, Wanted>,
+        present: &BTreeMap<String, Present>,
+        now: i64,
+    ) -> i64 {
+        let mut due = i64::MAX;
+        for (name, failure) in self.failures.iter().filter(|(_, failure)| failure.again_at > now) {
+            due = due.min(failure.again_at);
+            if let (Action::Replace { .. }, Some(wanted), Some(present)) =
+                (failure.action, wanted.get_mut(name), present.get(name))
+            {
+                wanted.definition = present.definition.clone().unwrap_or_default();
+                wanted.generation = None;
+            }
+        }
+        due
     }
 
     fn wanted(&mut self, spec: &ModuleSpec) -> Wanted {
@@ -215,12 +238,16 @@ impl Agent {
         judge(&situation, &self.tuning.rules, now)
     }
 
-    /// Once per run and module that is there already: its identity is asked for, so that its workload socket is opened and
-    /// a new generation is noticed. Modules that are made ask themselves.
-    fn identify(&mut self, containers: &BTreeMap<String, Container>) {
+    /// Once per refresh and module that is there: its identity is asked for, so that its workload socket is opened and a new
+    /// generation is noticed. Modules that are made ask themselves.
+    fn identify(&mut self, containers: &BTreeMap<String, Container>, now: i64) {
         let Some(deployment) = self.deployment.clone() else {
             return;
         };
+        if now >= self.identify_at {
+            self.identify_at = now.saturating_add(millis(self.tuning.refresh));
+            self.identified.clear();
+        }
         let new: Vec<String> = deployment
             .modules
             .keys()
@@ -247,7 +274,7 @@ impl Agent {
     fn begin(
         &mut self,
         command: Command,
-        deployment: &Arc<crate::manifest::Deployment>,
+        deployment: &Arc<Deployment>,
         around: &Arc<crate::body::Surroundings>,
         now: i64,
     ) -> bool {
@@ -275,7 +302,7 @@ impl Agent {
         let progress = Arc::new(Progress::default());
         let cancel = Arc::new(Notify::new());
         let known = self.good.iter().any(|good| {
-            let image = |d: &crate::manifest::Deployment| d.modules.get(name).map(|spec| spec.image.clone());
+            let image = |d: &Deployment| d.modules.get(name).map(|spec| spec.image.clone());
             image(good).is_some() && image(good) == image(deployment)
         });
         self.busy.insert(
@@ -523,11 +550,16 @@ impl Agent {
         if self.waiting_restarts.is_empty() {
             return;
         }
-        let (Some(deployment), Some(around), Some(containers)) = (
-            self.deployment.clone(),
-            self.gateway.clone(),
-            self.containers.take(),
-        ) else {
+        let Some(deployment) = self.deployment.clone() else {
+            for (name, answer) in std::mem::take(&mut self.waiting_restarts) {
+                let _ = answer.send(Err(format!("there is no module {name} on this device")));
+            }
+            return;
+        };
+        let Some(around) = self.gateway.clone() else {
+            return;
+        };
+        let Some(containers) = self.containers.take() else {
             return;
         };
         let now = self.now();
