@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use holdfast_blob::BlobService;
 use holdfast_fleet::models::ModelFolder;
 use holdfast_fleet::transfer::{Transfer, TransferJobs};
 use holdfast_heads::amqp::{AmqpConfig, AmqpHead};
@@ -548,21 +547,12 @@ fn serve_heads(
         let (head, tls, stopped) = (https.clone(), Arc::clone(&parts.tls), stopped.clone());
         heads.spawn(async move { head.serve(listener, Some(tls), stopped).await });
     }
-    if let Some(service) = &parts.uploads.blobs {
-        let config = HttpsConfig {
-            connections_max: settings.config.blob.connections_max,
-            ..https_config(&settings.config.https, drain_timeout)
-        };
-        for listener in listeners.blob {
-            let head = blob_head(&config, service, true, metrics);
-            let (tls, stopped) = (Arc::clone(&parts.tls), stopped.clone());
-            heads.spawn(async move { head.serve(listener, Some(tls), stopped).await });
-        }
-        if let Some(listener) = listeners.blob_plain {
-            let (head, stopped) = (blob_head(&config, service, false, metrics), stopped.clone());
-            heads.spawn(async move { head.serve(listener, None, stopped).await });
-        }
-    }
+    let config = HttpsConfig {
+        connections_max: settings.config.blob.connections_max,
+        ..https_config(&settings.config.https, drain_timeout)
+    };
+    let blobs = (listeners.blob, listeners.blob_plain);
+    (parts.uploads).serve_blobs(heads, blobs, &config, (&parts.tls, metrics), stopped);
     if let Some(listener) = listeners.admin {
         let mut stopped = stopped.clone();
         heads.spawn(async move {
@@ -574,21 +564,6 @@ fn serve_heads(
             }
         });
     }
-}
-
-/// Serves the blob store. Requests without a valid signature end before their body is read.
-fn blob_head(
-    config: &HttpsConfig,
-    service: &BlobService,
-    tls: bool,
-    metrics: &holdfast_heads::events::Metrics,
-) -> HttpsHead {
-    let service = BlobService {
-        tls,
-        ..service.clone()
-    };
-    let router = holdfast_blob::router(service);
-    HttpsHead::new(config.clone(), router, None, None, metrics.clone())
 }
 
 /// Writes `connection.env` and the profile, prints the banner, tells systemd.

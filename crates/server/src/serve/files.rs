@@ -12,6 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use holdfast_blob::signature::Account;
 use holdfast_blob::store::FREE_BYTES_MIN;
 use holdfast_blob::{BlobService, BlobStore};
+use holdfast_heads::https::{HttpsConfig, HttpsHead};
+use holdfast_heads::tls::TlsSettings;
 use holdfast_hub::files::{FileDrivers, Files, FilesConfig as EngineConfig, events};
 use holdfast_model::c2d::Settlement;
 use holdfast_model::limits;
@@ -24,6 +26,8 @@ use holdfast_store::sqlite::SqliteStore;
 use holdfast_wire::dto::file_notification_json;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use ureq::tls::RootCerts;
 
@@ -222,8 +226,8 @@ impl FilesConfig {
 /// File uploads and the embedded blob store, before they run.
 pub(super) struct Uploads {
     pub(super) files: Arc<Files>,
-    /// The embedded store, if it runs, as its listener with TLS serves it.
-    pub(super) blobs: Option<BlobService>,
+    /// The embedded store, if it runs.
+    blobs: Option<BlobService>,
     /// Connection string of the embedded store.
     pub(super) connection_string: Option<String>,
     webhook: Option<String>,
@@ -290,6 +294,32 @@ impl Uploads {
     /// Whether services receive notifications over AMQP.
     pub(super) fn tells_services(&self) -> bool {
         self.notifies && self.webhook.is_none()
+    }
+
+    /// Serves the embedded store with TLS, and without it where that is chosen. Requests without a valid signature end
+    /// before their body is read.
+    pub(super) fn serve_blobs(
+        &self,
+        heads: &mut JoinSet<()>,
+        (listeners, plain): (Vec<TcpListener>, Option<TcpListener>),
+        config: &HttpsConfig,
+        (tls, metrics): (&Arc<TlsSettings>, &holdfast_heads::events::Metrics),
+        stopped: &watch::Receiver<bool>,
+    ) {
+        let Some(service) = &self.blobs else { return };
+        let tls = listeners
+            .into_iter()
+            .map(|listener| (listener, Some(Arc::clone(tls))));
+        for (listener, tls) in tls.chain(plain.map(|listener| (listener, None))) {
+            let service = BlobService {
+                tls: tls.is_some(),
+                ..service.clone()
+            };
+            let router = holdfast_blob::router(service);
+            let head = HttpsHead::new(config.clone(), router, None, None, metrics.clone());
+            let stopped = stopped.clone();
+            heads.spawn(async move { head.serve(listener, tls, stopped).await });
+        }
     }
 
     /// Starts the upkeep and the webhook; they end with the set.
