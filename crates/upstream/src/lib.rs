@@ -28,6 +28,7 @@
 //!
 //! Provisioning (DPS) is in [`provisioning`]; it needs no [`Upstream`].
 
+mod amqp;
 mod config;
 mod events;
 mod gate;
@@ -41,7 +42,7 @@ mod pushes;
 mod registry;
 mod token;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use holdfast_ports::clock::Clock;
 use tokio::sync::watch;
@@ -53,12 +54,26 @@ pub use token::KeySigner;
 
 use gate::Gate;
 use net::{Route, TlsSettings};
-use port::{Account, Cloud, CloudClient, Reach};
+use port::{Account, Cloud, CloudClient, Proof, Reach};
 
 /// The way to one hub, implementing [`Cloud`].
 #[derive(Clone)]
 pub struct Upstream {
     core: Arc<Core>,
+    /// The connection of all clients with keys, over AMQP.
+    trunk: Arc<SharedTrunk>,
+}
+
+/// Closes the shared connection with the last [`Upstream`].
+#[derive(Default)]
+struct SharedTrunk(OnceLock<Arc<amqp::Trunk>>);
+
+impl Drop for SharedTrunk {
+    fn drop(&mut self) {
+        if let Some(trunk) = self.0.get() {
+            trunk.close();
+        }
+    }
 }
 
 /// What all clients of one upstream share.
@@ -95,6 +110,7 @@ impl Upstream {
                 metrics,
                 config,
             }),
+            trunk: Arc::default(),
         })
     }
 
@@ -108,7 +124,22 @@ impl Upstream {
 
 impl Cloud for Upstream {
     fn client(&self, account: Account) -> Arc<dyn CloudClient> {
-        Arc::new(mqtt::MqttClient::new(Arc::clone(&self.core), account))
+        let core = || Arc::clone(&self.core);
+        match self.core.config.protocol {
+            UpstreamProtocol::Mqtt | UpstreamProtocol::MqttWs => {
+                Arc::new(mqtt::MqttClient::new(core(), account))
+            }
+            UpstreamProtocol::Amqp | UpstreamProtocol::AmqpWs => {
+                let trunk = match account.proof {
+                    // A certificate speaks for a whole connection.
+                    Proof::Certificate(_) => amqp::Trunk::new(core(), Some(account.clone())),
+                    Proof::Key(_) | Proof::OnBehalf { .. } => {
+                        Arc::clone(self.trunk.0.get_or_init(|| amqp::Trunk::new(core(), None)))
+                    }
+                };
+                Arc::new(trunk.client(account))
+            }
+        }
     }
 
     fn reach(&self) -> watch::Receiver<Reach> {

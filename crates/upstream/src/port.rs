@@ -326,3 +326,13 @@ pub trait Cloud: Send + Sync + 'static {
     /// The network may be back (an address changed, a child reported): the next attempt is made now.
     fn nudge(&self);
 }
+
+/// `$version` of a desired-property patch.
+pub(crate) fn version_in(patch: &[u8]) -> u64 {
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        #[serde(rename = "$version", default)]
+        version: u64,
+    }
+    serde_json::from_slice(patch).map_or(0, |patch: Versioned| patch.version)
+}

@@ -28,6 +28,9 @@ use super::outbox::settles;
 use super::requests::TwinRequest;
 use crate::events::{EndReason, SessionEnded, SessionStarted};
 
+/// Link property of edge hubs that speak for somebody below them.
+const AUTH_CHAIN: &str = "com.microsoft:auth-chain";
+
 /// Names a member for the life of the connection.
 pub(super) type MemberId = u64;
 
@@ -130,6 +133,14 @@ impl Member {
     }
 }
 
+/// The edge hub that speaks for somebody else on this link: the one of the last device in its chain.
+fn acting_edge_hub(attach: &Attach<'_>) -> Option<Identity> {
+    let chain = attach.properties?.get(AUTH_CHAIN)?;
+    let mut elements = chain.as_str()?.split(';').filter(|element| !element.is_empty());
+    elements.next()?;
+    Identity::module(elements.next_back()?, "$edgeHub").ok()
+}
+
 impl Core {
     /// A client asks for a link of an identity.
     pub(super) fn attach_member(
@@ -140,11 +151,13 @@ impl Core {
         attach: &Attach<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), End> {
+        // An edge hub attaches links of those below it with its own token (mqtt.md 2.3; AMQP contract, section 8).
+        let actor = acting_edge_hub(attach);
         let grant = self
             .login
-            .identity_grant(&identity, self.shared.clock.now())
+            .identity_grant(actor.as_ref().unwrap_or(&identity), self.shared.clock.now())
             .cloned();
-        if grant.is_none() && self.login.certificates.is_empty() {
+        if grant.is_none() && (actor.is_some() || self.login.certificates.is_empty()) {
             let failure = Failure::unauthorized(format!("no token on this connection is for {identity}"));
             return self.refuse(link, &failure, out);
         }
@@ -186,7 +199,7 @@ impl Core {
         };
         let model_id = text("com.microsoft:model-id");
         let client_type = text("com.microsoft:client-version");
-        let auth_chain = text("com.microsoft:auth-chain");
+        let auth_chain = text(AUTH_CHAIN);
         let (gateway, protocol) = (Arc::clone(&self.shared.gateway), self.protocol);
         let certificates = Arc::clone(&self.login.certificates);
         self.wait_critical(async move {

@@ -5,6 +5,7 @@ use holdfast_model::event::AuthMethod;
 use holdfast_model::registry::{IdentityRecord, Status};
 use holdfast_model::{Error, Identity, Timestamp};
 use holdfast_ports::gateway::Protocol;
+use holdfast_ports::service::{Grant, Holder};
 
 use crate::Hub;
 use crate::auth::{Denied, ServiceCaller, Verified, check_identity_key, sas};
@@ -25,19 +26,35 @@ impl Hub {
         target: &Identity,
         chain: &str,
     ) -> Result<Verified, Denied> {
-        let elements: Vec<&str> = chain.split(';').filter(|element| !element.is_empty()).collect();
-        let [first, parents @ ..] = elements.as_slice() else {
-            return Err(Refusal::BadAuthChain.into());
-        };
-        if *first != target.as_str() || elements.len() > CHAIN_MAX {
-            return Err(Refusal::BadAuthChain.into());
-        }
-        let actor_id = parents.last().ok_or(Refusal::BadAuthChain)?;
-        let actor = Identity::module(actor_id, EDGE_HUB).map_err(|_| Refusal::BadAuthChain)?;
-
+        let (parents, actor) = parents_and_actor(target, chain)?;
         // The actor first: who has no valid token learns nothing about links.
         let expires_at = self.check_edge_hub(token, &actor).await?;
+        self.verified_below(target, &parents, expires_at).await
+    }
 
+    /// As [`check_on_behalf`](Self::check_on_behalf), by a token that was checked before (AMQP).
+    pub(super) async fn check_granted_on_behalf(
+        &self,
+        grant: &Grant,
+        target: &Identity,
+        chain: &str,
+    ) -> Result<Verified, Denied> {
+        let (parents, actor) = parents_and_actor(target, chain)?;
+        if grant.expires_at.plus(self.config.clock_skew) < self.now() {
+            return Err(Refusal::TokenExpired.into());
+        }
+        if grant.holder != Holder::Identity(actor) {
+            return Err(Refusal::WrongResource.into());
+        }
+        self.verified_below(target, &parents, grant.expires_at).await
+    }
+
+    async fn verified_below(
+        &self,
+        target: &Identity,
+        parents: &[&str],
+        expires_at: Timestamp,
+    ) -> Result<Verified, Denied> {
         let record = self.record_of(target).await?;
         self.check_enabled(&record).await?;
         self.check_links(&record, parents).await?;
@@ -129,6 +146,19 @@ impl Hub {
         let checked: Result<IdentityRecord, Denied> = check.await;
         checked.map_err(|denied| self.denied(denied, actor.as_str(), Some(EDGE_HUB), Protocol::Https))
     }
+}
+
+/// The elements of a chain behind its target, and the edge hub of the last one.
+fn parents_and_actor<'a>(target: &Identity, chain: &'a str) -> Result<(Vec<&'a str>, Identity), Refusal> {
+    let mut elements = chain.split(';').filter(|element| !element.is_empty());
+    let first = elements.next();
+    let parents: Vec<&str> = elements.collect();
+    if first != Some(target.as_str()) || parents.len() >= CHAIN_MAX {
+        return Err(Refusal::BadAuthChain);
+    }
+    let actor_id = parents.last().ok_or(Refusal::BadAuthChain)?;
+    let actor = Identity::module(actor_id, EDGE_HUB).map_err(|_| Refusal::BadAuthChain)?;
+    Ok((parents, actor))
 }
 
 /// A module is a child of its device; a device is a child of the edge devices whose scopes it names.

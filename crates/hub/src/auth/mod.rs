@@ -70,7 +70,9 @@ impl Hub {
                 self.check_certificates(chain, &identity).await
             }
             (Credential::Granted(grant), None) => self.check_grant(grant, identity).await,
-            (Credential::Granted(_), Some(_)) => Err(Refusal::BadAuthChain.into()),
+            (Credential::Granted(grant), Some(chain)) => {
+                self.check_granted_on_behalf(grant, &identity, chain).await
+            }
             (Credential::Certificates([]) | Credential::None, _) => Err(Refusal::NoCredential.into()),
         }
     }

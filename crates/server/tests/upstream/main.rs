@@ -26,7 +26,12 @@ use serde_json::{Value, json};
 use support::{Hub, PATIENCE};
 use tokio::time::timeout;
 
-const PROTOCOLS: [UpstreamProtocol; 2] = [UpstreamProtocol::Mqtt, UpstreamProtocol::MqttWs];
+const PROTOCOLS: [UpstreamProtocol; 4] = [
+    UpstreamProtocol::Mqtt,
+    UpstreamProtocol::MqttWs,
+    UpstreamProtocol::Amqp,
+    UpstreamProtocol::AmqpWs,
+];
 
 fn start(dir: &Path) -> Hub {
     Hub::start(

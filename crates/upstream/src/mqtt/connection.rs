@@ -1,9 +1,7 @@
 //! One connection: login, subscriptions, and the loop that reads and writes.
 
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,11 +11,11 @@ use holdfast_mqtt::codec::{ConnAck, Connect, ConnectCode, PacketType, Publish, Q
 use holdfast_observe::Event as _;
 use holdfast_wire::topics::HubTopic;
 use holdfast_wire::{bag, topics};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::state::{Answer, Delivery, Fate, Shared, State};
 use crate::events::UnknownTopic;
-use crate::net::Link;
+use crate::net::{Link, Step};
 use crate::port::{CloudError, CloudEvent, CloudMessage, Interests};
 
 /// Largest packet taken from the hub: the largest method payload and twin are far below.
@@ -57,13 +55,6 @@ pub(super) struct Connection {
     urged: Option<Instant>,
     /// Last time a caller had something for it.
     used: Instant,
-}
-
-enum Step {
-    Wrote,
-    Read,
-    Changed,
-    Time,
 }
 
 impl Connection {
@@ -362,33 +353,9 @@ impl Connection {
         }
     }
 
-    /// Waits for the next thing to happen. Written and read by one poll, since both need the stream.
     async fn step(&mut self, shared: &Shared, deadline: Instant) -> Result<Step, CloudError> {
-        let mut changed = pin!(shared.changed.notified());
-        let mut timer = pin!(sleep_until(deadline));
-        std::future::poll_fn(|context| {
-            if !self.link.is_idle() {
-                match self.link.poll_write(context) {
-                    Poll::Ready(Ok(())) => return Poll::Ready(Ok(Step::Wrote)),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(lost(&error))),
-                    Poll::Pending => {}
-                }
-            }
-            match self.link.poll_read(context, &mut self.input) {
-                Poll::Ready(Ok(0)) => {
-                    let text = "the hub closed the connection".to_owned();
-                    return Poll::Ready(Err(CloudError::Unreachable(text)));
-                }
-                Poll::Ready(Ok(_)) => return Poll::Ready(Ok(Step::Read)),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(lost(&error))),
-                Poll::Pending => {}
-            }
-            if changed.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Ok(Step::Changed));
-            }
-            timer.as_mut().poll(context).map(|()| Ok(Step::Time))
-        })
-        .await
+        let step = self.link.step(&mut self.input, &shared.changed, deadline).await;
+        step.map_err(|error| lost(&error))
     }
 
     /// Judges what was read.
@@ -489,7 +456,7 @@ fn take_publish(shared: &Shared, state: &mut State, publish: Publish<'_>) {
             None
         }
         Some(HubTopic::Desired { version }) => Some(CloudEvent::Desired {
-            version: version.unwrap_or_else(|| version_in(publish.payload)),
+            version: version.unwrap_or_else(|| crate::port::version_in(publish.payload)),
             patch: body(),
         }),
         Some(HubTopic::Method { name, rid }) => Some(CloudEvent::Method(MethodRequest {
@@ -529,16 +496,6 @@ fn take_publish(shared: &Shared, state: &mut State, publish: Publish<'_>) {
     {
         state.reset = Some("nobody takes what the hub sends");
     }
-}
-
-/// `$version` of a desired-property patch.
-fn version_in(patch: &[u8]) -> u64 {
-    #[derive(serde::Deserialize)]
-    struct Versioned {
-        #[serde(rename = "$version", default)]
-        version: u64,
-    }
-    serde_json::from_slice(patch).map_or(0, |patch: Versioned| patch.version)
 }
 
 fn reserved_filters(interests: &Interests) -> impl Iterator<Item = &'static str> {

@@ -152,7 +152,7 @@ mod tests {
         for (answer, text) in [
             (&b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"[..], "407"),
             (&flood[..], "longer"),
-            (&b"HTTP/1.1 200"[..], "eof"),
+            (&b"HTTP/1.1 200"[..], "end of file"),
         ] {
             let (mut ours, mut theirs) = tokio::io::duplex(2 * HEAD_BYTES_MAX);
             theirs.write_all(answer).await.expect("written");

@@ -1,10 +1,12 @@
 //! A byte stream over TLS, in a WebSocket or not, read and written by one task.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use super::Secured;
 use super::websocket::{self, FrameReader, Read};
@@ -13,6 +15,19 @@ use super::websocket::{self, FrameReader, Read};
 const CHUNK_BYTES: usize = 8 * 1024;
 /// What an empty buffer may keep.
 const KEEP_BYTES: usize = 4 * 1024;
+
+/// What happened first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// Everything queued is written.
+    Wrote,
+    /// Bytes were read.
+    Read,
+    /// Somebody has work.
+    Changed,
+    /// The deadline has come.
+    Time,
+}
 
 /// See the module documentation.
 pub(crate) struct Link {
@@ -119,6 +134,41 @@ impl Link {
                 written?;
             }
         }
+    }
+
+    /// Waits for the next thing to happen: written and read by one poll, since both need the stream. Bytes that were read
+    /// stand at the end of `input`.
+    ///
+    /// # Errors
+    /// When the stream broke or ended.
+    pub(crate) async fn step(
+        &mut self,
+        input: &mut Vec<u8>,
+        changed: &Notify,
+        deadline: Instant,
+    ) -> io::Result<Step> {
+        let mut changed = pin!(changed.notified());
+        let mut timer = pin!(sleep_until(deadline));
+        std::future::poll_fn(|context| {
+            if !self.is_idle()
+                && let Poll::Ready(written) = self.poll_write(context)
+            {
+                return Poll::Ready(written.map(|()| Step::Wrote));
+            }
+            match self.poll_read(context, input) {
+                Poll::Ready(Ok(0)) => {
+                    let text = "the hub closed the connection";
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, text)));
+                }
+                Poll::Ready(read) => return Poll::Ready(read.map(|_| Step::Read)),
+                Poll::Pending => {}
+            }
+            if changed.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(Step::Changed));
+            }
+            timer.as_mut().poll(context).map(|()| Ok(Step::Time))
+        })
+        .await
     }
 
     /// Writes what is queued and says goodbye.

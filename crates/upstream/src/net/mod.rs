@@ -7,5 +7,5 @@ mod tls;
 mod websocket;
 
 pub(crate) use dial::{Route, Secured};
-pub(crate) use link::Link;
+pub(crate) use link::{Link, Step};
 pub(crate) use tls::TlsSettings;

@@ -16,7 +16,7 @@ use crate::serve::units::Span;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Args, Debug)]
-pub(super) struct LogsArgs {
+pub(in crate::cli) struct LogsArgs {
     /// Id of the edge device
     device: String,
     /// Module, regular expression of modules, or all
@@ -42,7 +42,7 @@ pub(super) struct LogsArgs {
 }
 
 #[derive(Args, Debug)]
-pub(super) struct RestartArgs {
+pub(in crate::cli) struct RestartArgs {
     /// Id of the edge device
     device: String,
     /// The module

@@ -20,7 +20,7 @@ use crate::cli::profile::Login;
 use crate::cli::sas::identity_key;
 
 #[derive(Args, Debug)]
-pub(super) struct CreateArgs {
+pub(in crate::cli) struct CreateArgs {
     /// Id of the edge device
     device: String,
     /// Edge device above it

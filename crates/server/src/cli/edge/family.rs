@@ -11,7 +11,7 @@ use crate::cli::identity::{self, Name};
 use crate::cli::query;
 
 #[derive(Args, Debug)]
-pub(super) struct SetParentArgs {
+pub(in crate::cli) struct SetParentArgs {
     /// Id of the device or edge device
     device: String,
     /// Id of the edge device above it
@@ -22,7 +22,7 @@ pub(super) struct SetParentArgs {
 }
 
 #[derive(Args, Debug)]
-pub(super) struct AddChildArgs {
+pub(in crate::cli) struct AddChildArgs {
     /// Id of the edge device
     device: String,
     /// Ids of the devices to put below it
@@ -34,7 +34,7 @@ pub(super) struct AddChildArgs {
 }
 
 #[derive(Args, Debug)]
-pub(super) struct RemoveChildArgs {
+pub(in crate::cli) struct RemoveChildArgs {
     /// Id of the edge device
     device: String,
     /// Ids of the devices below it
@@ -124,7 +124,9 @@ fn children(client: &Client, scope: &str) -> anyhow::Result<Vec<Value>> {
     // A scope holds an id, which may hold a quote.
     let scope = scope.replace('\\', "\\\\").replace('\'', "\\'");
     let text = format!("SELECT * FROM devices WHERE array_contains(parentScopes, '{scope}')");
-    query::rows(client, &text, None)
+    let mut rows = query::rows(client, &text, None)?;
+    rows.sort_by(|left, right| left["deviceId"].as_str().cmp(&right["deviceId"].as_str()));
+    Ok(rows)
 }
 
 fn parent_of(record: &Value) -> Option<&str> {
