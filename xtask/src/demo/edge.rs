@@ -1,5 +1,7 @@
 //! `cargo xtask demo --edge`: a hub, and an edge device with real containers.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -103,16 +105,22 @@ impl Site {
 
     /// The part of the story that needs a device. `None` when it could not be told to its end.
     fn with_device(&mut self, story: &mut Story) -> Option<()> {
-        let connection_string = story.step("Register an edge device: holdfast edge create", || {
-            let made = self.hub.json(&["edge", "create", DEVICE, "--output", "json"])?;
-            let line = text(&made, "connectionString").to_owned();
-            if line.is_empty() {
-                bail!("no connection string in {made}");
-            }
-            Ok((line, DEVICE.to_owned()))
+        story.step("Register an edge device: holdfast edge create", || {
+            let config = self.config().display().to_string();
+            let args = [
+                "edge",
+                "create",
+                DEVICE,
+                "--hostname",
+                DEVICE,
+                "--config",
+                &config,
+            ];
+            self.hub.text(&args)?;
+            Ok(((), format!("{DEVICE}; its configuration is in {config}")))
         })?;
         story.step("Start holdfast-edge on the machine", || {
-            self.start_edge(&connection_string)?;
+            self.start_edge()?;
             Ok((
                 (),
                 "it has provisioned itself and answers `holdfast-edge list`".to_owned(),
@@ -197,20 +205,36 @@ impl Site {
         Some(())
     }
 
-    fn start_edge(&mut self, connection_string: &str) -> Result<()> {
-        let config = self.dir.join("edge.toml");
-        std::fs::write(&config, self.configuration(connection_string)?)?;
-        std::process::Command::new("chmod")
-            .arg("600")
-            .arg(&config)
-            .status()?;
+    /// The device's configuration.
+    fn config(&self) -> PathBuf {
+        self.dir.join("edge.toml")
+    }
+
+    fn start_edge(&mut self) -> Result<()> {
+        // Where the engine is and where sockets go: what on a machine of its own stands as by default.
+        let dir = self.dir.display();
+        let places = format!(
+            "\n[engine]\nsocket = \"{}\"\n\
+             [api]\nworkload = \"unix://{dir}/workload.sock\"\nmanagement = \"unix://{dir}/mgmt.sock\"\n",
+            self.engine.host()
+        );
+        let mut file = File::options()
+            .append(true)
+            .open(self.config())
+            .context("cannot open the configuration")?;
+        file.write_all(places.as_bytes())?;
         let mut command = self.network.inside(&paths::edge());
-        command.args(["run", "--config"]).arg(&config);
+        command
+            .arg("run")
+            .arg("--home")
+            .arg(self.dir.join("home"))
+            .arg("--config")
+            .arg(self.config());
         let mut service = Service::start("holdfast-edge", &mut command, &paths::logs())?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let mut list = self.network.inside(&paths::edge());
-            list.arg("list").arg("--config").arg(&config);
+            list.arg("list").arg("--config").arg(self.config());
             match output(&mut list) {
                 Ok(_) => break,
                 Err(_) if !service.is_running() => bail!("holdfast-edge ended:\n{}", service.log_tail()),
@@ -220,22 +244,6 @@ impl Site {
         }
         self.edge = Some(service);
         Ok(())
-    }
-
-    fn configuration(&self, connection_string: &str) -> Result<String> {
-        let dir = self.dir.display();
-        Ok(format!(
-            "[device]\nhostname = \"{DEVICE}\"\nhome = \"{dir}/home\"\n\
-             [provisioning]\nconnection_string = \"{connection_string}\"\n\
-             [upstream]\nca = \"{}\"\namqp_port = {}\nmqtt_port = {}\nhttps_port = {}\n\
-             [engine]\nsocket = \"{}\"\n\
-             [api]\nworkload = \"unix://{dir}/workload.sock\"\nmanagement = \"unix://{dir}/mgmt.sock\"\n",
-            self.hub.ca().display(),
-            self.hub.port("AMQP")?,
-            self.hub.port("MQTT")?,
-            self.hub.port("HTTPS")?,
-            self.engine.host(),
-        ))
     }
 
     fn manifest(&self) -> Value {
@@ -316,7 +324,7 @@ impl Site {
             "{}\nOn the machine:\n  nsenter --net=/run/netns/{namespace} {} list --config {}\n  DOCKER_HOST={} docker ps",
             self.hub.how_to_use(),
             paths::edge().display(),
-            self.dir.join("edge.toml").display(),
+            self.config().display(),
             self.engine.host(),
         )
     }

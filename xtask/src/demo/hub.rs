@@ -99,16 +99,6 @@ impl Hub {
             .map_or_else(|| self.data.join("ca.pem"), PathBuf::from)
     }
 
-    /// A port of the hub: `HTTPS`, `MQTT` or `AMQP`.
-    pub(super) fn port(&self, protocol: &str) -> Result<u16> {
-        let name = format!("HOLDFAST_{protocol}_PORT");
-        let text = self
-            .env
-            .get(&name)
-            .with_context(|| format!("connection.env has no {name}"))?;
-        text.parse().with_context(|| format!("{name} is {text:?}"))
-    }
-
     pub(super) fn log_tail(&self) -> String {
         self.service.log_tail()
     }
