@@ -56,7 +56,8 @@ impl Agent {
             }
             return;
         };
-        self.desired = Some((accepted.version, text));
+        self.desired = Some((accepted.version, text.clone()));
+        self.accepted = Some((accepted.version, text));
         if self.rollback.rejected == Some(accepted.version)
             && self.settings.rollback.is_some()
             && let Some(good) = self.good.clone()
@@ -286,6 +287,8 @@ impl Agent {
             Err(error) => return self.refuse(version, error.code, &error.description()),
         };
         crate::events::deployment_accepted(version, deployment.modules.len());
+        self.close_trial();
+        self.accepted = Some((version, text.clone()));
         self.refused = None;
         self.keep(File::Accepted, text.to_vec());
         let proven = self
@@ -337,10 +340,24 @@ impl Agent {
         }
     }
 
+    /// A newer deployment cuts the trial of the one in force short: if all was well until now, that one is good, since it is
+    /// what people would want to go back to.
+    fn close_trial(&mut self) {
+        let Some(deployment) = self.deployment.clone().filter(|_| self.trial.is_some()) else {
+            return;
+        };
+        let is_done =
+            self.applied.version == deployment.version && self.applied.code == StatusCode::Successful;
+        let has_failed = |name: &String| self.restarts.record(name).count > 0;
+        if is_done && self.is_well_now() && !deployment.modules.keys().any(has_failed) {
+            self.keep_good(deployment);
+        }
+    }
+
     /// The deployment in force is the last good one from now on.
     pub(super) fn keep_good(&mut self, deployment: Arc<Deployment>) {
         self.trial = None;
-        if let Some((version, text)) = &self.desired
+        if let Some((version, text)) = &self.accepted
             && *version == deployment.version
         {
             let text = text.to_vec();

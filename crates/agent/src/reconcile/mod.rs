@@ -145,6 +145,8 @@ pub struct Agent {
     tuning: Tuning,
     /// Desired properties of the twin as last read, compact JSON; the base of patches.
     desired: Option<(u64, Bytes)>,
+    /// Those that were last accepted, with their version.
+    accepted: Option<(u64, Bytes)>,
     deployment: Option<Arc<Deployment>>,
     good: Option<Arc<Deployment>>,
     definitions: BTreeMap<String, String>,
@@ -258,6 +260,7 @@ impl Agent {
             in_force,
             under_way: FuturesUnordered::new(),
             desired: None,
+            accepted: None,
             deployment: None,
             good: None,
             definitions: BTreeMap::new(),

@@ -458,7 +458,7 @@ impl Agent {
         };
         let problems = self.unwell(now);
         let counting = self.trial_counts();
-        let well = problems.is_empty() && self.failures.is_empty() && self.busy.is_empty();
+        let well = self.is_well_now();
         let Some(trial) = &mut self.trial else {
             return i64::MAX;
         };
@@ -483,6 +483,11 @@ impl Agent {
                 i64::MAX
             }
         }
+    }
+
+    /// Every module is as it should be, and nothing is under way.
+    pub(super) fn is_well_now(&self) -> bool {
+        self.unwell(self.now()).is_empty() && self.failures.is_empty() && self.busy.is_empty()
     }
 
     /// Time counts against a deployment unless images are being pulled, the engine is away, or all that fails fails for want

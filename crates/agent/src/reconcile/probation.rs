@@ -49,7 +49,7 @@ impl Probation {
             return Outcome::Open(if counting { overdue } else { i64::MAX });
         }
         let since = *self.well_since.get_or_insert(now);
-        let good = since.saturating_add(millis(rules.stable_for));
+        let good = since.saturating_add(millis(rules.stable_for.min(rules.healthy_within)));
         if now >= good {
             Outcome::Good
         } else {

@@ -195,3 +195,36 @@ async fn jobs_that_have_done_their_work_are_healthy() {
     assert_eq!(site.module("job")["runtimeStatus"], "stopped");
     run.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_that_is_cut_short_counts_if_all_was_well() {
+    let site = Site::new(&["a:1", "a:2", "a:3"]);
+    let run = site.start();
+    let first = site.twin.deploy(&one("a:1"));
+    site.done(first).await;
+    // At once the next, which crashes, and is followed by another that crashes.
+    crashing(&site, "a:2");
+    let second = site.twin.deploy(&one("a:2"));
+    until("tried", || site.version() == second).await;
+    pass(30).await;
+    crashing(&site, "a:3");
+    let third = site.twin.deploy(&one("a:3"));
+    until("taken back past both", || {
+        site.description().contains(&format!(
+            "Deployment {third} was taken back to deployment {first}"
+        ))
+    })
+    .await;
+    until("the first runs", || {
+        site.engine.container("m").is_some_and(|m| m.image == "a:1")
+    })
+    .await;
+    // The disk says so, too.
+    pass(5).await;
+    run.kill().await;
+    site.twin.disconnect();
+    let run = site.start();
+    pass(600).await;
+    assert_eq!(site.engine.container("m").unwrap().image, "a:1");
+    run.stop().await;
+}
