@@ -197,7 +197,9 @@ impl Inputs {
         out: &mut HandedOut,
     ) -> Option<(QueueId, u64)> {
         let now = self.store.now();
+        let millis = self.clock.monotonic_millis();
         for queue in queues.iter_mut() {
+            queue.end_locks(millis);
             loop {
                 if out.deliveries.len() >= max || *bytes >= HAND_OUT_BYTES {
                     out.more = out.deliveries.len() < max;
@@ -431,12 +433,7 @@ impl Inputs {
         for (id, module) in modules {
             let mut some = false;
             for queue in module.state.lock().iter_mut() {
-                for message in &mut queue.in_flight {
-                    if message.lock.as_ref().is_some_and(|lock| lock.until <= now) {
-                        message.lock = None;
-                        some = true;
-                    }
-                }
+                some |= queue.end_locks(now);
             }
             if some && let Ok(identity) = Identity::module(&self.device_id, &id) {
                 self.metrics
@@ -458,7 +455,10 @@ impl Inputs {
                     let mut queues = module.state.lock();
                     let queue = &mut queues[index];
                     let now = self.store.now();
-                    queue.in_flight.retain(|message| message.lock.is_some() || !message.is_over(now));
+                    let is_over = |message: &InFlight| message.lock.is_none() && message.is_over(now);
+                    let over = queue.in_flight.iter().filter(|message| is_over(message));
+                    self.count_expired(over.filter_map(|message| message.event()));
+                    queue.in_flight.retain(|message| !is_over(message));
                     while let Some(front) = queue.blocks.front()
                         && front.expires.is_some_and(|expires| expires <= now)
                     {
@@ -507,6 +507,18 @@ enum Next {
 }
 
 impl InputQueue {
+    /// Takes back what is locked for too long; true when there is something.
+    fn end_locks(&mut self, now: u64) -> bool {
+        let mut some = false;
+        for message in &mut self.in_flight {
+            if message.lock.as_ref().is_some_and(|lock| lock.until <= now) {
+                message.lock = None;
+                some = true;
+            }
+        }
+        some
+    }
+
     fn pop_block(&mut self) {
         self.blocks.pop_front();
         self.cursor = BlockCursor::default();

@@ -8,6 +8,7 @@ use holdfast_model::subscription::Channel;
 use holdfast_observe::tracing;
 use holdfast_ports::session::Downlink;
 use holdfast_upstream::port::Reach;
+use tokio::time::Instant;
 
 use crate::Broker;
 use crate::metrics::Family;
@@ -15,7 +16,7 @@ use crate::metrics::Family;
 /// How often is looked.
 const TICK: Duration = Duration::from_secs(1);
 /// How often what came and went of clients is reported.
-const CLIENTS_EVERY_MILLIS: u64 = 5_000;
+const CLIENTS_EVERY: Duration = Duration::from_secs(5);
 /// Pause after a scope that could not be read.
 const SCOPE_RETRY: Duration = Duration::from_secs(60);
 
@@ -23,10 +24,9 @@ const SCOPE_RETRY: Duration = Duration::from_secs(60);
 pub(crate) async fn run(broker: Arc<Broker>) {
     // The list of clients is that of this run.
     broker.report_own(serde_json::json!({ "clients": null })).await;
-    let (mut checked, mut reported) = (broker.clock.monotonic_millis(), 0);
+    let (mut checked, mut reported) = (Instant::now(), Instant::now());
     loop {
         tokio::time::sleep(TICK).await;
-        let now = broker.clock.monotonic_millis();
         broker.end_expired();
         for module in broker.inputs.expire().await {
             broker
@@ -35,12 +35,12 @@ pub(crate) async fn run(broker: Arc<Broker>) {
         }
         broker.queues.tick();
         broker.drop_idle_links();
-        if u128::from(now.saturating_sub(checked)) >= broker.config.recheck_every.as_millis() {
-            checked = now;
+        if checked.elapsed() >= broker.config.recheck_every {
+            checked = Instant::now();
             broker.recheck_sessions();
         }
-        if now.saturating_sub(reported) >= CLIENTS_EVERY_MILLIS {
-            reported = now;
+        if reported.elapsed() >= CLIENTS_EVERY {
+            reported = Instant::now();
             broker.report_clients().await;
         }
     }
@@ -52,19 +52,17 @@ pub(crate) async fn follow_above(broker: Arc<Broker>) {
         return;
     };
     let mut offline_since = None;
-    let mut configured_at = broker.clock.monotonic_millis();
+    let mut configured_at = Instant::now();
     loop {
         let pause = match read_scope(&broker).await {
             true => broker.config.scope_every,
             false => SCOPE_RETRY,
         };
-        let now = broker.clock.monotonic_millis();
-        let due = broker.config.configuration_every.as_millis();
-        if u128::from(now.saturating_sub(configured_at)) >= due {
-            configured_at = now;
+        if configured_at.elapsed() >= broker.config.configuration_every {
+            configured_at = Instant::now();
             broker.read_twin_again(&broker.own).await;
         }
-        let until = tokio::time::Instant::now() + pause;
+        let until = Instant::now() + pause;
         loop {
             let changed = tokio::time::timeout_at(until, reach.changed()).await;
             match changed {

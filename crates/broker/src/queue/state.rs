@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_store::log::disk::{Disk, DiskFile};
 use parking_lot::{Condvar, Mutex};
@@ -83,7 +83,7 @@ pub(super) struct Queue {
     pub(super) consumed: u64,
     /// What the disk knows of `consumed`.
     pub(super) marked: u64,
-    pub(super) last_append: Age,
+    pub(super) last_append: Instant,
     /// The file last read from.
     pub(super) reading: Option<(u64, Arc<dyn DiskFile>)>,
     pub(super) cursor: Option<Cursor>,
@@ -123,7 +123,7 @@ impl Queue {
             durable_before: 0,
             consumed: 0,
             marked: 0,
-            last_append: 0,
+            last_append: Instant::now(),
             reading: None,
             cursor: None,
         }
@@ -164,7 +164,7 @@ impl Queue {
         self.pending.extend_from_slice(entry.origin);
         self.pending.extend_from_slice(entry.records);
         self.next = header.end();
-        self.last_append = now;
+        self.last_append = Instant::now();
     }
 
     /// Puts a mark of what is consumed behind what is pending.

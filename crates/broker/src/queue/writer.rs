@@ -389,12 +389,11 @@ impl Writer {
             let mut inner = self.shared.inner.lock();
             inner.progress = false;
             let note_clock = std::mem::take(&mut inner.note_clock);
-            let now = self.shared.age.now();
-            let empty_after = self.shared.config.empty_after.as_millis() as u64;
+            let empty_after = self.shared.config.empty_after;
             let mut freed = 0;
             for (index, queue) in inner.queues.iter_mut().enumerate() {
                 let id = QueueId(index as u32);
-                let idle = queue.is_empty() && now.saturating_sub(queue.last_append) >= empty_after;
+                let idle = queue.is_empty() && queue.last_append.elapsed() >= empty_after;
                 while let Some(segment) = queue.segments.front()
                     && segment.end <= queue.consumed
                     && (idle || queue.segments.len() > 1)

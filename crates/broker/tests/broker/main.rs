@@ -1,0 +1,13 @@
+//! The queues against a model, on a disk that tears, fills up, fails and loses power; and the edge hub between clients and a
+//! double of the hub above.
+
+mod access;
+mod cloud;
+mod downlinks;
+mod edge;
+mod forwarding;
+mod oracle;
+mod queue_basics;
+mod queue_faults;
+mod rig;
+mod routing;
