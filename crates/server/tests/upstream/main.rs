@@ -360,11 +360,17 @@ async fn connections_go_through_a_proxy_that_is_set() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_is_killed_and_comes_back_is_noticed_and_nothing_is_lost() {
+    for protocol in [UpstreamProtocol::Mqtt, UpstreamProtocol::Amqp] {
+        outlive_the_hub(protocol).await;
+    }
+}
+
+async fn outlive_the_hub(protocol: UpstreamProtocol) {
     let dir = tempfile::tempdir().unwrap();
     let hub = start(dir.path());
     hub.json(&["device", "create", "d1"]);
-    let config = config(&hub, UpstreamProtocol::Mqtt);
-    let (port, account) = (config.ports.mqtt, account(&hub, "d1"));
+    let config = config(&hub, protocol);
+    let (ports, account) = (config.ports, account(&hub, "d1"));
     let upstream = upstream(config);
     let client = upstream.client(account);
     client.want(ALL);
@@ -375,22 +381,20 @@ async fn a_hub_that_is_killed_and_comes_back_is_noticed_and_nothing_is_lost() {
     hub.kill();
     let batch = numbered(1000, 2000);
     let failure = timeout(PATIENCE, client.send(&batch)).await.unwrap().unwrap_err();
-    assert!(matches!(failure.cause, CloudError::Unreachable(_)));
-    let port = port.to_string();
-    let flags = [
-        "--listen",
-        "127.0.0.1",
-        "--host",
-        "localhost",
-        "--mqtt-port",
-        &port,
-    ];
+    assert!(matches!(failure.cause, CloudError::Unreachable(_)), "{failure}");
+    assert!(matches!(
+        event(&client).await,
+        CloudEvent::Disconnected(CloudError::Unreachable(_))
+    ));
+    let (mqtt, amqp) = (ports.mqtt.to_string(), ports.amqp.to_string());
+    let mut flags = vec!["--listen", "127.0.0.1", "--host", "localhost"];
+    flags.extend(["--mqtt-port", &mqtt, "--amqp-port", &amqp]);
     let hub = Hub::start(&dir.path().join("data"), &flags);
     let back = Instant::now();
     connected(&client).await;
     assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
     client.send(&batch[failure.accepted..]).await.unwrap();
-    let output = hub.run(&[
+    let read = [
         "monitor",
         "--from",
         "earliest",
@@ -399,14 +403,15 @@ async fn a_hub_that_is_killed_and_comes_back_is_noticed_and_nothing_is_lost() {
         "telemetry",
         "--timeout",
         "5s",
-    ]);
+    ];
+    let output = hub.run(&read);
     let text = support::text(&output.stdout);
-    let bodies: Vec<u32> = text.lines().filter_map(body_number).collect();
     let mut first = std::collections::BTreeSet::new();
-    let order: Vec<u32> = bodies
-        .into_iter()
-        .filter(|number| first.insert(*number))
-        .collect();
+    let numbers = text.lines().filter_map(|line| {
+        let event: Value = serde_json::from_str(line).ok()?;
+        event["body"].as_u64()
+    });
+    let order: Vec<u64> = numbers.filter(|number| first.insert(*number)).collect();
     assert_eq!(
         order,
         (0..2000).collect::<Vec<_>>(),
@@ -415,11 +420,75 @@ async fn a_hub_that_is_killed_and_comes_back_is_noticed_and_nothing_is_lost() {
     );
 }
 
-/// The number that an event's body is.
-fn body_number(line: &str) -> Option<u32> {
-    let event: Value = serde_json::from_str(line).ok()?;
-    let body = event.get("body").or_else(|| event.pointer("/event/payload"))?;
-    body.as_str()?.parse().ok()
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neighbours_of_a_refused_client_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Arc::new(start(dir.path()));
+    for device in ["good", "bad", "fired"] {
+        command(&hub, &["device", "create", device]).await;
+    }
+    for protocol in PROTOCOLS {
+        command(&hub, &["device", "update", "fired", "--status", "enabled"]).await;
+        let upstream = upstream(config(&hub, protocol));
+        let good = upstream.client(account(&hub, "good"));
+        good.want(ALL);
+        connected(&good).await;
+        let bad = upstream.client(Account {
+            proof: Proof::Key(Arc::new(KeySigner::new(SymmetricKey::generate()))),
+            ..account(&hub, "bad")
+        });
+        let failure = bad.send(&[message("x")]).await.unwrap_err();
+        assert!(matches!(failure.cause, CloudError::Unauthorized(_)), "{failure}");
+        assert!(matches!(
+            event(&bad).await,
+            CloudEvent::Disconnected(CloudError::Unauthorized(_))
+        ));
+        let fired = upstream.client(account(&hub, "fired"));
+        fired.want(ALL);
+        connected(&fired).await;
+        fired.send(&[message("x")]).await.unwrap_or_else(|error| panic!("{protocol:?}: {error}"));
+        command(&hub, &["device", "update", "fired", "--status", "disabled"]).await;
+        assert!(matches!(event(&fired).await, CloudEvent::Disconnected(_)));
+        // It may find out at its next attempt only.
+        let deadline = Instant::now() + PATIENCE;
+        while !matches!(fired.twin().await, Err(CloudError::Unauthorized(_))) {
+            assert!(Instant::now() < deadline, "{protocol:?}: still let in");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        good.send(&[message("y")]).await.unwrap();
+        assert!(
+            timeout(Duration::from_millis(200), good.next()).await.is_err(),
+            "{protocol:?}: its connection was disturbed"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_renewed_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Arc::new(start(dir.path()));
+    command(&hub, &["device", "create", "d1"]).await;
+    for protocol in [UpstreamProtocol::Amqp, UpstreamProtocol::MqttWs] {
+        let mut config = config(&hub, protocol);
+        config.tuning.token_life = Duration::from_secs(2);
+        let upstream = upstream(config);
+        let client = upstream.client(account(&hub, "d1"));
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(5) {
+            client.send(&[message("x")]).await.unwrap();
+        }
+        let mut connections = 0;
+        while let Ok(told) = timeout(Duration::from_millis(100), client.next()).await {
+            assert!(matches!(told, CloudEvent::Connected), "{protocol:?}: {told:?}");
+            connections += 1;
+        }
+        // Over AMQP a new token goes to the connection that is there; MQTT needs a new one.
+        let most = if protocol == UpstreamProtocol::Amqp { 1 } else { 4 };
+        assert!(
+            (1..=most).contains(&connections),
+            "{protocol:?}: {connections} connections"
+        );
+    }
 }
 
 /// Drains as an edge hub does after a long outage and prints the rate:

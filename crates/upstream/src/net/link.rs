@@ -36,6 +36,8 @@ pub(crate) struct Link {
     pending: Vec<u8>,
     written: usize,
     flushed: bool,
+    /// The server has said goodbye; what came before it is still to be read.
+    closed: bool,
 }
 
 impl Link {
@@ -47,6 +49,7 @@ impl Link {
             pending: Vec::new(),
             written: 0,
             flushed: true,
+            closed: false,
         }
     }
 
@@ -109,6 +112,9 @@ impl Link {
         into: &mut Vec<u8>,
     ) -> Poll<io::Result<usize>> {
         loop {
+            if self.closed {
+                return Poll::Ready(Ok(0));
+            }
             let mut chunk = [std::mem::MaybeUninit::<u8>::uninit(); CHUNK_BYTES];
             let mut buffer = ReadBuf::uninit(&mut chunk);
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
@@ -123,9 +129,7 @@ impl Link {
             let before = into.len();
             let read = frames.read(bytes, into, &mut self.pending);
             let read = read.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            if read == Read::Closed {
-                return Poll::Ready(Ok(0));
-            }
+            self.closed = read == Read::Closed;
             if into.len() > before {
                 return Poll::Ready(Ok(into.len() - before));
             }
