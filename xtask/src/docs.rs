@@ -1,4 +1,4 @@
-//! `cargo xtask docs`: reference pages that `holdfast` writes about itself.
+//! `cargo xtask docs`: reference pages that `holdfast` and `holdfast-edge` write about themselves.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ use crate::setup;
 pub(crate) const HELP: &str = "\
 Usage: cargo xtask docs [--check]
 
-Builds holdfast and has it write its reference pages (command line, configuration with an example file,
-errors) and the OpenAPI document. `holdfast internal docs --out DIR` writes them with their paths in the
-repository, such as docs/reference/config.md and openapi/hub.json.
+Builds holdfast and holdfast-edge and has them write their reference pages (command line, configuration with an
+example file, errors) and the OpenAPI document. `holdfast internal docs --out DIR` and `holdfast-edge internal docs
+--out DIR` write them with their paths in the repository, such as docs/reference/config.md and openapi/hub.json.
 
 Options:
   --check   change nothing; fail when a page in the repository is missing or old";
@@ -27,6 +27,7 @@ pub(crate) fn run(mut args: Args) -> Result<()> {
     args.finish()?;
     setup::compiler()?;
     setup::build_holdfast()?;
+    setup::build_edge()?;
     let pages = generate()?;
     if check { compare(&pages) } else { write(&pages) }
 }
@@ -51,6 +52,12 @@ fn generate() -> Result<Vec<Page>> {
             .arg(&dir),
     )
     .context("holdfast cannot write its reference pages")?;
+    output(
+        Command::new(paths::edge())
+            .args(["internal", "docs", "--out"])
+            .arg(&dir),
+    )
+    .context("holdfast-edge cannot write its reference pages")?;
     let mut pages = Vec::new();
     collect(&dir, &dir, &mut pages)?;
     if pages.is_empty() {

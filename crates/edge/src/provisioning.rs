@@ -272,7 +272,7 @@ fn read_payload(path: &Path) -> Result<Box<RawValue>, Failure> {
 }
 
 /// Splits `https://host[:port][/]`.
-fn host_and_port(endpoint: &str) -> Option<(&str, u16)> {
+pub(crate) fn host_and_port(endpoint: &str) -> Option<(&str, u16)> {
     let rest = endpoint.strip_prefix("https://")?;
     let authority = rest.split('/').next()?;
     match authority.rsplit_once(':') {

@@ -10,26 +10,18 @@ use http::{Request, Uri, header};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
-use rustls_pki_types::pem::PemObject as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::http::Body;
+use crate::upstream;
 
 /// For a whole PUT: a block of a few mebibytes over a slow line.
 const TIMEOUT: Duration = Duration::from_secs(300);
 /// For TCP and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// Where systems keep their authorities.
-const SYSTEM_ROOTS: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-];
-
 /// Uploads.
 pub struct Uploader {
     trust: Trust,
@@ -73,7 +65,8 @@ impl Uploader {
         if !tls {
             return send(tcp, put, &uri).await;
         }
-        let config = self.configuration().map_err(|error| permanent(&error))?;
+        // Made for each upload: they are rare, and the system's authorities take half a megabyte.
+        let config = upstream::client_tls(&self.trust).map_err(|error| permanent(&error))?;
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
             .map_err(|_| permanent("the address has no host name"))?;
         let shaking = TlsConnector::from(Arc::new(config)).connect(name, tcp);
@@ -82,25 +75,6 @@ impl Uploader {
             .map_err(|error| unreachable(&error))?
             .map_err(|error| unreachable(&error))?;
         send(stream, put, &uri).await
-    }
-
-    /// Made for each upload: they are rare, and the system's authorities take half a megabyte.
-    fn configuration(&self) -> Result<ClientConfig, String> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(self.trust.authorities.iter().cloned());
-        let named = std::env::var_os("SSL_CERT_FILE").map(std::path::PathBuf::from);
-        let system = SYSTEM_ROOTS.iter().map(std::path::PathBuf::from).find(|path| path.exists());
-        if let Some(path) = named.or(system)
-            && let Ok(content) = std::fs::read(path)
-        {
-            let certificates = rustls_pki_types::CertificateDer::pem_slice_iter(&content);
-            roots.add_parsable_certificates(certificates.filter_map(Result::ok));
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map(|builder| builder.with_root_certificates(roots).with_no_client_auth())
-            .map_err(|error| error.to_string())
     }
 }
 

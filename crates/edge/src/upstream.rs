@@ -5,6 +5,10 @@ use std::sync::Arc;
 use holdfast_ports::clock::Clock;
 use holdfast_upstream::{Metrics, Ports, Proxy, Trust, Upstream, UpstreamConfig, UpstreamProtocol};
 
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
 use crate::certificates::pem;
 use crate::config::{self, Settings};
 use crate::failure::Failure;
@@ -24,6 +28,35 @@ pub fn trust(settings: &Settings) -> Result<Trust, Failure> {
         authorities,
         system: true,
     })
+}
+
+/// Where systems keep their authorities.
+const SYSTEM_ROOTS: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+
+/// TLS of a client that trusts these and the system's authorities (`SSL_CERT_FILE` names another file).
+///
+/// # Errors
+/// When the provider refuses.
+pub fn client_tls(trust: &Trust) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(trust.authorities.iter().cloned());
+    let named = std::env::var_os("SSL_CERT_FILE").map(std::path::PathBuf::from);
+    let system = SYSTEM_ROOTS.iter().map(std::path::PathBuf::from).find(|path| path.exists());
+    if let Some(path) = named.or(system)
+        && let Ok(content) = std::fs::read(path)
+    {
+        let certificates = CertificateDer::pem_slice_iter(&content);
+        roots.add_parsable_certificates(certificates.filter_map(Result::ok));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map(|builder| builder.with_root_certificates(roots).with_no_client_auth())
+        .map_err(|error| error.to_string())
 }
 
 /// The proxy, if there is one.

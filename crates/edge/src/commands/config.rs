@@ -11,7 +11,7 @@ use crate::files::{self, PRIVATE};
 
 /// Verbs of `config`.
 #[derive(Subcommand, Debug)]
-pub enum ConfigCommand {
+pub(super) enum ConfigCommand {
     /// Write a configuration for a device whose connection string is known
     Mp {
         /// As `holdfast edge create` prints it

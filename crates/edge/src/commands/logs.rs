@@ -11,7 +11,7 @@ use crate::time_text;
 
 /// Flags of `logs`.
 #[derive(Args, Debug)]
-pub struct LogsArgs {
+pub(super) struct LogsArgs {
     /// Module
     module: String,
     /// Go on as lines come

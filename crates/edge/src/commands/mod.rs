@@ -1,5 +1,6 @@
 //! The command line.
 
+mod broker;
 mod check;
 mod client;
 mod config;
@@ -118,6 +119,8 @@ enum Command {
     Config(config::ConfigCommand),
     /// Everything that someone who helps needs, in one zip file
     SupportBundle(system::BundleArgs),
+    /// Run the edge hub alone, with no agent and no engine, to develop modules against
+    Broker(broker::BrokerArgs),
     /// Version of this program
     Version,
     /// For the build
@@ -155,6 +158,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::System(command)) => done(system::run(global, command)),
         Some(Command::Config(command)) => done(config::run(global, command)),
         Some(Command::SupportBundle(args)) => done(system::bundle(global, args)),
+        Some(Command::Broker(args)) => broker::run(global, args),
         Some(Command::Version) => done(output::line(&format!("holdfast-edge {}", env!("CARGO_PKG_VERSION")))),
         Some(Command::Internal { out, .. }) => done(crate::config::reference::write_all(out)),
     }

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 
 /// Flags of `run`. They win over the configuration.
 #[derive(Args, Debug, Default)]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     /// Only read and check the configuration
     #[arg(long)]
     check_config: bool,

@@ -19,7 +19,7 @@ const UNIT: &str = "holdfast-edge";
 
 /// Verbs of `system`.
 #[derive(Subcommand, Debug)]
-pub enum SystemCommand {
+pub(super) enum SystemCommand {
     /// What is known of this machine
     Info,
     /// Use of processors, memory and disks
@@ -42,7 +42,7 @@ pub enum SystemCommand {
 
 /// Flags of `support-bundle`.
 #[derive(Args, Debug)]
-pub struct BundleArgs {
+pub(super) struct BundleArgs {
     /// File to write; - for standard output
     #[arg(long, default_value = "support_bundle.zip", value_name = "FILE")]
     file: PathBuf,

@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 
 use super::Base;
 use crate::certificates::{Certificates, Issued, Request, Usage};
-use crate::config::Listen;
+use crate::config::{Listen, Settings};
 use crate::failure::{Failure, Kind};
 use crate::http::hub::{self as api, HubApi};
 use crate::identities::Identities;
@@ -52,7 +52,7 @@ pub(super) struct EdgeHub {
     broker: Arc<Broker>,
     tls: Arc<TlsSettings>,
     certificate: Mutex<Shown>,
-    names: Vec<String>,
+    names: Names,
     certificates: Arc<Certificates>,
     clock: Arc<dyn Clock>,
 }
@@ -113,33 +113,51 @@ impl EdgeHub {
             base.settings.home.join("hub"),
             SealingKey::new(base.keys.secret("edge hub")),
         );
-        config.gateway_hosts = names(base);
+        let names = Names::new(&base.settings);
+        config.gateway_hosts.clone_from(&names.0);
         adjust(&mut config, env);
         let broker = Broker::open(config, Arc::new(RealDisk), Arc::clone(&base.clock), Some(above))
             .context("cannot open the edge hub's store")?;
-        let hub = Self::with(base, broker)?;
+        let hub = Self::new(
+            &base.device.device_id,
+            names,
+            Arc::clone(&base.certificates),
+            Arc::clone(&base.clock),
+            broker,
+        )?;
         Ok((Arc::new(hub), registry))
     }
 
-    fn with(base: &Base, broker: Arc<Broker>) -> anyhow::Result<Self> {
-        let names = names(base);
-        let shown = issue(&base.certificates, &names)?;
+    /// Makes the server certificate; nothing is served yet.
+    pub(super) fn new(
+        device_id: &str,
+        names: Names,
+        certificates: Arc<Certificates>,
+        clock: Arc<dyn Clock>,
+        broker: Arc<Broker>,
+    ) -> anyhow::Result<Self> {
+        let shown = issue(&certificates, &names.0)?;
         // Tickets are good until the next start: a client then makes one full handshake.
         let secret = TicketSecret::generate().context("the operating system's random source does not work")?;
-        let tls = TlsSettings::new(vec![server_certificate(&shown.issued)], &secret, Arc::clone(&base.clock))
+        let tls = TlsSettings::new(vec![server_certificate(&shown.issued)], &secret, Arc::clone(&clock))
             .context("cannot set up TLS")?;
         let hub = EdgeHub {
-            started_at: base.started_at,
-            device_id: base.device.device_id.clone(),
+            started_at: clock.now(),
+            device_id: device_id.to_owned(),
             broker,
             tls,
             certificate: Mutex::new(shown),
             names,
-            certificates: Arc::clone(&base.certificates),
-            clock: Arc::clone(&base.clock),
+            certificates,
+            clock,
         };
         hub.trust();
         Ok(hub)
+    }
+
+    /// Where certificates come from.
+    pub(super) fn certificates(&self) -> &Certificates {
+        &self.certificates
     }
 
     pub(super) fn broker(&self) -> &Arc<Broker> {
@@ -170,7 +188,7 @@ impl EdgeHub {
                 return Ok(());
             }
         }
-        let renewed = issue(&self.certificates, &self.names)?;
+        let renewed = issue(&self.certificates, &self.names.0)?;
         self.tls.reload(vec![server_certificate(&renewed.issued)]).context("cannot use the renewed server certificate")?;
         *self.certificate.lock() = renewed;
         self.trust();
@@ -195,15 +213,19 @@ impl EdgeHub {
     }
 }
 
-/// Names by which clients reach the edge hub, which its certificate carries and tokens may name.
-fn names(base: &Base) -> Vec<String> {
-    let mut names = vec![base.settings.hostname.clone(), EDGE_HUB.to_owned()];
-    for name in &base.settings.listen.names {
-        if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
-            names.push(name.clone());
+/// Names by which clients reach the edge hub, which its certificate carries and tokens may name; the host name first.
+pub(super) struct Names(pub(super) Vec<String>);
+
+impl Names {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let mut names = vec![settings.hostname.clone(), EDGE_HUB.to_owned()];
+        for name in &settings.listen.names {
+            if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                names.push(name.clone());
+            }
         }
+        Names(names)
     }
-    names
 }
 
 fn issue(certificates: &Certificates, names: &[String]) -> anyhow::Result<Shown> {

@@ -5,6 +5,7 @@ mod hub;
 mod identity;
 mod metrics;
 mod signals;
+pub mod standalone;
 mod twin;
 
 use std::collections::BTreeMap;
@@ -80,14 +81,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     raise_file_limit();
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(2);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .max_blocking_threads(8)
-        .thread_keep_alive(Duration::from_secs(2))
-        .thread_name("edge")
-        .enable_all()
-        .build()?;
+    let runtime = runtime()?;
     let end = runtime.block_on(serve(loaded.settings))?;
     // Not waited for: a blocking write that hangs on a broken disk must not hold the process.
     runtime.shutdown_background();
@@ -95,6 +89,18 @@ pub fn run(loaded: Loaded) -> anyhow::Result<ExitCode> {
         End::Stopped => ExitCode::SUCCESS,
         End::Reprovisioned => ExitCode::from(Kind::Reprovisioned as u8),
     })
+}
+
+/// Few threads: an edge device has little memory, and one of them is enough for all but the edge hub under load.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(8)
+        .thread_keep_alive(Duration::from_secs(2))
+        .thread_name("edge")
+        .enable_all()
+        .build()
 }
 
 /// What the APIs make the daemon do.
@@ -236,6 +242,7 @@ fn make_folders(settings: &Settings) -> Result<(), Failure> {
     // Others must pass through to the sockets of modules.
     files::make_dir(&settings.home, 0o755)?;
     files::make_dir(&settings.identity_folder(), 0o700)?;
+    files::make_dir(&settings.home.join("hub"), 0o700)?;
     files::make_dir(&settings.workload_folders(), 0o755)
 }
 

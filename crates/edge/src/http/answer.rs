@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 /// Pieces of a streamed body that may wait for the client.
-pub const PIECES_WAITING_MAX: usize = 4;
+pub(super) const PIECES_WAITING_MAX: usize = 4;
 
 /// Body of an answer.
 #[derive(Debug)]
