@@ -238,9 +238,15 @@ async fn a_batch_without_room_for_the_next_event_does_not_wait() {
     let body = "x".repeat(60);
     bench.mine(0, &[&body, &body, &body]);
     bench.taken(2).await;
-    assert!(begin.elapsed() < Duration::from_secs(60), "the first two are full batches");
+    assert!(
+        begin.elapsed() < Duration::from_secs(60),
+        "the first two are full batches"
+    );
     bench.taken(3).await;
-    assert!(begin.elapsed() >= Duration::from_secs(3_600), "the last one waits for more");
+    assert!(
+        begin.elapsed() >= Duration::from_secs(3_600),
+        "the last one waits for more"
+    );
     assert_eq!(*bench.endpoint.calls.lock(), [1, 1, 1]);
 }
 
