@@ -1,8 +1,8 @@
 """A site: a network of its own with a hub and an image registry, in which edge machines stand.
 
 The site is a bridge; hub and registry listen on its address. Each machine is a network namespace with a container engine of
-its own, joined to the bridge by a link that a test can cut. Nothing here touches the machine's own engine, packet filter or
-ports.
+its own, joined to the bridge by a link that a test can cut. Nothing here touches the machine's own engine or ports; of its
+packet filter, one rule for this bridge, since an engine that was once started here lets nothing cross bridges.
 """
 
 import base64
@@ -62,6 +62,8 @@ class Site:
         self.machines = 0
         self.bridge, self.net = self._make_bridge()
         self.address = f"{self.net}.1"
+        self._rule = ["FORWARD", "--in-interface", self.bridge, "--out-interface", self.bridge, "--jump", "ACCEPT"]
+        self._filter("--insert")
         self.hub = None
         self.registry = None
         self._registry_process = None
@@ -78,6 +80,11 @@ class Site:
                 run("ip", "link", "set", name, "up")
                 return name, f"10.213.{number}"
         raise AssertionError(f"no free bridge: {made.stderr}")
+
+    def _filter(self, action):
+        # Without the program there is no filter in the way either.
+        with contextlib.suppress(FileNotFoundError):
+            subprocess.run(["iptables", "--wait", action, *self._rule], capture_output=True)
 
     def start_hub(self, config=""):
         self.hub = SiteHub(self.folder / "hub", self.address, config).start()
@@ -122,6 +129,7 @@ class Site:
         self.stop_registry()
         if self.hub:
             self.hub.stop()
+        self._filter("--delete")
         subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True)
 
 
@@ -307,6 +315,13 @@ class Machine:
 
     def mend(self):
         run("ip", "link", "set", self.link, "up")
+
+    def cut_from_hub(self):
+        """What goes to the hub goes to nobody, without a word; the rest of the site goes on."""
+        run("ip", "-n", self.name, "route", "replace", f"{self.site.address}/32", "via", f"{self.site.net}.250")
+
+    def mend_to_hub(self):
+        subprocess.run(["ip", "-n", self.name, "route", "delete", f"{self.site.address}/32"], capture_output=True)
 
     @staticmethod
     def _die_with_us():

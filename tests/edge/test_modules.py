@@ -82,14 +82,26 @@ def test_methods_of_the_agent(device, hub, sensor):
 
 
 def test_the_edge_ca_is_renewed_without_restarting_modules(make_device, hub, sensor):
-    device = make_device({"certificates": {"life": "40s", "renew_at_percent": 50}}).start()
+    """The first CA is made by a daemon whose clock is behind, so that its renewal is due soon after the second start."""
+    soon, life, share = 45, 90 * 86400, 0.8
+    device = make_device()
+    ca = device.home / "identity" / "ca.pem"
+    device.machine.cut()
+    device.start(clock=f"-{int(life * share) - soon}s", wait=False)
+    wait_until(ca.exists, "an edge CA", 30)
+    wait_until(device.answers, "the daemon", 30)
+    first = ca.read_text()
+    device.stop()
+    device.machine.mend()
+    device.start()
     routes = {"up": "FROM /messages/* INTO $upstream"}
     with hub.events(device.id) as events:
         device.deploy({"sensor": module(sensor, env={"MessageCount": "-1", "MessageDelay": "0.5"})}, routes)
         device.wait_module("sensor")
+        events.wait(lambda event: "machine" in json.dumps(event), "telemetry before the renewal")
+        assert ca.read_text() == first, "the renewal came too early for this test"
         started = device.machine.inspect("sensor")["State"]["StartedAt"]
-        ca = (device.home / "identity" / "ca.pem").read_text()
-        wait_until(lambda: (device.home / "identity" / "ca.pem").read_text() != ca, "a new edge CA", 60)
+        wait_until(lambda: ca.read_text() != first, "a new edge CA", soon + 60)
         seen = len(events.received)
         wait_until(lambda: len(events.received) >= seen + 5, "messages after the renewal", 60)
         assert device.machine.inspect("sensor")["State"]["StartedAt"] == started
