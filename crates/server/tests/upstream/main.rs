@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod identity;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -446,7 +448,10 @@ async fn neighbours_of_a_refused_client_go_on() {
         let fired = upstream.client(account(&hub, "fired"));
         fired.want(ALL);
         connected(&fired).await;
-        fired.send(&[message("x")]).await.unwrap_or_else(|error| panic!("{protocol:?}: {error}"));
+        fired
+            .send(&[message("x")])
+            .await
+            .unwrap_or_else(|error| panic!("{protocol:?}: {error}"));
         command(&hub, &["device", "update", "fired", "--status", "disabled"]).await;
         assert!(matches!(event(&fired).await, CloudEvent::Disconnected(_)));
         // It may find out at its next attempt only.

@@ -285,10 +285,7 @@ impl Connection {
         {
             let mut state = trunk.state.lock();
             let state = &mut *state;
-            loop {
-                let Some(machine) = state.machine.as_deref_mut() else {
-                    break;
-                };
+            while let Some(machine) = state.machine.as_deref_mut() {
                 let event = machine
                     .next_event(&mut rest, now, &mut state.out)
                     .map_err(|error| {
