@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
 import socket
@@ -245,6 +246,20 @@ class Uploads:
     def get(self, info):
         url = f"https://{info['hostName']}/{info['containerName']}/{info['blobName']}{info['sasToken']}"
         return requests.get(url, verify=self.hub.ca, timeout=60)
+
+
+@pytest.mark.parametrize("size", [0, 1, 9 * MIB + 7])
+def test_structured_messages_and_crc64(wired, device_id, size):
+    """What newer clients send when they shall check content: a CRC-64 of bytes, frames around streams."""
+    uploads = Uploads(wired, device_id)
+    data = os.urandom(size)
+    for options in ({"max_single_put_size": 64 * MIB}, {"max_single_put_size": MIB, "max_block_size": 4 * MIB}):
+        for source in (data, io.BytesIO(data)):
+            info = uploads.begin("checked")
+            with blob_client(info, wired.ca, **options) as client:
+                client.upload_blob(source, length=size, overwrite=True, validate_content="crc64")
+            assert uploads.get(info).content == data
+            uploads.end(info["correlationId"])
 
 
 def test_a_device_tells_nonsense(wired, device_id):
