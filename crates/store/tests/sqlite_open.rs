@@ -255,12 +255,12 @@ async fn version_4_is_read() {
     assert_eq!(letters, [letter()]);
 }
 
-/// As above, for the version that brought file uploads.
+/// As above, for the version that brought file uploads and the children of edge devices (versions 5 and 6 came at once).
 #[tokio::test]
-async fn version_5_is_read() {
+async fn version_6_is_read() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("state.db");
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v5/state.db");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v6/state.db");
     std::fs::copy(kept, &path).expect("the kept database is there");
     let store = open(&path);
     check_populated(&store).await;
