@@ -4,6 +4,7 @@
 //! a device is disabled; to everybody else a wrong key, an unknown device and a device with certificates look the same.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,7 +50,10 @@ pub(crate) enum Proof {
     /// A certificate of a trusted authority.
     Issued(Arc<[Bytes]>),
     /// Proven on the same connection before, for `of`.
-    Granted { of: Identity, chain: Option<Arc<[String]>> },
+    Granted {
+        of: Identity,
+        chain: Option<Arc<[String]>>,
+    },
 }
 
 /// Why somebody is not let in.
@@ -147,7 +151,11 @@ impl Broker {
         let label = if known { identity } else { "unknown" };
         self.metrics
             .count(Family::ConnectFailed, &[label, refusal.as_str()], 1);
-        tracing::info!(identity, reason = refusal.as_str(), "edge hub refused a client");
+        // One line a second: whoever knocks does not fill the log.
+        let second = self.clock.monotonic_millis() / 1_000 + 1;
+        if self.refusal_told.swap(second, Ordering::Relaxed) != second {
+            tracing::info!(identity, reason = refusal.as_str(), "edge hub refused a client");
+        }
         refusal.into_error()
     }
 
@@ -185,7 +193,9 @@ impl Broker {
             Credential::Sas(token) => self.verify_token_for(identity, token, chain),
             // A gateway proves itself by its token, never by certificate.
             Credential::Certificates([_, ..]) if chain.is_some() => Err(Refusal::BadAuthChain),
-            Credential::Certificates(certificates @ [_, ..]) => self.verify_certificates(identity, certificates),
+            Credential::Certificates(certificates @ [_, ..]) => {
+                self.verify_certificates(identity, certificates)
+            }
             Credential::Granted(grant) => self.verify_grant(identity, grant, chain),
             Credential::Certificates([]) | Credential::None => Err(Refusal::NoCredential),
         }
@@ -279,7 +289,11 @@ impl Broker {
                 }
             }
         }
-        Err(if has_keys { Refusal::WrongKey } else { Refusal::OtherCredentialKind })
+        Err(if has_keys {
+            Refusal::WrongKey
+        } else {
+            Refusal::OtherCredentialKind
+        })
     }
 
     fn verify_certificates(&self, identity: &Identity, chain: &[Bytes]) -> Result<Verified, Refusal> {
@@ -357,7 +371,11 @@ impl Broker {
     }
 
     /// Whose key it is: the holder's own or its device's.
-    fn signer_of(&self, holder: &Identity, fingerprint: Option<KeyFingerprint>) -> Option<Identity> {
+    pub(crate) fn signer_of(
+        &self,
+        holder: &Identity,
+        fingerprint: Option<KeyFingerprint>,
+    ) -> Option<Identity> {
         let has = |identity: &Identity| {
             self.scope.get(identity).is_some_and(|entry| {
                 keys_of(&entry)
@@ -370,8 +388,7 @@ impl Broker {
 
     /// See `ServiceGateway::verify_token`.
     pub(crate) async fn grant_of_token(&self, text: &str) -> Result<Grant, Error> {
-        let token = SasToken::parse(text)
-            .map_err(|_| self.refused("unknown", Refusal::MalformedToken))?;
+        let token = SasToken::parse(text).map_err(|_| self.refused("unknown", Refusal::MalformedToken))?;
         let identity = audience::path_on(&token, &self.host_names)
             .and_then(audience::identity_of)
             .filter(|_| token.policy().is_none())
@@ -419,7 +436,9 @@ impl Broker {
             } => {
                 holds(chain)
                     && self.scope.get(of).is_some_and(|of| {
-                        keys_of(&of).into_iter().any(|key| key.fingerprint() == *fingerprint)
+                        keys_of(&of)
+                            .into_iter()
+                            .any(|key| key.fingerprint() == *fingerprint)
                     })
             }
             Proof::Granted { of, chain } => holds(chain) && self.scope.get(of).is_some(),

@@ -27,7 +27,9 @@ impl Broker {
     /// Puts the configuration in force that was in force before the restart, if any.
     pub(crate) fn restore_configuration(&self) {
         let kept = match self.files.read(FILE) {
-            Ok(Some(content)) => serde_json::from_slice::<Map<String, Value>>(&content).map_err(|error| error.to_string()),
+            Ok(Some(content)) => {
+                serde_json::from_slice::<Map<String, Value>>(&content).map_err(|error| error.to_string())
+            }
             Ok(None) => return,
             Err(error) => Err(error.to_string()),
         };
@@ -99,7 +101,11 @@ impl Broker {
             _ => format!("Error while parsing desired properties - {description}"),
         };
         if code != 200 {
-            tracing::error!(version, description, "the configuration of the edge hub has faults");
+            tracing::error!(
+                version,
+                description,
+                "the configuration of the edge hub has faults"
+            );
         } else {
             tracing::info!(version, "the edge hub is configured");
         }
@@ -140,7 +146,11 @@ impl Broker {
         self.tell_own(
             EventSource::ConnectionState,
             identity,
-            if connected { "deviceConnected" } else { "deviceDisconnected" },
+            if connected {
+                "deviceConnected"
+            } else {
+                "deviceDisconnected"
+            },
         );
     }
 
@@ -152,7 +162,9 @@ impl Broker {
         }
         let clients: Map<String, Value> = seen
             .into_iter()
-            .map(|(identity, (connected, at))| (client_key(&identity), client_entry(&identity, connected, at)))
+            .map(|(identity, (connected, at))| {
+                (client_key(&identity), client_entry(&identity, connected, at))
+            })
             .collect();
         self.report_own(json!({ "clients": clients })).await;
     }
@@ -228,12 +240,22 @@ impl Broker {
 
     /// Methods of `$edgeHub`.
     pub(crate) async fn answer_own(&self, request: &MethodRequest) -> MethodResponse {
-        let (status, payload) = if request.name.eq_ignore_ascii_case("RefreshDeviceScopeIdentityCache") {
+        let (status, payload) = if request
+            .name
+            .eq_ignore_ascii_case("RefreshDeviceScopeIdentityCache")
+        {
             self.refresh_devices(&request.payload).await
         } else {
-            (404, json!({ "message": format!("$edgeHub has no method {}", request.name) }))
+            (
+                404,
+                json!({ "message": format!("$edgeHub has no method {}", request.name) }),
+            )
         };
-        let payload = if payload.is_null() { String::new() } else { payload.to_string() };
+        let payload = if payload.is_null() {
+            String::new()
+        } else {
+            payload.to_string()
+        };
         MethodResponse {
             status,
             payload: payload.into(),
@@ -246,11 +268,8 @@ impl Broker {
             return bad("the payload is not JSON; expected {\"deviceIds\":[\"id\"]}");
         };
         let ids = body.get("deviceIds").and_then(Value::as_array);
-        let ids: Option<Vec<Identity>> = ids.and_then(|ids| {
-            ids.iter()
-                .map(|id| Identity::parse(id.as_str()?).ok())
-                .collect()
-        });
+        let ids: Option<Vec<Identity>> =
+            ids.and_then(|ids| ids.iter().map(|id| Identity::parse(id.as_str()?).ok()).collect());
         let Some(ids) = ids.filter(|ids| ids.len() <= REFRESH_DEVICES_MAX) else {
             return bad("expected {\"deviceIds\":[\"id\"]} with at most 100 ids");
         };

@@ -85,7 +85,12 @@ impl Files {
         let Some(mut content) = self.read(name)? else {
             return Ok(None);
         };
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged or sealed with another key");
+        let damaged = || {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is damaged or sealed with another key",
+            )
+        };
         if !content.starts_with(MAGIC) || content.len() < MAGIC.len() + NONCE_LEN {
             return Err(damaged());
         }
@@ -103,7 +108,8 @@ impl Files {
     /// Replaces a file by sealed content, durably.
     pub(crate) fn write_sealed(&self, name: &str, mut content: Vec<u8>) -> io::Result<()> {
         let mut nonce = [0; NONCE_LEN];
-        getrandom::fill(&mut nonce).map_err(|_| io::Error::other("the system's random source does not work"))?;
+        getrandom::fill(&mut nonce)
+            .map_err(|_| io::Error::other("the system's random source does not work"))?;
         let mut out = Vec::with_capacity(content.len() + 64);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&nonce);
@@ -130,7 +136,11 @@ impl Files {
     /// Names of all files, those of an unfinished write left out.
     pub(crate) fn names(&self) -> io::Result<Vec<String>> {
         let mut names = self.disk.list(&self.dir)?;
-        names.retain(|name| Path::new(name).extension().is_none_or(|extension| extension != "new"));
+        names.retain(|name| {
+            Path::new(name)
+                .extension()
+                .is_none_or(|extension| extension != "new")
+        });
         Ok(names)
     }
 
@@ -156,7 +166,10 @@ mod tests {
         assert_eq!(files.read_sealed("a").unwrap(), None);
         files.write_sealed("a", b"secret".to_vec()).unwrap();
         files.write_sealed("a", b"newer secret".to_vec()).unwrap();
-        assert_eq!(files.read_sealed("a").unwrap().as_deref(), Some(&b"newer secret"[..]));
+        assert_eq!(
+            files.read_sealed("a").unwrap().as_deref(),
+            Some(&b"newer secret"[..])
+        );
         let stored = files.read("a").unwrap().unwrap();
         assert!(!stored.windows(6).any(|window| window == b"secret"));
         assert!(open(2).read_sealed("a").is_err());
@@ -172,14 +185,18 @@ mod tests {
         for cut in 0..200 {
             let disk = SimDisk::new();
             let dir = PathBuf::from("/state");
-            let open = || Files::open(Arc::new(disk.clone()), dir.clone(), &SealingKey::new([1; 32])).unwrap();
+            let open =
+                || Files::open(Arc::new(disk.clone()), dir.clone(), &SealingKey::new([1; 32])).unwrap();
             open().write_sealed("a", vec![1; 100]).unwrap();
             disk.stop_after_bytes(cut);
             let second = open().write_sealed("a", vec![2; 100]);
             disk.cut_power(cut as u64);
             let content = open().read_sealed("a").unwrap().unwrap();
             let expected: &[u8] = if second.is_ok() { &[2] } else { &[1, 2] };
-            assert!(expected.contains(&content[0]) && content.len() == 100, "cut {cut}");
+            assert!(
+                expected.contains(&content[0]) && content.len() == 100,
+                "cut {cut}"
+            );
         }
     }
 }

@@ -156,7 +156,13 @@ impl ServiceGateway for Broker {
     }
 
     fn is_current(&self, grant: &Grant) -> bool {
-        matches!(&grant.holder, Holder::Identity(identity) if self.scope.get(identity).is_some())
+        match &grant.holder {
+            Holder::Identity(identity) => {
+                self.scope.get(identity).is_some()
+                    && (grant.key.is_none() || self.signer_of(identity, grant.key).is_some())
+            }
+            Holder::Policy { .. } => false,
+        }
     }
 
     fn send_c2d<'a>(

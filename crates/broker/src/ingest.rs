@@ -81,8 +81,11 @@ impl Broker {
                 for (output, count, unrouted) in &tally.outputs {
                     self.metrics
                         .count(Family::MessagesReceived, &[output, identity], *count);
-                    self.metrics
-                        .count(Family::MessagesDropped, &["no_route", identity, output], *unrouted);
+                    self.metrics.count(
+                        Family::MessagesDropped,
+                        &["no_route", identity, output],
+                        *unrouted,
+                    );
                 }
                 if records.count() > 0 {
                     let mean = records.as_bytes().len() as f64 / f64::from(records.count());
@@ -110,7 +113,9 @@ impl Broker {
         let table = self.routes.load();
         let module = origin.identity.module_id();
         let internal = origin.identity.device_id() == self.scope.device_id() && module.is_some();
-        let base = self.message_numbers.fetch_add(u64::from(records.count()), Ordering::Relaxed);
+        let base = self
+            .message_numbers
+            .fetch_add(u64::from(records.count()), Ordering::Relaxed);
         let mut tally = Tally::default();
         let mut path = String::new();
         // The last record's output and decision, if that holds for every message of the output.

@@ -68,6 +68,8 @@ struct InputQueue {
     in_flight: VecDeque<InFlight>,
     /// The last sender, since mostly it is the same.
     sender: Option<Identity>,
+    /// The place that was found not to be over, and until when it is not.
+    fresh: (u64, Age),
 }
 
 struct InFlight {
@@ -128,8 +130,9 @@ impl Inputs {
             cursor: BlockCursor::default(),
             in_flight: VecDeque::new(),
             sender: None,
+            fresh: (u64::MAX, 0),
         });
-        queues.sort_by(|left, right| (left.priority, left.slot).cmp(&(right.priority, right.slot)));
+        queues.sort_by_key(|queue| (queue.priority, queue.slot));
     }
 
     fn module(&self, identity: &Identity) -> Option<Arc<Module>> {
@@ -164,7 +167,10 @@ impl Inputs {
                 }
             };
             let mut queues = module.state.lock();
-            if let Some(queue) = queues.iter_mut().find(|queue| queue.id == id && queue.next == from) {
+            if let Some(queue) = queues
+                .iter_mut()
+                .find(|queue| queue.id == id && queue.next == from)
+            {
                 let Some(first) = blocks.first() else {
                     // Said to be there, and not: the next message wakes us again.
                     return out;
@@ -280,7 +286,11 @@ impl Inputs {
 
     fn count_expired<'a>(&self, events: impl Iterator<Item = EventView<'a>>) {
         for event in events {
-            let labels = ["ttl_expiry", event.identity, output_of(&event).unwrap_or_default()];
+            let labels = [
+                "ttl_expiry",
+                event.identity,
+                output_of(&event).unwrap_or_default(),
+            ];
             self.metrics.count(Family::MessagesDropped, &labels, 1);
         }
     }
@@ -312,7 +322,10 @@ impl Inputs {
         });
         let (content, sender) = match message.event() {
             Some(event) => {
-                let known = queue.sender.take().filter(|known| known.as_str() == event.identity);
+                let known = queue
+                    .sender
+                    .take()
+                    .filter(|known| known.as_str() == event.identity);
                 let sender = known.or_else(|| Identity::parse(event.identity).ok());
                 (message_of(&event, &message.block), sender)
             }
@@ -411,7 +424,9 @@ impl Inputs {
 
     /// Gives back what an ended session holds.
     pub(crate) fn release(&self, identity: &Identity, epoch: u64) {
-        let Some(module) = self.module(identity) else { return };
+        let Some(module) = self.module(identity) else {
+            return;
+        };
         for queue in module.state.lock().iter_mut() {
             for message in &mut queue.in_flight {
                 if message.lock.as_ref().is_some_and(|lock| lock.epoch == epoch) {
@@ -427,7 +442,10 @@ impl Inputs {
         let now = self.clock.monotonic_millis();
         let modules: Vec<(String, Arc<Module>)> = {
             let modules = self.modules.lock();
-            modules.iter().map(|(id, module)| (id.clone(), Arc::clone(module))).collect()
+            modules
+                .iter()
+                .map(|(id, module)| (id.clone(), Arc::clone(module)))
+                .collect()
         };
         let mut returned = Vec::new();
         for (id, module) in modules {
@@ -471,21 +489,27 @@ impl Inputs {
                     self.advance(queue);
                     let info = self.store.info(queue.id);
                     let old = info.oldest.is_some_and(|age| age >= Duration::from_secs(1));
-                    let wanted = queue.blocks.is_empty() && queue.next.max(info.consumed) < info.durable && old;
-                    wanted.then_some((queue.id, queue.next.max(info.consumed)))
+                    let from = queue.next.max(info.consumed);
+                    let looked_at = queue.fresh.0 == from && now < queue.fresh.1;
+                    let wanted = queue.blocks.is_empty() && from < info.durable && old && !looked_at;
+                    wanted.then_some((queue.id, from))
                 };
                 let Some((id, from)) = wanted else { break };
-                let Ok(blocks) = self.read(id, from).await else { break };
+                let Ok(blocks) = self.read(id, from).await else {
+                    break;
+                };
                 let now = self.store.now();
                 let first_is_over = blocks
                     .first()
                     .is_some_and(|block| block.expires.is_some_and(|expires| expires <= now));
-                if !first_is_over {
-                    // Nothing is kept in memory for a module that is not there.
-                    break;
-                }
                 let mut queues = module.state.lock();
                 let queue = &mut queues[index];
+                if !first_is_over {
+                    // Nothing is kept in memory for a module that is not there, but when to look again.
+                    let until = blocks.first().and_then(|block| block.expires);
+                    queue.fresh = (from, until.unwrap_or(Age::MAX));
+                    break;
+                }
                 queue.next = queue.next.max(from);
                 queue.cursor = BlockCursor::default();
                 queue.blocks = blocks.into();
@@ -547,7 +571,9 @@ pub(crate) fn message_of(event: &EventView<'_>, block: &EventBlock) -> Message {
         match field {
             EventField::System(property, value) => message.system.push((property, value.to_owned())),
             EventField::Application(key, value) => {
-                message.properties.push((key.to_owned(), value.map(str::to_owned)));
+                message
+                    .properties
+                    .push((key.to_owned(), value.map(str::to_owned)));
             }
         }
     }

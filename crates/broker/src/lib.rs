@@ -27,7 +27,7 @@
 //!
 //! # Limits
 //!
-//! Clients 101 ([`BrokerConfig::clients_max`]); routes [`ROUTES_MAX`]; identities [`SCOPE_IDENTITIES_MAX`]; bytes of queues
+//! Clients 100 ([`BrokerConfig::clients_max`]); routes [`ROUTES_MAX`]; identities [`SCOPE_IDENTITIES_MAX`]; bytes of queues
 //! [`queue::QueueConfig::bytes_max`], of what waits for the disk [`queue::QueueConfig::pending_bytes_max`], of what is read
 //! ahead 512 KiB for each upstream queue in use and 64 KiB for each input that is being fetched; direct methods under way
 //! 1,000; cloud-to-device messages 50 for each device.
@@ -105,7 +105,7 @@ pub struct BrokerConfig {
     pub sealing_key: SealingKey,
     /// Identities that are known without a hub above. Default none.
     pub local_identities: Vec<ScopeIdentity>,
-    /// Most clients at once (`MaxConnectedClients`). Default 101: a hundred and the edge hub itself.
+    /// Most clients at once (`MaxConnectedClients`). Default 100.
     pub clients_max: usize,
     /// Queues; their directory is below `dir`.
     pub queues: QueueConfig,
@@ -143,7 +143,7 @@ impl BrokerConfig {
             dir,
             sealing_key,
             local_identities: Vec::new(),
-            clients_max: 101,
+            clients_max: 100,
             input_lock: Duration::from_secs(30),
             reported_sync_after: Duration::from_secs(1),
             scope_every: Duration::from_secs(3_600),
@@ -209,6 +209,8 @@ pub struct Broker {
     pub(crate) bytes_max: AtomicU64,
     pub(crate) runtime: OnceLock<Handle>,
     pub(crate) me: Weak<Broker>,
+    /// Second at which a refusal was last told in the log.
+    pub(crate) refusal_told: AtomicU64,
     watcher: Arc<StoreWatcher>,
     tasks: Mutex<Vec<AbortHandle>>,
     stopping: AtomicBool,
@@ -290,8 +292,10 @@ impl Broker {
         };
         let state = files(config.dir.clone())?;
         let twin_dir = config.dir.join("twins");
-        let twins = Twins::open(files(twin_dir.clone())?)
-            .map_err(|error| BrokerError::Dir { path: twin_dir, error })?;
+        let twins = Twins::open(files(twin_dir.clone())?).map_err(|error| BrokerError::Dir {
+            path: twin_dir,
+            error,
+        })?;
         let sessions = Arc::new(Sessions::open(Arc::clone(&state)));
         let metrics = Arc::new(Metrics::default());
         let upstream_ready = Arc::new(Notify::new());
@@ -348,6 +352,7 @@ impl Broker {
             epochs: AtomicU64::new(1),
             message_numbers: AtomicU64::new(0),
             message_id_seed: u128::from_le_bytes(seed),
+            refusal_told: AtomicU64::new(0),
             runtime: OnceLock::new(),
             me: me.clone(),
             watcher,
@@ -459,7 +464,8 @@ impl Broker {
                 other => other.strip_prefix("input/").unwrap_or(other),
             };
             let labels = [name, priority.as_str()];
-            self.metrics.set(Family::QueueLength, &labels, info.length() as f64);
+            self.metrics
+                .set(Family::QueueLength, &labels, info.length() as f64);
             self.metrics.set(Family::QueueBytes, &labels, info.bytes as f64);
             let age = info.oldest.unwrap_or_default().as_secs_f64();
             self.metrics.set(Family::QueueAge, &labels, age);

@@ -203,7 +203,11 @@ impl Broker {
                     && now.saturating_sub(link.used.load(Ordering::Relaxed)) > IDLE_MILLIS
                     && Arc::strong_count(link) == 1
             };
-            links.values().filter(is_idle).map(|link| link.identity.clone()).collect()
+            links
+                .values()
+                .filter(is_idle)
+                .map(|link| link.identity.clone())
+                .collect()
         };
         for identity in idle {
             self.links.drop_link(&identity);

@@ -135,7 +135,9 @@ impl Broker {
             entry: None,
         };
         if self.calls.under_way.fetch_add(1, Ordering::Relaxed) >= CALLS_MAX {
-            return Err(throttled("too many direct methods are under way; try again later"));
+            return Err(throttled(
+                "too many direct methods are under way; try again later",
+            ));
         }
         let known = self.scope.get(target).is_some();
         let to = if known { target.as_str() } else { "unknown" };

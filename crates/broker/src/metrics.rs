@@ -181,7 +181,10 @@ impl Metrics {
             let mut sorted: Vec<&Series> = known.values().collect();
             sorted.sort_by(|left, right| left.labels.cmp(&right.labels));
             for series in sorted {
-                let own = names.iter().copied().zip(series.labels.iter().map(|value| &**value));
+                let own = names
+                    .iter()
+                    .copied()
+                    .zip(series.labels.iter().map(|value| &**value));
                 let labels = text_of(common.iter().copied().chain(own));
                 write_series(&mut out, name, &labels, &series.value);
             }
@@ -222,7 +225,10 @@ fn text_of<'a>(labels: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut out = String::new();
     for (name, value) in labels {
         let comma = if out.is_empty() { "" } else { "," };
-        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let value = value
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('\n', "\\n");
         let _ = write!(out, "{comma}{name}=\"{value}\"");
     }
     out
@@ -237,7 +243,10 @@ fn write_series(out: &mut String, name: &str, labels: &str, value: &Value) {
             let comma = if labels.is_empty() { "" } else { "," };
             for quantile in QUANTILES {
                 let at = summary.quantile(quantile);
-                let _ = writeln!(out, "edgehub_{name}{{{labels}{comma}quantile=\"{quantile}\"}} {at}");
+                let _ = writeln!(
+                    out,
+                    "edgehub_{name}{{{labels}{comma}quantile=\"{quantile}\"}} {at}"
+                );
             }
             let _ = writeln!(out, "edgehub_{name}_sum{{{labels}}} {}", summary.sum);
             let _ = writeln!(out, "edgehub_{name}_count{{{labels}}} {}", summary.count);
@@ -247,7 +256,11 @@ fn write_series(out: &mut String, name: &str, labels: &str, value: &Value) {
 
 impl Summary {
     fn add(&mut self, value: f64, times: u32) {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped before")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped before"
+        )]
         let bucket = ((value / SMALLEST).max(1.0).log2() * 4.0).min((BUCKETS - 1) as f64) as usize;
         self.buckets[bucket] = self.buckets[bucket].saturating_add(times);
         self.count += u64::from(times);
@@ -282,20 +295,28 @@ mod tests {
         metrics.count(Family::MessagesDropped, &["no_route", "e/m", "o\"ut"], 3);
         metrics.set(Family::ConnectedClients, &[], 2.0);
         for milli in 1..=100 {
-            metrics.observe(Family::GetTwinDuration, &["upstream", "e/m"], f64::from(milli) / 1e3);
+            metrics.observe(
+                Family::GetTwinDuration,
+                &["upstream", "e/m"],
+                f64::from(milli) / 1e3,
+            );
         }
         let text = metrics.render(&[("iothub", "hub.test")]);
         assert!(text.contains(
             "edgehub_messages_dropped_total{iothub=\"hub.test\",reason=\"no_route\",from=\"e/m\",from_route_output=\"o\\\"ut\"} 3\n"
         ), "{text}");
-        assert!(text.contains("# TYPE edgehub_connected_clients gauge\nedgehub_connected_clients{iothub=\"hub.test\"} 2\n"));
+        assert!(text.contains(
+            "# TYPE edgehub_connected_clients gauge\nedgehub_connected_clients{iothub=\"hub.test\"} 2\n"
+        ));
         let median = text
             .lines()
             .find(|line| line.contains("quantile=\"0.5\""))
             .and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .unwrap();
         assert!((0.049..0.065).contains(&median), "{median}");
-        assert!(text.contains("edgehub_gettwin_duration_seconds_count{iothub=\"hub.test\",source=\"upstream\",id=\"e/m\"} 100\n"));
+        assert!(text.contains(
+            "edgehub_gettwin_duration_seconds_count{iothub=\"hub.test\",source=\"upstream\",id=\"e/m\"} 100\n"
+        ));
     }
 
     #[test]
@@ -305,6 +326,9 @@ mod tests {
             metrics.count(Family::ConnectSuccess, &[&number.to_string()], 1);
         }
         assert!(metrics.render(&[]).lines().count() <= SERIES_MAX + 2);
-        assert_eq!(metrics.total(Family::ConnectSuccess, None), 3.0 * SERIES_MAX as f64);
+        assert_eq!(
+            metrics.total(Family::ConnectSuccess, None),
+            3.0 * SERIES_MAX as f64
+        );
     }
 }

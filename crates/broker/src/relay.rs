@@ -35,7 +35,10 @@ struct Entry {
 impl Broker {
     /// Takes a message for a device; gives it back at once when the device is not there for it.
     pub(crate) fn relay(&self, link: &Arc<Link>, message: CloudMessage) {
-        let session = self.sessions.get(&link.identity).filter(|session| takes_c2d(session));
+        let session = self
+            .sessions
+            .get(&link.identity)
+            .filter(|session| takes_c2d(session));
         let token = message.token;
         let taken = session.is_some() && {
             let mut devices = self.relayed.devices.lock();
@@ -97,7 +100,8 @@ impl Broker {
         let mut devices = self.relayed.devices.lock();
         let found = devices.get_mut(device).and_then(|waiting| {
             let at = waiting.iter().position(|entry| {
-                entry.number == lock.sequence_number && entry.held.is_some_and(|(_, nonce)| nonce == lock.nonce)
+                entry.number == lock.sequence_number
+                    && entry.held.is_some_and(|(_, nonce)| nonce == lock.nonce)
             })?;
             waiting.remove(at)
         });

@@ -60,7 +60,10 @@ impl Sessions {
     }
 
     pub(crate) fn get(&self, identity: &Identity) -> Option<Arc<SessionHandle>> {
-        self.live.lock().get(identity).map(|live| Arc::clone(&live.session))
+        self.live
+            .lock()
+            .get(identity)
+            .map(|live| Arc::clone(&live.session))
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -68,7 +71,11 @@ impl Sessions {
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<SessionHandle>> {
-        self.live.lock().values().map(|live| Arc::clone(&live.session)).collect()
+        self.live
+            .lock()
+            .values()
+            .map(|live| Arc::clone(&live.session))
+            .collect()
     }
 
     /// Hands an item to the session of an identity if it has subscribed to the channel.
@@ -133,7 +140,8 @@ impl Broker {
                 .with_data_schema(request.model_id),
         );
         let replaced = self.insert(&session, verified.proof)?;
-        self.metrics.count(Family::ConnectSuccess, &[identity.as_str()], 1);
+        self.metrics
+            .count(Family::ConnectSuccess, &[identity.as_str()], 1);
         tracing::debug!(identity = identity.as_str(), protocol = ?request.access.protocol, "client of the edge hub connected");
         if let Some(older) = replaced {
             self.ended(&older, CloseReason::TakenOver);
@@ -151,7 +159,12 @@ impl Broker {
         })
     }
 
-    fn new_session(&self, verified: &Verified, persistent: bool, subscriptions: Subscriptions) -> SessionHandle {
+    fn new_session(
+        &self,
+        verified: &Verified,
+        persistent: bool,
+        subscriptions: Subscriptions,
+    ) -> SessionHandle {
         SessionHandle::new(
             self.origin_of(verified),
             0,
@@ -172,7 +185,11 @@ impl Broker {
     }
 
     /// Puts a session in; a newer one is never replaced by an older one.
-    fn insert(&self, session: &Arc<SessionHandle>, proof: Proof) -> Result<Option<Arc<SessionHandle>>, Error> {
+    fn insert(
+        &self,
+        session: &Arc<SessionHandle>,
+        proof: Proof,
+    ) -> Result<Option<Arc<SessionHandle>>, Error> {
         let mut live = self.sessions.live.lock();
         let identity = session.identity();
         match live.get(identity) {
@@ -196,7 +213,11 @@ impl Broker {
     pub(crate) fn close_session(&self, session: &Arc<SessionHandle>, how: Disconnect) {
         if session.retire() {
             self.forget(session);
-            tracing::debug!(identity = session.identity().as_str(), ?how, "client of the edge hub disconnected");
+            tracing::debug!(
+                identity = session.identity().as_str(),
+                ?how,
+                "client of the edge hub disconnected"
+            );
         }
     }
 
@@ -204,7 +225,11 @@ impl Broker {
     pub(crate) fn ended(&self, session: &Arc<SessionHandle>, reason: CloseReason) {
         if session.close(reason) {
             self.forget(session);
-            tracing::info!(identity = session.identity().as_str(), ?reason, "edge hub ended a session");
+            tracing::info!(
+                identity = session.identity().as_str(),
+                ?reason,
+                "edge hub ended a session"
+            );
         }
     }
 
@@ -241,7 +266,9 @@ impl Broker {
         }
         let before = session.subscriptions();
         if session.persistent && before != subscriptions {
-            self.sessions.store(session.identity(), Some(subscriptions)).await?;
+            self.sessions
+                .store(session.identity(), Some(subscriptions))
+                .await?;
         }
         session.set_subscriptions(subscriptions);
         self.channels_changed(session, before, subscriptions);

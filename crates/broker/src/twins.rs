@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_model::subscription::Channel;
 use holdfast_model::twin::{Section, Twin, parse_object};
 use holdfast_model::{Error, ErrorCode, Identity};
 use holdfast_observe::tracing;
 use holdfast_ports::session::Downlink;
-use holdfast_model::subscription::Channel;
 use holdfast_upstream::port::{CloudError, Reach};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -170,7 +170,9 @@ impl Twins {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::error!(identity = identity.as_str(), %error, "a twin cannot be kept");
-                return Err(unavailable("the twin cannot be stored; check the disk of the edge device"));
+                return Err(unavailable(
+                    "the twin cannot be stored; check the disk of the edge device",
+                ));
             }
             Err(_) => return Err(unavailable("the twin cannot be stored")),
         }
@@ -205,7 +207,10 @@ impl Twins {
 /// Ids are too long and too free for names of files.
 fn file_name(identity: &Identity) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, identity.as_str().as_bytes());
-    let hex: String = digest.as_ref()[..20].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = digest.as_ref()[..20]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("{hex}.twin")
 }
 
@@ -217,15 +222,13 @@ impl Broker {
         let source = if fetched.is_some() { "upstream" } else { "edge_hub" };
         let record = match fetched {
             Some(record) => record,
-            None => self
-                .twins
-                .load(identity)
-                .unwrap_or_else(|| Record::new(identity)),
+            None => self.twins.load(identity).unwrap_or_else(|| Record::new(identity)),
         };
         let took = Duration::from_millis(self.clock.monotonic_millis().saturating_sub(begun));
         let labels = [source, identity.as_str()];
         self.metrics.count(Family::GetTwin, &labels, 1);
-        self.metrics.observe_duration(Family::GetTwinDuration, &labels, took);
+        self.metrics
+            .observe_duration(Family::GetTwinDuration, &labels, took);
         Ok(record.to_device_json())
     }
 
@@ -286,7 +289,10 @@ impl Broker {
     pub(crate) async fn desired_pushed(&self, identity: &Identity, version: u64, change: &[u8]) {
         let merged = {
             let _one = self.twins.lock(identity).await;
-            match (self.twins.load(identity), serde_json::from_slice::<Map<String, Value>>(change)) {
+            match (
+                self.twins.load(identity),
+                serde_json::from_slice::<Map<String, Value>>(change),
+            ) {
                 // Known already.
                 (Some(record), Ok(_)) if version <= record.desired_version => return,
                 (Some(mut record), Ok(change)) if version == record.desired_version + 1 => {
@@ -320,8 +326,11 @@ impl Broker {
     fn push_desired(&self, identity: &Identity, mut change: Map<String, Value>, version: u64) {
         change.insert("$version".to_owned(), version.into());
         let patch = Bytes::from(Value::Object(change).to_string());
-        self.sessions
-            .push(identity, Channel::DesiredProperties, Downlink::Desired { version, patch });
+        self.sessions.push(
+            identity,
+            Channel::DesiredProperties,
+            Downlink::Desired { version, patch },
+        );
     }
 
     /// See `DeviceGateway::patch_reported`.
@@ -341,7 +350,8 @@ impl Broker {
         let took = Duration::from_millis(self.clock.monotonic_millis().saturating_sub(begun));
         let labels = ["edge_hub", identity.as_str()];
         self.metrics.count(Family::ReportedProperties, &labels, 1);
-        self.metrics.observe_duration(Family::ReportedDuration, &labels, took);
+        self.metrics
+            .observe_duration(Family::ReportedDuration, &labels, took);
         Ok(version)
     }
 
@@ -352,10 +362,7 @@ impl Broker {
         expected_version: Option<u64>,
     ) -> Result<u64, Error> {
         let _one = self.twins.lock(identity).await;
-        let mut record = self
-            .twins
-            .load(identity)
-            .unwrap_or_else(|| Record::new(identity));
+        let mut record = self.twins.load(identity).unwrap_or_else(|| Record::new(identity));
         if let Some(expected) = expected_version.filter(|expected| *expected != record.reported_version) {
             let is = record.reported_version;
             let text = format!("the reported properties are at version {is}, not {expected}");

@@ -28,6 +28,8 @@ pub(super) struct Lane {
     pub(super) next: u64,
     pub(super) window: VecDeque<Item>,
     window_bytes: usize,
+    /// The place that was found not to be over, and until when it is not.
+    fresh: (u64, Age),
 }
 
 /// A block of one sender.
@@ -73,7 +75,13 @@ impl Lane {
             next,
             window: VecDeque::new(),
             window_bytes: 0,
+            fresh: (u64::MAX, 0),
         }
+    }
+
+    /// Whether its first message was looked at and is not too old yet.
+    pub(super) fn is_fresh(&self, now: Age) -> bool {
+        self.window.is_empty() && self.fresh.0 == self.next && now < self.fresh.1
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -103,7 +111,11 @@ impl Lane {
         for stored in blocks {
             let block = stored.block;
             let end = block.end_sequence_number();
-            let sender = block.events().next().and_then(Result::ok).map(|event| event.identity.to_owned());
+            let sender = block
+                .events()
+                .next()
+                .and_then(Result::ok)
+                .map(|event| event.identity.to_owned());
             let sender = sender.and_then(|sender| Identity::parse(&sender).ok());
             let settled = block.first_sequence_number.max(self.next);
             self.next = self.next.max(end);
@@ -150,11 +162,14 @@ impl Lane {
             events.skip_to(item.settled);
             let mut full = false;
             for event in events {
-                if batch.messages.len() >= count_max || (batch.bytes >= bytes_max && !batch.messages.is_empty()) {
+                if batch.messages.len() >= count_max
+                    || (batch.bytes >= bytes_max && !batch.messages.is_empty())
+                {
                     full = true;
                     break;
                 }
-                let message = event.map_or_else(|_| Message::default(), |event| message_of(&event, &item.block));
+                let message =
+                    event.map_or_else(|_| Message::default(), |event| message_of(&event, &item.block));
                 batch.push(message);
             }
             item.in_flight = (batch.messages.len() - before) as u32;
@@ -209,6 +224,7 @@ impl Lane {
         if self.window.iter().any(|item| item.in_flight > 0) {
             return;
         }
+        let until = self.window.front().map(|item| item.expires.unwrap_or(Age::MAX));
         // Only from the first that is not settled: those behind may be settled already, and are sent again otherwise.
         while let Some(last) = self.window.back()
             && !last.done
@@ -219,6 +235,9 @@ impl Lane {
             self.window.pop_back();
         }
         self.window.shrink_to_fit();
+        if let Some(until) = until.filter(|_| self.window.is_empty()) {
+            self.fresh = (self.next, until);
+        }
     }
 
     /// Gives up what is too old and not on its way. Returns what was dropped, by sender and output.

@@ -81,6 +81,19 @@ struct Sender {
     busy: bool,
     retry_at: u64,
     failures: u32,
+    /// The hub does not let it in.
+    refused: bool,
+}
+
+impl Sender {
+    fn works(&mut self) {
+        (self.failures, self.retry_at, self.refused) = (0, 0, false);
+    }
+
+    /// Whether less important messages of others wait for this one's: not for one that cannot send for longer.
+    fn holds_others(&self) -> bool {
+        !self.refused && self.failures < FAILURES_TO_PARK
+    }
 }
 
 struct Forwarder {
@@ -169,7 +182,8 @@ impl Forwarder {
                     .push(Lane::new(id, key.priority, parked, info.consumed));
             }
         }
-        self.lanes.sort_by_key(|lane| (lane.priority, lane.parked.is_none()));
+        self.lanes
+            .sort_by_key(|lane| (lane.priority, lane.parked.is_none()));
     }
 
     fn lane(&mut self, queue: QueueId) -> Option<usize> {
@@ -194,13 +208,15 @@ impl Forwarder {
             return;
         }
         while self.sends.len() < self.broker.config.fan_out && self.now() >= self.send_at {
-            let Some(batch) = self.next_batch().await else { return };
+            let Some(batch) = self.next_batch().await else {
+                return;
+            };
             self.send(batch);
         }
     }
 
-    /// The next batch of the most important lane that has one. A lane whose messages are on their way keeps the less
-    /// important ones waiting; one whose senders all pause does not.
+    /// The next batch of the most important lane that has one. A lane whose messages are on their way, or about to be, keeps
+    /// the less important ones waiting; one whose senders all cannot send does not.
     async fn next_batch(&mut self) -> Option<Batch> {
         let mut index = 0;
         while index < self.lanes.len() {
@@ -226,16 +242,12 @@ impl Forwarder {
         None
     }
 
-    /// Whether messages of this lane are on their way, or about to be.
+    /// Whether messages of this lane are on their way, or will be soon.
     fn blocks_others(&self, index: usize) -> bool {
-        let now = self.now();
-        self.lanes[index].window.iter().any(|item| {
-            item.in_flight > 0
-                || self
-                    .senders
-                    .get(&item.sender)
-                    .is_none_or(|sender| sender.retry_at <= now)
-        })
+        self.lanes[index]
+            .window
+            .iter()
+            .any(|item| item.in_flight > 0 || self.senders.get(&item.sender).is_none_or(Sender::holds_others))
     }
 
     /// Reads ahead. Messages of parked senders move to their queues instead.
@@ -277,7 +289,12 @@ impl Forwarder {
     }
 
     fn send(&mut self, batch: Batch) {
-        if let Some(rate) = self.broker.config.upstream_bytes_per_second.filter(|rate| *rate > 0) {
+        if let Some(rate) = self
+            .broker
+            .config
+            .upstream_bytes_per_second
+            .filter(|rate| *rate > 0)
+        {
             let cost = batch.bytes as u64 * 1_000 / rate;
             self.send_at = self.send_at.max(self.now()) + cost;
         }
@@ -321,16 +338,17 @@ impl Forwarder {
         state.busy = false;
         let mut park = false;
         match &outcome {
-            Ok(()) => (state.failures, state.retry_at) = (0, 0),
+            Ok(()) => state.works(),
             Err(SendFailure { cause, .. }) => {
                 tracing::debug!(sender = batch.sender.as_str(), %cause, "messages were not taken above");
                 match cause {
                     CloudError::Refused { .. } => {
                         // That one message will never be taken; those behind it may be.
                         done += usize::from(done < batch.messages.len());
-                        (state.failures, state.retry_at) = (0, 0);
+                        state.works();
                     }
                     CloudError::Unauthorized(_) => {
+                        state.refused = true;
                         state.failures += 1;
                         state.retry_at = now + pause_millis(state.failures + 3, REFUSED_PAUSE_MILLIS);
                         park = true;
@@ -354,7 +372,13 @@ impl Forwarder {
                 self.to_park.push((batch.lane, batch.sender.clone()));
             }
         }
-        if matches!(&outcome, Err(SendFailure { cause: CloudError::Unauthorized(_), .. })) {
+        if matches!(
+            &outcome,
+            Err(SendFailure {
+                cause: CloudError::Unauthorized(_),
+                ..
+            })
+        ) {
             let (broker, sender) = (Arc::clone(&self.broker), batch.sender);
             tokio::spawn(async move { broker.look_up(&sender).await });
         }
@@ -393,9 +417,17 @@ impl Forwarder {
             CloudError::Refused { status, message } => {
                 let labels = ["refused_upstream", from, batch.output_of(accepted)];
                 self.broker.metrics.count(Family::MessagesDropped, &labels, 1);
-                tracing::warn!(sender = from, status, message, "the hub above refused a message for good; it is dropped");
+                tracing::debug!(
+                    sender = from,
+                    status,
+                    message,
+                    "the hub above refused a message for good; it is dropped"
+                );
             }
-            _ => self.broker.metrics.count(Family::OperationRetry, &[from, "send"], 1),
+            _ => self
+                .broker
+                .metrics
+                .count(Family::OperationRetry, &[from, "send"], 1),
         }
     }
 
@@ -403,13 +435,14 @@ impl Forwarder {
     fn reach_changed(&mut self, online: bool) {
         if online {
             for sender in self.senders.values_mut() {
-                (sender.retry_at, sender.failures) = (0, 0);
+                sender.works();
             }
         } else {
             self.probed_at = self.now();
         }
         // Who has nothing on its way and nothing to answer for is forgotten.
-        self.senders.retain(|_, sender| sender.busy || sender.failures > 0);
+        self.senders
+            .retain(|_, sender| sender.busy || sender.failures > 0);
     }
 
     /// How long there is nothing to do unless something happens.
@@ -425,13 +458,19 @@ impl Forwarder {
             .filter(|sender| !sender.busy && sender.retry_at > now)
             .map(|sender| sender.retry_at - now);
         let bandwidth = Some(self.send_at.saturating_sub(now)).filter(|wait| *wait > 0);
-        let next = retry.chain(bandwidth).min().map_or(LOOK_EVERY, Duration::from_millis);
+        let next = retry
+            .chain(bandwidth)
+            .min()
+            .map_or(LOOK_EVERY, Duration::from_millis);
         next.clamp(Duration::from_millis(5), LOOK_EVERY)
     }
 
     /// Gives up what is too old, from the front of each lane, and keeps nothing in memory.
     async fn expire(&mut self) {
         for index in 0..self.lanes.len() {
+            if self.lanes[index].is_fresh(self.broker.queues.now()) {
+                continue;
+            }
             loop {
                 let before = self.lanes[index].next;
                 if self.lanes[index].window.is_empty() {
@@ -453,9 +492,7 @@ impl Forwarder {
         let dropped = self.lanes[index].drop_expired(&self.broker);
         for (sender, output, count) in dropped {
             let labels = ["ttl_expiry", sender.as_str(), &output];
-            self.broker
-                .metrics
-                .count(Family::MessagesDropped, &labels, count);
+            self.broker.metrics.count(Family::MessagesDropped, &labels, count);
         }
     }
 }

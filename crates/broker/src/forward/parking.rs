@@ -45,7 +45,11 @@ impl Forwarder {
     async fn park(&mut self, index: usize, sender: &Identity) -> bool {
         let lane = &self.lanes[index];
         let moves = |item: &&Item| item.sender == *sender && item.has_waiting();
-        if lane.window.iter().any(|item| item.sender == *sender && item.in_flight > 0) {
+        if lane
+            .window
+            .iter()
+            .any(|item| item.sender == *sender && item.in_flight > 0)
+        {
             return false;
         }
         if !lane.window.iter().any(|item| moves(&item)) {
@@ -59,7 +63,9 @@ impl Forwarder {
         let mut accepted = 0;
         let mut moved = Vec::new();
         for item in lane.window.iter().filter(moves) {
-            let Some((origin, records)) = rest_of(item) else { continue };
+            let Some((origin, records)) = rest_of(item) else {
+                continue;
+            };
             let entry = Entry {
                 queue,
                 expires: item.expires(),
@@ -80,10 +86,16 @@ impl Forwarder {
             return false;
         }
         // Given up here only when they are safe there.
-        if poll_fn(|context| broker.queues.poll_durable(accepted, context)).await.is_err() {
+        if poll_fn(|context| broker.queues.poll_durable(accepted, context))
+            .await
+            .is_err()
+        {
             return false;
         }
-        tracing::info!(sender = sender.as_str(), "messages of a sender that cannot send were put aside");
+        tracing::info!(
+            sender = sender.as_str(),
+            "messages of a sender that cannot send were put aside"
+        );
         let priority = self.lanes[index].priority;
         let all = {
             let lane = &mut self.lanes[index];

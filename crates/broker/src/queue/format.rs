@@ -231,6 +231,10 @@ mod tests {
                 assert_eq!(FrameHeader::whole(&flipped, 7), None, "bit {bit} of byte {at}");
             }
         }
-        assert_eq!(FrameHeader::whole(&[0; 200], 0), None, "reserved space is no frame");
+        assert_eq!(
+            FrameHeader::whole(&[0; 200], 0),
+            None,
+            "reserved space is no frame"
+        );
     }
 }

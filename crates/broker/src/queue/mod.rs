@@ -1,4 +1,4 @@
-//! Store and forward: queues of messages on the disk, one per endpoint and priority (ADR 0072).
+//! Store and forward: queues of messages on the disk, one per endpoint and priority (ADR 0074).
 //!
 //! # What is promised
 //!
@@ -252,9 +252,8 @@ impl QueueStore {
     pub fn queues(&self) -> Vec<(QueueId, QueueKey, QueueInfo)> {
         let now = self.now();
         let inner = self.shared.inner.lock();
-        let info = |(index, queue): (usize, &Queue)| {
-            (QueueId(index as u32), queue.key.clone(), queue.info(now))
-        };
+        let info =
+            |(index, queue): (usize, &Queue)| (QueueId(index as u32), queue.key.clone(), queue.info(now));
         inner.queues.iter().enumerate().map(info).collect()
     }
 

@@ -67,7 +67,9 @@ pub(super) fn read(
             Ok(file) => file,
             // Consumed and deleted meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if find(shared, queue, from).is_some_and(|(again, _)| again.segment.number == place.segment.number) {
+                if find(shared, queue, from)
+                    .is_some_and(|(again, _)| again.segment.number == place.segment.number)
+                {
                     return Err(error.into());
                 }
                 continue;
@@ -186,7 +188,10 @@ fn cut(chunk: &Bytes, segment: &Segment, from: u64, is_last: bool) -> Cut {
         let rest = &chunk[cut.used..];
         let Some((frame, _)) = FrameHeader::whole(rest, segment.salt) else {
             let header = FrameHeader::decode(rest, segment.salt);
-            if !is_last && header.is_none_or(|header| header.bytes() > rest.len()) && rest.len() < FRAME_HEADER_BYTES {
+            if !is_last
+                && header.is_none_or(|header| header.bytes() > rest.len())
+                && rest.len() < FRAME_HEADER_BYTES
+            {
                 cut.wanted = Some(FRAME_HEADER_BYTES + rest.len());
                 break;
             }

@@ -206,7 +206,9 @@ impl Inner {
     /// Bytes that writing to a queue may need besides the frames: the header of a segment and a mark.
     fn extra_bytes(&self, queue: QueueId) -> usize {
         match self.queues.get(queue.index()) {
-            Some(queue) if queue.pending.is_empty() => SegmentHeader::bytes(queue.key.name.len()) + FRAME_HEADER_BYTES,
+            Some(queue) if queue.pending.is_empty() => {
+                SegmentHeader::bytes(queue.key.name.len()) + FRAME_HEADER_BYTES
+            }
             _ => 0,
         }
     }

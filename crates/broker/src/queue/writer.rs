@@ -157,10 +157,7 @@ impl Writer {
     fn commit(&mut self, mut batch: Batch) -> Result<(), String> {
         self.last_start = Some(Instant::now());
         let mut tries = 0;
-        loop {
-            let Err(error) = self.write_and_sync(&mut batch) else {
-                break;
-            };
+        while let Err(error) = self.write_and_sync(&mut batch) {
             tries += u32::from(!is_full(&error));
             if tries >= TRIES_MAX {
                 return Err(format!(
@@ -233,7 +230,10 @@ impl Writer {
                 failure = Some(error);
             }
         }
-        let named = batch.parts.iter().any(|part| part.written && self.is_fresh(part.queue));
+        let named = batch
+            .parts
+            .iter()
+            .any(|part| part.written && self.is_fresh(part.queue));
         if named && let Err(error) = self.shared.disk.sync_dir(&self.shared.config.dir) {
             for part in &mut batch.parts {
                 if part.written && self.is_fresh(part.queue) {
@@ -248,7 +248,9 @@ impl Writer {
     }
 
     fn is_fresh(&self, queue: QueueId) -> bool {
-        self.active.get(&queue).is_some_and(|active| active.fresh.is_some())
+        self.active
+            .get(&queue)
+            .is_some_and(|active| active.fresh.is_some())
     }
 
     /// Leaves a segment behind: what is durable in it stays, the next write goes into a new one.
@@ -257,7 +259,10 @@ impl Writer {
             return;
         };
         if active.fresh.is_some() {
-            let _ = self.shared.disk.remove(&segment_path(&self.shared, active.number));
+            let _ = self
+                .shared
+                .disk
+                .remove(&segment_path(&self.shared, active.number));
         } else {
             let _ = active.file.truncate(active.length);
         }
@@ -269,9 +274,8 @@ impl Writer {
         }
         let more = part.bytes.len() as u64;
         let segment_bytes = self.shared.config.segment_bytes;
-        let full = |active: &Active| {
-            active.length > active.header_bytes && active.length + more > segment_bytes
-        };
+        let full =
+            |active: &Active| active.length > active.header_bytes && active.length + more > segment_bytes;
         if self.active.get(&part.queue).is_some_and(full) {
             self.close_active(part.queue);
         }
@@ -423,7 +427,11 @@ impl Writer {
             return;
         }
         for (queue, number) in gone {
-            if self.active.get(queue).is_some_and(|active| active.number == *number) {
+            if self
+                .active
+                .get(queue)
+                .is_some_and(|active| active.number == *number)
+            {
                 self.active.remove(queue);
             }
             // One that cannot be removed is consumed by its mark, and removed when the store is next opened.

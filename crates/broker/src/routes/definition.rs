@@ -40,7 +40,10 @@ impl Definition {
     /// The schema version, or the shape of the document.
     pub fn read(desired: &Map<String, Value>) -> Result<(Self, Vec<String>), String> {
         let version = desired.get("schemaVersion").and_then(Value::as_str);
-        let strings_only = match version.map(|version| version.splitn(3, '.').collect::<Vec<_>>()).as_deref() {
+        let strings_only = match version
+            .map(|version| version.splitn(3, '.').collect::<Vec<_>>())
+            .as_deref()
+        {
             Some(["1", "0", ..]) => true,
             Some(["1", "1" | "2" | "3", ..]) => false,
             _ => {
@@ -82,7 +85,10 @@ impl Definition {
                 self.time_to_live = u64::try_from(seconds).ok().map(Duration::from_secs);
             }
         }
-        if let Some(limit) = store.get("storeLimits").and_then(|limits| limits.get("maxSizeBytes")) {
+        if let Some(limit) = store
+            .get("storeLimits")
+            .and_then(|limits| limits.get("maxSizeBytes"))
+        {
             let bytes = limit
                 .as_u64()
                 .ok_or("storeAndForwardConfiguration.storeLimits.maxSizeBytes must be a whole number")?;
@@ -109,7 +115,8 @@ impl RouteDefinition {
             }
             Value::Object(object) => {
                 let text = object.get("route").and_then(Value::as_str);
-                text.ok_or("it has no member route with a text")?.clone_into(&mut route.text);
+                text.ok_or("it has no member route with a text")?
+                    .clone_into(&mut route.text);
                 if let Some(priority) = object.get("priority").filter(|value| !value.is_null()) {
                     route.priority = priority
                         .as_u64()
@@ -192,10 +199,9 @@ mod tests {
         let (definition, faults) =
             read(json!({"schemaVersion": "1.0", "routes": {"a": {"route": "x"}}})).unwrap();
         assert!(definition.routes.is_empty() && faults.len() == 1);
-        let (definition, _) = read(
-            json!({"schemaVersion": "1.0", "storeAndForwardConfiguration": {"timeToLiveSecs": -1}}),
-        )
-        .unwrap();
+        let (definition, _) =
+            read(json!({"schemaVersion": "1.0", "storeAndForwardConfiguration": {"timeToLiveSecs": -1}}))
+                .unwrap();
         assert_eq!(definition.time_to_live, None);
         assert!(read(json!({"schemaVersion": "1.0", "routes": []})).is_err());
     }

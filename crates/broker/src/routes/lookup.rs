@@ -60,7 +60,10 @@ impl<'a> Incoming<'a> {
     fn json(&self) -> &Json {
         self.body.get_or_init(|| {
             let content_type = self.event.system(SystemProperty::ContentType);
-            let encoding = self.event.system(SystemProperty::ContentEncoding).unwrap_or("utf-8");
+            let encoding = self
+                .event
+                .system(SystemProperty::ContentEncoding)
+                .unwrap_or("utf-8");
             parse_body(content_type, Some(encoding), self.event.body).unwrap_or(Json::Null)
         })
     }

@@ -109,7 +109,13 @@ impl RouteTable {
 
     /// Where a message goes. `path` is that of [`path_of`]; `number` is the number of its id. True beside the answer when it
     /// is the same for every message of that path.
-    pub(crate) fn decide(&self, event: &EventView<'_>, path: &str, number: u128, internal: bool) -> (Targets, bool) {
+    pub(crate) fn decide(
+        &self,
+        event: &EventView<'_>,
+        path: &str,
+        number: u128,
+        internal: bool,
+    ) -> (Targets, bool) {
         let incoming = Incoming::new(event, &self.symbols, number, internal);
         let mut best: SmallVec<[(usize, u32, Target); 2]> = SmallVec::new();
         let mut constant = true;
@@ -136,7 +142,8 @@ impl RouteTable {
 /// Messages of the edge hub's own making are taken only by routes that name their source: `/*` was written for messages of
 /// clients.
 fn covers(source: &str, path: &str) -> bool {
-    path.starts_with(source) && (source != "/" || !path.starts_with(LIFECYCLE) && !path.starts_with(CONNECTION))
+    path.starts_with(source)
+        && (source != "/" || !path.starts_with(LIFECYCLE) && !path.starts_with(CONNECTION))
 }
 
 const LIFECYCLE: &str = "/devicelifecycleevents/";
@@ -164,5 +171,7 @@ pub(crate) fn path_of(source: EventSource, module: Option<&str>, output: Option<
 
 /// The output that a message was sent to.
 pub(crate) fn output_of<'a>(event: &EventView<'a>) -> Option<&'a str> {
-    event.system(SystemProperty::OutputName).filter(|output| !output.is_empty())
+    event
+        .system(SystemProperty::OutputName)
+        .filter(|output| !output.is_empty())
 }

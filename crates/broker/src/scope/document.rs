@@ -60,14 +60,20 @@ pub(crate) fn encode<'a>(identities: impl Iterator<Item = &'a ScopeIdentity>) ->
 /// What is wrong with it, and where.
 pub fn decode(json: &[u8]) -> Result<Vec<ScopeIdentity>, String> {
     let document: Document<'_> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    document.identities.into_iter().map(Entry::into_identity).collect()
+    document
+        .identities
+        .into_iter()
+        .map(Entry::into_identity)
+        .collect()
 }
 
 impl<'a> Entry<'a> {
     fn of(identity: &'a ScopeIdentity) -> Self {
         let (mut keys, mut thumbprints, mut authority) = (Vec::new(), Vec::new(), false);
         match &identity.authentication {
-            ScopeAuthentication::Keys { primary, secondary } => keys = vec![primary.clone(), secondary.clone()],
+            ScopeAuthentication::Keys { primary, secondary } => {
+                keys = vec![primary.clone(), secondary.clone()]
+            }
             ScopeAuthentication::Thumbprints { primary, secondary } => {
                 thumbprints = vec![primary.as_str().into(), secondary.as_str().into()];
             }
@@ -83,7 +89,11 @@ impl<'a> Entry<'a> {
             authority,
             iot_edge: identity.iot_edge,
             device_scope: identity.device_scope.as_deref().map(Cow::Borrowed),
-            parent_scopes: identity.parent_scopes.iter().map(|scope| scope.as_str().into()).collect(),
+            parent_scopes: identity
+                .parent_scopes
+                .iter()
+                .map(|scope| scope.as_str().into())
+                .collect(),
         }
     }
 
@@ -102,7 +112,9 @@ impl<'a> Entry<'a> {
             },
             _ => {
                 let id = &self.id;
-                return Err(format!("{id:?} needs one kind of credential, and at most two of it"));
+                return Err(format!(
+                    "{id:?} needs one kind of credential, and at most two of it"
+                ));
             }
         };
         Ok(ScopeIdentity {

@@ -179,4 +179,3 @@ fn is_parent(parent: &ScopeIdentity, child: &ScopeIdentity) -> bool {
     }
     child.parent_scopes.contains(scope) || (!child.iot_edge && child.device_scope.as_ref() == Some(scope))
 }
-

@@ -41,7 +41,8 @@ impl Scope {
                     let is_child_edge = entry.iot_edge && !entry.identity.is_module();
                     let id = entry.identity.clone();
                     let known = found.insert(id.clone(), entry).is_some();
-                    if is_child_edge && !known && id.as_str() != self.device_id && chain.len() < CHAIN_MAX - 1 {
+                    if is_child_edge && !known && id.as_str() != self.device_id && chain.len() < CHAIN_MAX - 1
+                    {
                         let mut below = vec![id.as_str().to_owned()];
                         below.extend(chain.iter().cloned());
                         targets.push(below);

@@ -139,6 +139,9 @@ mod tests {
             apply(&mut patched, &difference(&before, &after));
             assert_eq!(patched, after, "seed {seed}");
         }
-        assert_eq!(difference(&object(json!({"a": 1})), &object(json!({"a": 1}))), Map::new());
+        assert_eq!(
+            difference(&object(json!({"a": 1})), &object(json!({"a": 1}))),
+            Map::new()
+        );
     }
 }

@@ -57,17 +57,22 @@ impl Broker {
         let body = Bytes::from(Value::Object(sending).to_string());
         let begun = self.clock.monotonic_millis();
         let outcome = tokio::time::timeout(SEND_TIMEOUT, link.client.patch_reported(body)).await;
-        let outcome = outcome.unwrap_or_else(|_| Err(CloudError::Unreachable("no answer in time".to_owned())));
+        let outcome =
+            outcome.unwrap_or_else(|_| Err(CloudError::Unreachable("no answer in time".to_owned())));
         let took = Duration::from_millis(self.clock.monotonic_millis().saturating_sub(begun));
         let labels = ["upstream", identity.as_str()];
         match &outcome {
             Ok(_) => {
                 self.metrics.count(Family::ReportedProperties, &labels, 1);
-                self.metrics.observe_duration(Family::ReportedDuration, &labels, took);
+                self.metrics
+                    .observe_duration(Family::ReportedDuration, &labels, took);
             }
             Err(error) => {
-                self.metrics
-                    .count(Family::OperationRetry, &[identity.as_str(), "reported_properties"], 1);
+                self.metrics.count(
+                    Family::OperationRetry,
+                    &[identity.as_str(), "reported_properties"],
+                    1,
+                );
                 tracing::warn!(identity = identity.as_str(), %error, "reported properties were not taken above");
             }
         }

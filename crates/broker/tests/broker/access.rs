@@ -18,7 +18,12 @@ use crate::edge::{EDGE_SCOPE, Edge, above, entry, key_of, scope, settings, token
 async fn only_the_right_key_lets_in_and_neighbours_go_on() {
     let edge = Edge::alone();
     let neighbour = edge.client("edge/b").await;
-    let code = |outcome: Result<_, holdfast_model::Error>| outcome.map(|_: holdfast_ports::gateway::Connected| ()).expect_err("refused").code;
+    let code = |outcome: Result<_, holdfast_model::Error>| {
+        outcome
+            .map(|_: holdfast_ports::gateway::Connected| ())
+            .expect_err("refused")
+            .code
+    };
     assert!(edge.try_connect("edge/a", &key_of("edge/a")).await.is_ok());
     // A module may use its device's key.
     assert!(edge.try_connect("edge/a", &key_of("edge")).await.is_ok());
@@ -30,7 +35,11 @@ async fn only_the_right_key_lets_in_and_neighbours_go_on() {
         ("edge/nobody", key_of("edge")),
         ("bad id", key_of("bad id")),
     ] {
-        assert_eq!(code(edge.try_connect(identity, &key).await), ErrorCode::IotHubUnauthorizedAccess, "{identity}");
+        assert_eq!(
+            code(edge.try_connect(identity, &key).await),
+            ErrorCode::IotHubUnauthorizedAccess,
+            "{identity}"
+        );
     }
     for (resource, fits) in [
         ("hub.test/devices/leaf", true),
@@ -46,9 +55,22 @@ async fn only_the_right_key_lets_in_and_neighbours_go_on() {
             .await;
         assert_eq!(outcome.is_ok(), fits, "{resource}");
     }
-    let old = token("leaf", &key_of("leaf"), edge.clock.now().minus(Duration::from_secs(400)));
-    for credential in [Credential::Sas(&old), Credential::Sas("rubbish"), Credential::None, Credential::Certificates(&[])] {
-        assert!(edge.connect_with("leaf", credential, Persistence::Untouched, None).await.is_err());
+    let old = token(
+        "leaf",
+        &key_of("leaf"),
+        edge.clock.now().minus(Duration::from_secs(400)),
+    );
+    for credential in [
+        Credential::Sas(&old),
+        Credential::Sas("rubbish"),
+        Credential::None,
+        Credential::Certificates(&[]),
+    ] {
+        assert!(
+            edge.connect_with("leaf", credential, Persistence::Untouched, None)
+                .await
+                .is_err()
+        );
     }
     assert!(!neighbour.session.is_ended());
     neighbour.say(None, &["still here"]).await;
@@ -71,8 +93,22 @@ async fn certificates_of_leaf_devices() {
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_cert = ca.self_signed(&ca_key).unwrap();
     let issuer = Issuer::new(ca, ca_key);
-    let issued = |name: &str| bytes::Bytes::from(params(name).signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().to_vec());
-    let own = bytes::Bytes::from(params("any").self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec());
+    let issued = |name: &str| {
+        bytes::Bytes::from(
+            params(name)
+                .signed_by(&KeyPair::generate().unwrap(), &issuer)
+                .unwrap()
+                .der()
+                .to_vec(),
+        )
+    };
+    let own = bytes::Bytes::from(
+        params("any")
+            .self_signed(&KeyPair::generate().unwrap())
+            .unwrap()
+            .der()
+            .to_vec(),
+    );
     let thumbprint: String = ring::digest::digest(&ring::digest::SHA256, &own)
         .as_ref()
         .iter()
@@ -90,16 +126,27 @@ async fn certificates_of_leaf_devices() {
     let edge = Edge::open(config, Arc::new(SimDisk::new()), crate::edge::manual(), None);
     let connect = async |identity: &str, certificate: &bytes::Bytes| {
         let chain = [certificate.clone()];
-        edge.connect_with(identity, Credential::Certificates(&chain), Persistence::Untouched, None)
-            .await
+        edge.connect_with(
+            identity,
+            Credential::Certificates(&chain),
+            Persistence::Untouched,
+            None,
+        )
+        .await
     };
-    assert!(connect("leaf", &issued("leaf")).await.is_err(), "no authority is trusted yet");
+    assert!(
+        connect("leaf", &issued("leaf")).await.is_err(),
+        "no authority is trusted yet"
+    );
     edge.broker.set_trust(&[ca_cert.der().to_vec().into()]);
     let leaf = connect("leaf", &issued("leaf")).await.expect("issued");
     assert!(connect("leaf", &issued("leaf2")).await.is_err(), "another name");
     assert!(connect("leaf2", &own).await.is_ok(), "known by thumbprint");
     assert!(connect("leaf2", &issued("leaf2")).await.is_err());
-    assert!(connect("edge/a", &issued("edge/a")).await.is_err(), "modules have no certificates");
+    assert!(
+        connect("edge/a", &issued("edge/a")).await.is_err(),
+        "modules have no certificates"
+    );
     // The authority goes, and with it who rests on it.
     edge.broker.set_trust(&[]);
     assert_eq!(leaf.session.close_reason(), Some(CloseReason::IdentityChanged));
@@ -121,7 +168,8 @@ async fn a_newer_session_takes_over_and_a_token_ends() {
     clock.advance(Duration::from_secs(3_000));
     edge.broker.renew(&renewed.session, Timestamp::MAX);
     clock.advance(Duration::from_secs(1_000));
-    edge.until("the end of the token", || second.session.is_ended()).await;
+    edge.until("the end of the token", || second.session.is_ended())
+        .await;
     assert_eq!(second.session.close_reason(), Some(CloseReason::TokenExpired));
     assert!(!renewed.session.is_ended());
 }
@@ -137,7 +185,10 @@ async fn clients_are_bounded() {
         clients.push(edge.client(&format!("edge/m{number}")).await);
     }
     let refused = edge.try_connect("edge/m100", &key_of("edge/m100")).await;
-    assert_eq!(refused.expect_err("one too many").code, ErrorCode::ServiceUnavailable);
+    assert_eq!(
+        refused.expect_err("one too many").code,
+        ErrorCode::ServiceUnavailable
+    );
     // Who is there may come again.
     clients.push(edge.client("edge/m7").await);
     clients.remove(3).leave();
@@ -190,12 +241,19 @@ async fn the_scope_is_kept_for_offline_starts_and_followed() {
     let edge = Edge::below(&cloud, Arc::new(disk.clone())).await;
     let leaf = edge.client("leaf").await;
     let module = edge.client("edge/a").await;
-    assert!(edge.try_connect("new", &key_of("new")).await.is_err(), "never seen");
+    assert!(
+        edge.try_connect("new", &key_of("new")).await.is_err(),
+        "never seen"
+    );
     for path in disk.paths() {
         let content = disk.content(&path);
         let key = key_of("leaf");
         let secret = key.reveal().as_bytes();
-        assert!(!content.windows(secret.len()).any(|window| window == secret), "{}", path.display());
+        assert!(
+            !content.windows(secret.len()).any(|window| window == secret),
+            "{}",
+            path.display()
+        );
     }
 
     // It is back: an identity that was made meanwhile is found, one that was disabled goes at once.
@@ -205,10 +263,22 @@ async fn the_scope_is_kept_for_offline_starts_and_followed() {
     edge.client("new").await;
     cloud.state.lock().scope.push(entry("newer"));
     edge.client("newer").await;
-    assert_eq!(cloud.state.lock().identity_reads.iter().filter(|id| *id == "newer").count(), 1);
+    assert_eq!(
+        cloud
+            .state
+            .lock()
+            .identity_reads
+            .iter()
+            .filter(|id| *id == "newer")
+            .count(),
+        1
+    );
     {
         let mut state = cloud.state.lock();
-        state.scope.iter_mut().for_each(|entry| entry.enabled &= entry.identity.as_str() != "leaf");
+        state
+            .scope
+            .iter_mut()
+            .for_each(|entry| entry.enabled &= entry.identity.as_str() != "leaf");
     }
     edge.broker.refresh_scope().await.expect("online");
     assert_eq!(leaf.session.close_reason(), Some(CloseReason::IdentityChanged));
@@ -216,14 +286,19 @@ async fn the_scope_is_kept_for_offline_starts_and_followed() {
     // A new key counts at once, and the session that rests on the old one ends.
     {
         let mut state = cloud.state.lock();
-        let entry = state.scope.iter_mut().find(|entry| entry.identity.as_str() == "edge/a").expect("there");
+        let entry = state
+            .scope
+            .iter_mut()
+            .find(|entry| entry.identity.as_str() == "edge/a")
+            .expect("there");
         entry.authentication = ScopeAuthentication::Keys {
             primary: key_of("other"),
             secondary: key_of("another"),
         };
     }
     assert!(edge.try_connect("edge/a", &key_of("other")).await.is_ok());
-    edge.until("the end of the old key", || module.session.is_ended()).await;
+    edge.until("the end of the old key", || module.session.is_ended())
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -236,7 +311,11 @@ async fn look_ups_of_strangers_are_bounded() {
         assert!(edge.try_connect("leaf", &key_of("stranger")).await.is_err());
     }
     let reads = cloud.state.lock().identity_reads.clone();
-    assert_eq!(reads.iter().filter(|id| *id == "stranger").count(), 1, "{reads:?}");
+    assert_eq!(
+        reads.iter().filter(|id| *id == "stranger").count(),
+        1,
+        "{reads:?}"
+    );
     assert_eq!(reads.iter().filter(|id| *id == "leaf").count(), 1, "{reads:?}");
 }
 
@@ -260,8 +339,13 @@ async fn child_edges_speak_for_what_is_below_them() {
 
     let actor = edge.token("child/$edgeHub", &key_of("child/$edgeHub"));
     let connect = async |identity: &str, chain: &str| {
-        edge.connect_with(identity, Credential::Sas(&actor), Persistence::Untouched, Some(chain))
-            .await
+        edge.connect_with(
+            identity,
+            Credential::Sas(&actor),
+            Persistence::Untouched,
+            Some(chain),
+        )
+        .await
     };
     assert!(connect("below", "below;child").await.is_ok());
     let module = connect("child/m", "child/m;child").await.expect("its module");
@@ -277,10 +361,24 @@ async fn child_edges_speak_for_what_is_below_them() {
     // The same by a token put on the connection before.
     let grant = edge.broker.verify_token(&actor).await.expect("a grant");
     let granted = edge
-        .connect_with("below", Credential::Granted(&grant), Persistence::Untouched, Some("below;child"))
+        .connect_with(
+            "below",
+            Credential::Granted(&grant),
+            Persistence::Untouched,
+            Some("below;child"),
+        )
         .await;
     assert!(granted.is_ok());
-    assert!(edge.connect_with("leaf", Credential::Granted(&grant), Persistence::Untouched, Some("leaf;child")).await.is_err());
+    assert!(
+        edge.connect_with(
+            "leaf",
+            Credential::Granted(&grant),
+            Persistence::Untouched,
+            Some("leaf;child")
+        )
+        .await
+        .is_err()
+    );
     // What it sends goes up on its behalf.
     let sender = crate::edge::Client {
         broker: Arc::clone(&edge.broker),
@@ -288,12 +386,16 @@ async fn child_edges_speak_for_what_is_below_them() {
     };
     edge.route(serde_json::json!({ "up": "FROM /messages/* INTO $upstream" }));
     sender.say(None, &["x"]).await;
-    edge.until("the message", || cloud.bodies("child/m") == ["x"]).await;
+    edge.until("the message", || cloud.bodies("child/m") == ["x"])
+        .await;
     assert_eq!(cloud.state.lock().chains["child/m"], "child/m;child;edge");
     // A disabled child lets nobody through.
     {
         let mut state = cloud.state.lock();
-        state.scope.iter_mut().for_each(|entry| entry.enabled &= entry.identity.as_str() != "child");
+        state
+            .scope
+            .iter_mut()
+            .for_each(|entry| entry.enabled &= entry.identity.as_str() != "child");
     }
     edge.broker.refresh_scope().await.expect("online");
     assert!(sender.session.is_ended());

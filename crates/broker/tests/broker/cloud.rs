@@ -358,7 +358,9 @@ impl CloudRegistry for Registry {
                 .iter()
                 .filter(|entry| {
                     entry.identity.device_id() == target
-                        || own_scope.as_ref().is_some_and(|scope| entry.parent_scopes.contains(scope))
+                        || own_scope
+                            .as_ref()
+                            .is_some_and(|scope| entry.parent_scopes.contains(scope))
                 })
                 .cloned()
                 .collect();

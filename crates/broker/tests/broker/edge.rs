@@ -15,8 +15,8 @@ use holdfast_model::subscription::{Channel, Subscriptions};
 use holdfast_model::{Error, Identity, Timestamp};
 use holdfast_ports::clock::{Clock, ManualClock};
 use holdfast_ports::gateway::{
-    AccessRequest, ConnectRequest, Connected, Credential, DeviceGateway, Disconnect, IngestError, Persistence,
-    Protocol,
+    AccessRequest, ConnectRequest, Connected, Credential, DeviceGateway, Disconnect, IngestError,
+    Persistence, Protocol,
 };
 use holdfast_ports::session::{Downlink, SessionHandle};
 use holdfast_store::log::disk::Disk;
@@ -61,10 +61,18 @@ pub(crate) fn entry(identity: &str) -> ScopeIdentity {
 
 /// The edge device with a few modules and leaf devices.
 pub(crate) fn scope() -> Vec<ScopeIdentity> {
-    ["edge", "edge/$edgeHub", "edge/a", "edge/b", "edge/c", "leaf", "leaf2"]
-        .into_iter()
-        .map(entry)
-        .collect()
+    [
+        "edge",
+        "edge/$edgeHub",
+        "edge/a",
+        "edge/b",
+        "edge/c",
+        "leaf",
+        "leaf2",
+    ]
+    .into_iter()
+    .map(entry)
+    .collect()
 }
 
 pub(crate) struct Edge {
@@ -73,7 +81,12 @@ pub(crate) struct Edge {
 }
 
 pub(crate) fn settings() -> BrokerConfig {
-    let mut config = BrokerConfig::new("edge", "hub.test", PathBuf::from("/edge"), SealingKey::new([7; 32]));
+    let mut config = BrokerConfig::new(
+        "edge",
+        "hub.test",
+        PathBuf::from("/edge"),
+        SealingKey::new([7; 32]),
+    );
     config.gateway_hosts = vec!["gateway.test".to_owned()];
     config.queues = QueueConfig {
         segment_bytes: 16 << 10,
@@ -107,14 +120,20 @@ impl Edge {
     pub(crate) async fn below(cloud: &Arc<FakeCloud>, disk: Arc<dyn Disk>) -> Self {
         let edge = Self::open(settings(), disk, manual(), Some(above(cloud)));
         if cloud.state.lock().online {
-            edge.until("the scope", || cloud.state.lock().scope_reads >= 3).await;
+            edge.until("the scope", || cloud.state.lock().scope_reads >= 3)
+                .await;
             let broker = &edge.broker;
             broker.refresh_scope().await.expect("online");
         }
         edge
     }
 
-    pub(crate) fn open(config: BrokerConfig, disk: Arc<dyn Disk>, clock: Arc<ManualClock>, above: Option<Above>) -> Self {
+    pub(crate) fn open(
+        config: BrokerConfig,
+        disk: Arc<dyn Disk>,
+        clock: Arc<ManualClock>,
+        above: Option<Above>,
+    ) -> Self {
         let broker = Broker::open(config, disk, clock.clone(), above).expect("opens");
         broker.start();
         Edge { broker, clock }
@@ -286,7 +305,11 @@ impl Client {
         let mut all = Vec::new();
         let end = Instant::now() + DEADLINE;
         while all.len() < count {
-            assert!(Instant::now() < end, "{} of {count} messages came in time", all.len());
+            assert!(
+                Instant::now() < end,
+                "{} of {count} messages came in time",
+                all.len()
+            );
             let some = self.take(count - all.len()).await;
             if some.is_empty() {
                 // A hint must come for what comes later.

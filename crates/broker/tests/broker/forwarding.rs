@@ -37,17 +37,30 @@ async fn messages_go_up_as_their_senders_in_order() {
     }
     {
         let state = cloud.state.lock();
-        assert_eq!((state.chains["edge/a"].as_str(), state.chains["leaf"].as_str()), ("edge/a;edge", "leaf;edge"));
-        let outputs = state.received.iter().filter(|(_, message)| !message.system.is_empty()).count();
+        assert_eq!(
+            (state.chains["edge/a"].as_str(), state.chains["leaf"].as_str()),
+            ("edge/a;edge", "leaf;edge")
+        );
+        let outputs = state
+            .received
+            .iter()
+            .filter(|(_, message)| !message.system.is_empty())
+            .count();
         assert_eq!(outputs, 0, "outputs are not the hub's business");
     }
-    edge.until("an empty store", || edge.broker.queue_bytes() == 0).await;
+    edge.until("an empty store", || edge.broker.queue_bytes() == 0)
+        .await;
     let text = edge.broker.metrics_text(&[("iothub", "hub.test")]);
     assert!(
         text.contains("edgehub_messages_sent_total{iothub=\"hub.test\",from=\"leaf\",to=\"upstream\",from_route_output=\"out\",to_route_input=\"\",priority=\"2000000000\"} 300"),
         "{text}"
     );
-    assert!(text.contains("edgehub_queue_length{iothub=\"hub.test\",endpoint=\"iothub\",priority=\"2000000000\"} 0"), "{text}");
+    assert!(
+        text.contains(
+            "edgehub_queue_length{iothub=\"hub.test\",endpoint=\"iothub\",priority=\"2000000000\"} 0"
+        ),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,11 +75,21 @@ async fn an_outage_is_bridged_and_the_return_noticed_at_once() {
     let texts: Vec<&str> = numbers.iter().map(String::as_str).collect();
     a.say(None, &texts).await;
     b.say(None, &texts).await;
-    assert_eq!(edge.broker.queue_lengths().iter().map(|(_, length)| length).sum::<u64>(), 2_000);
+    assert_eq!(
+        edge.broker
+            .queue_lengths()
+            .iter()
+            .map(|(_, length)| length)
+            .sum::<u64>(),
+        2_000
+    );
     cloud.state.lock().break_after = Some((123, 17));
     let begun = Instant::now();
     cloud.set_online(true);
-    edge.until("all", || cloud.bodies("edge/a").len() >= 1_000 && cloud.bodies("edge/b").len() >= 1_000).await;
+    edge.until("all", || {
+        cloud.bodies("edge/a").len() >= 1_000 && cloud.bodies("edge/b").len() >= 1_000
+    })
+    .await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(cloud.bodies("edge/a"), numbers);
     // Those whose acknowledgement was lost came twice, in their order.
@@ -74,9 +97,20 @@ async fn an_outage_is_bridged_and_the_return_noticed_at_once() {
     assert_eq!(twice.len(), 1_017);
     assert_eq!([&twice[..123], &twice[140..]].concat(), numbers);
     let state = cloud.state.lock();
-    let last_high = state.received.iter().rposition(|(sender, _)| sender == "edge/b").unwrap();
-    let first_low = state.received.iter().position(|(sender, _)| sender == "edge/a").unwrap();
-    assert!(last_high < first_low, "important ones first: {last_high}, {first_low}");
+    let last_high = state
+        .received
+        .iter()
+        .rposition(|(sender, _)| sender == "edge/b")
+        .unwrap();
+    let first_low = state
+        .received
+        .iter()
+        .position(|(sender, _)| sender == "edge/a")
+        .unwrap();
+    assert!(
+        last_high < first_low,
+        "important ones first: {last_high}, {first_low}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,18 +124,27 @@ async fn a_sender_that_is_refused_does_not_hold_up_others() {
         leaf.say(None, &texts).await;
         a.say(None, &texts).await;
     }
-    edge.until("the neighbour's", || cloud.bodies("edge/a").len() == 400).await;
+    edge.until("the neighbour's", || cloud.bodies("edge/a").len() == 400)
+        .await;
     assert!(cloud.bodies("leaf").is_empty());
-    edge.until("the parking", || edge.broker.queue_lengths().iter().any(|(key, length)| key.name == "parked/leaf" && *length == 400)).await;
+    edge.until("the parking", || {
+        edge.broker
+            .queue_lengths()
+            .iter()
+            .any(|(key, length)| key.name == "parked/leaf" && *length == 400)
+    })
+    .await;
     // It is let in again, with everything that it sent, in order.
     cloud.state.lock().unauthorized.clear();
     leaf.say(None, &["last"]).await;
     cloud.set_online(false);
     cloud.set_online(true);
-    edge.until("the parked ones", || cloud.bodies("leaf").len() == 401).await;
+    edge.until("the parked ones", || cloud.bodies("leaf").len() == 401)
+        .await;
     assert_eq!(cloud.bodies("leaf")[..400], numbers);
     assert_eq!(cloud.bodies("leaf")[400], "last");
-    edge.until("an empty store", || edge.broker.queue_bytes() == 0).await;
+    edge.until("an empty store", || edge.broker.queue_bytes() == 0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,15 +153,26 @@ async fn a_message_refused_for_good_is_dropped_and_counted() {
     cloud.state.lock().refused.insert(b"2".to_vec());
     let a = edge.client("edge/a").await;
     a.say(Some("o"), &["1", "2", "3"]).await;
-    edge.until("the others", || cloud.bodies("edge/a") == ["1", "3"]).await;
-    assert_eq!(edge.broker.metrics().total(Family::MessagesDropped, Some("refused_upstream")), 1.0);
+    edge.until("the others", || cloud.bodies("edge/a") == ["1", "3"])
+        .await;
+    assert_eq!(
+        edge.broker
+            .metrics()
+            .total(Family::MessagesDropped, Some("refused_upstream")),
+        1.0
+    );
     // A sender that was removed above: its messages go too.
     cloud.set_online(false);
     let leaf = edge.client("leaf").await;
     leaf.say(None, &["x"]).await;
-    cloud.state.lock().scope.retain(|entry| entry.identity.as_str() != "leaf");
+    cloud
+        .state
+        .lock()
+        .scope
+        .retain(|entry| entry.identity.as_str() != "leaf");
     cloud.set_online(true);
-    edge.until("an empty store", || edge.broker.queue_bytes() == 0).await;
+    edge.until("an empty store", || edge.broker.queue_bytes() == 0)
+        .await;
     assert!(cloud.bodies("leaf").is_empty() && leaf.session.is_ended());
 }
 
@@ -132,10 +186,14 @@ async fn senders_go_side_by_side_and_bandwidth_is_bounded() {
     edge.route(json!({ "up": UP }));
     cloud.set_online(false);
     for number in 0..30 {
-        edge.client(&format!("d{number}")).await.say(None, &["x"; 20]).await;
+        edge.client(&format!("d{number}"))
+            .await
+            .say(None, &["x"; 20])
+            .await;
     }
     cloud.set_online(true);
-    edge.until("all", || cloud.state.lock().received.len() == 600).await;
+    edge.until("all", || cloud.state.lock().received.len() == 600)
+        .await;
     let most = cloud.state.lock().sending_max;
     assert!((2..=10).contains(&most), "{most} at once");
 
@@ -146,7 +204,13 @@ async fn senders_go_side_by_side_and_bandwidth_is_bounded() {
     cloud.state.lock().scope = scope();
     // The time of this one passes, for the bound is one of time.
     let clock: Arc<dyn holdfast_ports::clock::Clock> = Arc::new(holdfast_ports::clock::SystemClock::new());
-    let broker = holdfast_broker::Broker::open(config, Arc::new(SimDisk::new()), Arc::clone(&clock), Some(above(&cloud))).unwrap();
+    let broker = holdfast_broker::Broker::open(
+        config,
+        Arc::new(SimDisk::new()),
+        Arc::clone(&clock),
+        Some(above(&cloud)),
+    )
+    .unwrap();
     broker.start();
     broker.refresh_scope().await.unwrap();
     let edge = Edge { broker, clock };
@@ -155,10 +219,16 @@ async fn senders_go_side_by_side_and_bandwidth_is_bounded() {
     let body = "x".repeat(1_000);
     let begun = Instant::now();
     for _ in 0..10 {
-        let draft = Draft { body: &body, ..Draft::default() };
+        let draft = Draft {
+            body: &body,
+            ..Draft::default()
+        };
         a.send(&vec![draft; 10]).await.unwrap();
     }
     edge.until("all", || cloud.bodies("edge/a").len() == 100).await;
     let took = begun.elapsed();
-    assert!((Duration::from_millis(850)..Duration::from_secs(10)).contains(&took), "{took:?} for 100 KB at 100 KB/s");
+    assert!(
+        (Duration::from_millis(850)..Duration::from_secs(10)).contains(&took),
+        "{took:?} for 100 KB at 100 KB/s"
+    );
 }

@@ -32,11 +32,20 @@ fn check(what: &str, sent: &Sent, got: &[u64]) {
     }
     assert!(firsts.is_sorted(), "{what}: out of order: {firsts:?}");
     for number in &sent.acknowledged {
-        assert!(firsts.contains(number), "{what}: {number} was acknowledged and is lost; there are {firsts:?}");
+        assert!(
+            firsts.contains(number),
+            "{what}: {number} was acknowledged and is lost; there are {firsts:?}"
+        );
     }
 }
 
-async fn step(edge: &Edge, cloud: &FakeCloud, random: &mut Random, sent: &mut BTreeMap<&'static str, Sent>, input: &mut Vec<(String, u64)>) {
+async fn step(
+    edge: &Edge,
+    cloud: &FakeCloud,
+    random: &mut Random,
+    sent: &mut BTreeMap<&'static str, Sent>,
+    input: &mut Vec<(String, u64)>,
+) {
     match random.below(8) {
         0 => cloud.set_online(random.below(2) == 0),
         1 => {
@@ -48,11 +57,22 @@ async fn step(edge: &Edge, cloud: &FakeCloud, random: &mut Random, sent: &mut BT
             let client = edge.client("edge/c").await;
             client.subscribe(&[Channel::Inputs]).await;
             for delivery in client.take(1 + random.below(40)).await {
-                let body = String::from_utf8_lossy(&delivery.message.message.body).parse().unwrap();
-                let sender = delivery.message.input.as_ref().unwrap().sender.as_str().to_owned();
+                let body = String::from_utf8_lossy(&delivery.message.message.body)
+                    .parse()
+                    .unwrap();
+                let sender = delivery
+                    .message
+                    .input
+                    .as_ref()
+                    .unwrap()
+                    .sender
+                    .as_str()
+                    .to_owned();
                 input.push((sender, body));
                 if random.below(10) > 0 {
-                    let _ = client.settle(&delivery, holdfast_model::c2d::Settlement::Complete).await;
+                    let _ = client
+                        .settle(&delivery, holdfast_model::c2d::Settlement::Complete)
+                        .await;
                 }
             }
             client.leave();
@@ -61,10 +81,18 @@ async fn step(edge: &Edge, cloud: &FakeCloud, random: &mut Random, sent: &mut BT
             let sender = SENDERS[random.below(SENDERS.len())];
             let client = edge.client(sender).await;
             let of_sender = sent.entry(sender).or_default();
-            let numbers: Vec<u64> = (0..=random.below(20) as u64).map(|step| of_sender.next + step).collect();
+            let numbers: Vec<u64> = (0..=random.below(20) as u64)
+                .map(|step| of_sender.next + step)
+                .collect();
             of_sender.next += numbers.len() as u64;
             let texts: Vec<String> = numbers.iter().map(u64::to_string).collect();
-            let drafts: Vec<Draft<'_>> = texts.iter().map(|text| Draft { body: text, ..Draft::default() }).collect();
+            let drafts: Vec<Draft<'_>> = texts
+                .iter()
+                .map(|text| Draft {
+                    body: text,
+                    ..Draft::default()
+                })
+                .collect();
             if client.send(&drafts).await.is_ok() {
                 of_sender.acknowledged.extend(numbers);
             }
@@ -124,11 +152,20 @@ async fn run(seed: u64) {
     cloud.set_online(true);
     cloud.state.lock().break_after = None;
     drain(&edge, &mut input).await;
-    edge.until("an empty store", || edge.broker.queue_bytes() == 0).await;
+    edge.until("an empty store", || edge.broker.queue_bytes() == 0)
+        .await;
     for (sender, of_sender) in &sent {
-        let above: Vec<u64> = cloud.bodies(sender).iter().map(|body| body.parse().unwrap()).collect();
+        let above: Vec<u64> = cloud
+            .bodies(sender)
+            .iter()
+            .map(|body| body.parse().unwrap())
+            .collect();
         check(&format!("seed {seed}, {sender} above"), of_sender, &above);
-        let below: Vec<u64> = input.iter().filter(|(from, _)| from == sender).map(|(_, number)| *number).collect();
+        let below: Vec<u64> = input
+            .iter()
+            .filter(|(from, _)| from == sender)
+            .map(|(_, number)| *number)
+            .collect();
         check(&format!("seed {seed}, {sender} at the input"), of_sender, &below);
     }
     edge.broker.stop().await;
@@ -140,17 +177,33 @@ async fn drain(edge: &Edge, input: &mut Vec<(String, u64)>) {
     loop {
         let some = client.take(50).await;
         if some.is_empty() {
-            let left = edge.broker.queue_lengths().into_iter().filter(|(key, _)| key.name.starts_with("input/"));
+            let left = edge
+                .broker
+                .queue_lengths()
+                .into_iter()
+                .filter(|(key, _)| key.name.starts_with("input/"));
             if left.map(|(_, length)| length).sum::<u64>() == 0 {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         for delivery in some {
-            let body = String::from_utf8_lossy(&delivery.message.message.body).parse().unwrap();
-            let sender = delivery.message.input.as_ref().unwrap().sender.as_str().to_owned();
+            let body = String::from_utf8_lossy(&delivery.message.message.body)
+                .parse()
+                .unwrap();
+            let sender = delivery
+                .message
+                .input
+                .as_ref()
+                .unwrap()
+                .sender
+                .as_str()
+                .to_owned();
             input.push((sender, body));
-            client.settle(&delivery, holdfast_model::c2d::Settlement::Complete).await.expect("locked");
+            client
+                .settle(&delivery, holdfast_model::c2d::Settlement::Complete)
+                .await
+                .expect("locked");
         }
     }
 }

@@ -22,7 +22,11 @@ fn messages_come_back_in_order_and_after_a_restart() {
         last = append(&store, &queues, number, 50).unwrap();
     }
     durable(&store, last).unwrap();
-    let expected = |rest: u64| -> Vec<u64> { (0..300).filter(|number| number % 3 == rest || number % 3 == 2).collect() };
+    let expected = |rest: u64| -> Vec<u64> {
+        (0..300)
+            .filter(|number| number % 3 == rest || number % 3 == 2)
+            .collect()
+    };
     assert_eq!(numbers(&store, a), expected(0));
     assert_eq!(numbers(&store, b), expected(1));
     // Any place can be read from, and a place before the consumed ones is not.
@@ -51,7 +55,9 @@ fn an_empty_queue_has_no_file() {
         durable(&store, last).unwrap();
         assert!(store.bytes() > 20_000, "{}", store.bytes());
         store.consumed(a, store.info(a).durable);
-        wait_until("an empty directory", || disk.paths().is_empty() && store.bytes() == 0);
+        wait_until("an empty directory", || {
+            disk.paths().is_empty() && store.bytes() == 0
+        });
     }
     drop(store);
     assert_eq!(disk.paths(), Vec::<std::path::PathBuf>::new());
@@ -62,7 +68,9 @@ fn consumed_segments_go_while_others_stay() {
     let disk = SimDisk::new();
     let (store, _) = open(&disk, config());
     let (slow, fast) = (store.queue(&key("slow")), store.queue(&key("fast")));
-    let last = (0..500).map(|number| append(&store, &[slow, fast], number, 100).unwrap()).last();
+    let last = (0..500)
+        .map(|number| append(&store, &[slow, fast], number, 100).unwrap())
+        .last();
     durable(&store, last.unwrap()).unwrap();
     let before = store.bytes();
     store.consumed(fast, 500);
@@ -117,7 +125,12 @@ fn the_bound_of_bytes_refuses_or_drops() {
     assert!(kept.is_sorted());
     let dropped: u64 = seen.lost.lock().iter().map(|(_, count, _)| count).sum();
     assert_eq!(dropped as usize + kept.len(), 360);
-    assert!(seen.lost.lock().iter().all(|(key, _, why)| key.priority == 9 && *why == Loss::Full));
+    assert!(
+        seen.lost
+            .lock()
+            .iter()
+            .all(|(key, _, why)| key.priority == 9 && *why == Loss::Full)
+    );
 }
 
 #[test]
@@ -138,7 +151,10 @@ fn memory_that_waits_for_the_disk_is_bounded() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(busy, AppendError::Busy(_)) && taken < 40, "{busy:?} after {taken}");
+    assert!(
+        matches!(busy, AppendError::Busy(_)) && taken < 40,
+        "{busy:?} after {taken}"
+    );
     wait_until("a stall", || *seen.stalls.lock() == 1);
     disk.set_capacity(None);
     durable(&store, taken).unwrap();

@@ -26,7 +26,10 @@ struct Expected {
 
 impl Model {
     fn ids(store: &QueueStore) -> Vec<(&'static str, QueueId)> {
-        NAMES.iter().map(|name| (*name, store.queue(&key(name)))).collect()
+        NAMES
+            .iter()
+            .map(|name| (*name, store.queue(&key(name))))
+            .collect()
     }
 
     /// Does something at random. False when the disk has failed.
@@ -77,11 +80,21 @@ impl Model {
             let found = numbers(store, id);
             let start = match found.first() {
                 Some(first) => expected.messages.iter().position(|number| number == first),
-                None => Some(expected.messages.len().min(expected.durable.max(expected.consumed))),
+                None => Some(
+                    expected
+                        .messages
+                        .len()
+                        .min(expected.durable.max(expected.consumed)),
+                ),
             };
-            let start = start.unwrap_or_else(|| panic!("seed {seed}, queue {name}: {found:?} was never appended"));
+            let start =
+                start.unwrap_or_else(|| panic!("seed {seed}, queue {name}: {found:?} was never appended"));
             let end = start + found.len();
-            assert!(start <= expected.consumed, "seed {seed}, queue {name}: lost before {found:?}, consumed {}", expected.consumed);
+            assert!(
+                start <= expected.consumed,
+                "seed {seed}, queue {name}: lost before {found:?}, consumed {}",
+                expected.consumed
+            );
             assert!(
                 end >= expected.durable,
                 "seed {seed}, queue {name}: durable messages are lost: found {found:?} of {:?}, durable {}, consumed {}, {:?}",
@@ -191,11 +204,17 @@ fn a_full_disk_stalls_and_goes_on() {
     let disk = SimDisk::new();
     let (store, seen) = open(&disk, config());
     let (a, b) = (store.queue(&key("a")), store.queue(&key("b")));
-    let first = (0..20).map(|number| append(&store, &[a], number, 100).unwrap()).last().unwrap();
+    let first = (0..20)
+        .map(|number| append(&store, &[a], number, 100).unwrap())
+        .last()
+        .unwrap();
     durable(&store, first).unwrap();
     let used: usize = disk.paths().iter().map(|path| disk.content(path).len()).sum();
     disk.set_capacity(Some(used));
-    let second = (20..60).map(|number| append(&store, &[a, b], number, 100).unwrap()).last().unwrap();
+    let second = (20..60)
+        .map(|number| append(&store, &[a, b], number, 100).unwrap())
+        .last()
+        .unwrap();
     wait_until("a stall", || *seen.stalls.lock() > 0);
     assert!(store.durable() < second);
     // What is there can be fetched, and that makes room.
@@ -206,7 +225,10 @@ fn a_full_disk_stalls_and_goes_on() {
     assert_eq!(numbers(&store, b), (20..60).collect::<Vec<_>>());
     drop(store);
     let (store, _) = open(&disk, config());
-    assert_eq!(numbers(&store, store.queue(&key("a"))), (0..60).collect::<Vec<_>>());
+    assert_eq!(
+        numbers(&store, store.queue(&key("a"))),
+        (0..60).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -250,10 +272,17 @@ fn damage_costs_what_it_hit() {
         let whole = found.iter().filter(|found| found.len() == 100).count();
         assert!(whole >= 1, "seed {seed}: another queue was hit");
         for found in found {
-            assert!(found.is_sorted() && found.len() >= 98, "seed {seed}: {} left", found.len());
+            assert!(
+                found.is_sorted() && found.len() >= 98,
+                "seed {seed}: {} left",
+                found.len()
+            );
         }
         let told: u64 = seen.lost.lock().iter().map(|(_, count, _)| *count).sum();
-        assert!(told <= 2 && seen.lost.lock().iter().all(|(.., why)| *why == Loss::Damage), "seed {seed}");
+        assert!(
+            told <= 2 && seen.lost.lock().iter().all(|(.., why)| *why == Loss::Damage),
+            "seed {seed}"
+        );
         // It works on.
         let accepted = append(&store, &[a, b], 1_000, 0).unwrap();
         durable(&store, accepted).unwrap();
@@ -273,5 +302,9 @@ fn a_damaged_header_is_set_aside() {
     let (store, _) = open(&disk, config());
     let left = numbers(&store, store.queue(&key("a"))).len() + numbers(&store, store.queue(&key("b"))).len();
     assert_eq!(left, 1);
-    assert!(disk.paths().iter().any(|path| path.starts_with(dir()) && path.extension().is_some_and(|end| end == "damaged")));
+    assert!(
+        disk.paths()
+            .iter()
+            .any(|path| path.starts_with(dir()) && path.extension().is_some_and(|end| end == "damaged"))
+    );
 }

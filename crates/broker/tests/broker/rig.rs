@@ -94,7 +94,11 @@ pub(crate) fn open(disk: &SimDisk, config: QueueConfig) -> (QueueStore, Arc<Seen
     open_at(disk, config, clock())
 }
 
-pub(crate) fn open_at(disk: &SimDisk, config: QueueConfig, clock: Arc<ManualClock>) -> (QueueStore, Arc<Seen>) {
+pub(crate) fn open_at(
+    disk: &SimDisk,
+    config: QueueConfig,
+    clock: Arc<ManualClock>,
+) -> (QueueStore, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
     let store = QueueStore::open(config, Arc::new(disk.clone()), clock, seen.clone()).expect("opens");
     (store, seen)
@@ -191,7 +195,12 @@ pub(crate) fn message(number: u64, padding: usize) -> (Vec<u8>, Records) {
     (origin, records)
 }
 
-pub(crate) fn append(store: &QueueStore, queues: &[QueueId], number: u64, padding: usize) -> Result<u64, AppendError> {
+pub(crate) fn append(
+    store: &QueueStore,
+    queues: &[QueueId],
+    number: u64,
+    padding: usize,
+) -> Result<u64, AppendError> {
     append_until(store, queues, number, padding, None)
 }
 
@@ -250,5 +259,8 @@ pub(crate) fn read_all(store: &QueueStore, queue: QueueId, from: u64) -> Vec<(u6
 /// Numbers of messages only.
 pub(crate) fn numbers(store: &QueueStore, queue: QueueId) -> Vec<u64> {
     let from = store.info(queue).consumed;
-    read_all(store, queue, from).into_iter().map(|(_, number)| number).collect()
+    read_all(store, queue, from)
+        .into_iter()
+        .map(|(_, number)| number)
+        .collect()
 }
