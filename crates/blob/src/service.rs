@@ -18,6 +18,7 @@ use crate::download::{parse_range, stream};
 use crate::error::BlobError;
 use crate::signature::{Access, Account, Signed, http_date, parameter, parse_query};
 use crate::store::{Blob, BlobStore, Container, Entry, Headers, LIST_MAX, Target};
+use crate::structured;
 use crate::xml;
 
 /// Largest body of Put Blob.
@@ -380,10 +381,12 @@ impl Call {
 
     async fn get(self, bare: bool) -> Reply {
         self.access.need("r")?;
-        if self.header("x-ms-structured-body").is_some() {
-            let message = "Downloads are not sent as structured messages: ask for MD5 instead.";
-            return Err(BlobError::new(400, "UnsupportedHeader", message));
-        }
+        let structured = match self.header(structured::HEADER) {
+            Some(form) if !form.eq_ignore_ascii_case(structured::FORM) => {
+                return Err(BlobError::header(structured::HEADER));
+            }
+            form => form.is_some() && !bare,
+        };
         let store = self.service.store.clone();
         let (container, name) = (self.container.clone(), self.blob.clone());
         let (blob, parts) = blocking(&store, move |store| store.read(&container, &name)).await?;
@@ -434,6 +437,15 @@ impl Call {
             return Ok(response);
         }
         let body = stream(parts, first, length).await?;
+        if structured {
+            let out = response.headers_mut();
+            set(out, structured::HEADER, structured::FORM);
+            set(out, structured::LENGTH_HEADER, &length.to_string());
+            let encoded = structured::encoded_length(length);
+            set(out, "content-length", &encoded.to_string());
+            *response.body_mut() = structured::encode(body, length);
+            return Ok(response);
+        }
         let wants_md5 = self.header("x-ms-range-get-content-md5");
         if range.is_none() || !wants_md5.is_some_and(|wants| wants.eq_ignore_ascii_case("true")) {
             *response.body_mut() = body;

@@ -8,9 +8,17 @@
 //! ```
 //! Numbers are little endian. The checksums are there if bit 0 of the properties is set.
 
+use axum::body::{Body, BodyDataStream};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+
 use crate::checksum::Crc64;
 use crate::error::BlobError;
 
+/// Header that names the form of a structured body.
+pub(crate) const HEADER: &str = "x-ms-structured-body";
+/// Header of the length of what a structured body holds.
+pub(crate) const LENGTH_HEADER: &str = "x-ms-structured-content-length";
 /// The one form that is known.
 pub(crate) const FORM: &str = "XSM/1.0; properties=crc64";
 /// Longest that frames can be besides their content.
@@ -171,6 +179,110 @@ impl Structured {
     }
 }
 
+/// Content of a segment that is sent, unless there would be too many.
+const SEGMENT_BYTES: u64 = 4 << 20;
+
+/// Size of the segments of a message that is sent, and their number.
+fn segments(content: u64) -> (u64, u64) {
+    let size = SEGMENT_BYTES.max(content.div_ceil(65_535));
+    (size, content.div_ceil(size).max(1))
+}
+
+/// Length of a message that holds so much content.
+pub(crate) fn encoded_length(content: u64) -> u64 {
+    13 + segments(content).1 * 18 + content + 8
+}
+
+/// Puts a body into frames, piece by piece as it is read.
+struct Encoder {
+    body: BodyDataStream,
+    /// Read, not sent yet.
+    rest: Bytes,
+    /// Headers and checksums to be sent next.
+    frame: Vec<u8>,
+    segment_bytes: u64,
+    segment: u16,
+    /// Content of the segment that is to come.
+    segment_left: u64,
+    /// Content of later segments.
+    content_left: u64,
+    segment_crc: Crc64,
+    message_crc: Crc64,
+    finished: bool,
+}
+
+/// A message with `content` bytes of a body.
+pub(crate) fn encode(body: Body, content: u64) -> Body {
+    let (segment_bytes, number) = segments(content);
+    let mut encoder = Encoder {
+        body: body.into_data_stream(),
+        rest: Bytes::new(),
+        frame: vec![1],
+        segment_bytes,
+        segment: 0,
+        segment_left: 0,
+        content_left: content,
+        segment_crc: Crc64::new(),
+        message_crc: Crc64::new(),
+        finished: false,
+    };
+    encoder
+        .frame
+        .extend_from_slice(&encoded_length(content).to_le_bytes());
+    encoder.frame.extend_from_slice(&1_u16.to_le_bytes());
+    // At most 65,535: that is what their size is chosen for.
+    encoder.frame.extend_from_slice(&(number as u16).to_le_bytes());
+    encoder.begin_segment();
+    Body::from_stream(futures_util::stream::try_unfold(
+        encoder,
+        |mut encoder| async move {
+            let piece = encoder.next().await?;
+            Ok::<_, std::io::Error>(piece.map(|piece| (piece, encoder)))
+        },
+    ))
+}
+
+impl Encoder {
+    fn begin_segment(&mut self) {
+        self.segment += 1;
+        self.segment_left = self.content_left.min(self.segment_bytes);
+        self.content_left -= self.segment_left;
+        self.segment_crc = Crc64::new();
+        self.frame.extend_from_slice(&self.segment.to_le_bytes());
+        self.frame.extend_from_slice(&self.segment_left.to_le_bytes());
+    }
+
+    async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
+        loop {
+            if !self.frame.is_empty() {
+                return Ok(Some(Bytes::from(std::mem::take(&mut self.frame))));
+            }
+            if self.segment_left > 0 {
+                if self.rest.is_empty() {
+                    let chunk = self.body.next().await.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+                    self.rest = chunk.map_err(std::io::Error::other)?;
+                }
+                let left = usize::try_from(self.segment_left).unwrap_or(usize::MAX);
+                let piece = self.rest.split_to(left.min(self.rest.len()));
+                self.segment_left -= piece.len() as u64;
+                self.segment_crc.update(&piece);
+                self.message_crc.update(&piece);
+                return Ok(Some(piece));
+            }
+            if self.finished {
+                return Ok(None);
+            }
+            self.frame.extend_from_slice(&self.segment_crc.finish());
+            if self.content_left > 0 {
+                self.begin_segment();
+            } else {
+                self.frame.extend_from_slice(&self.message_crc.finish());
+                self.finished = true;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +335,27 @@ mod tests {
             assert_eq!(read(&message, 9, step).expect("valid"), b"one-three", "{step}");
         }
         assert_eq!(read(&self::message(&[b""]), 0, 64).expect("valid"), b"");
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_can_be_read() {
+        for size in [0, 1, 300, SEGMENT_BYTES, SEGMENT_BYTES + 1, 3 * SEGMENT_BYTES - 5] {
+            let content: Vec<u8> = (0..251).cycle().take(size as usize).collect();
+            let pieces: Vec<_> = content.chunks(100_000).map(Bytes::copy_from_slice).collect();
+            let pieces = pieces.into_iter().map(Ok::<_, std::io::Error>);
+            let body = Body::from_stream(futures_util::stream::iter(pieces));
+            let message = axum::body::to_bytes(encode(body, size), usize::MAX);
+            let message = message.await.expect("encoded");
+            assert_eq!(message.len() as u64, encoded_length(size));
+            assert_eq!(
+                read(&message, content.len(), 70_001).expect("valid"),
+                content,
+                "{size}"
+            );
+        }
+        let short = encode(Body::from("abc"), 4);
+        assert!(axum::body::to_bytes(short, usize::MAX).await.is_err());
+        assert_eq!(segments(u64::from(u32::MAX) << 10).1, 65_535);
     }
 
     #[test]

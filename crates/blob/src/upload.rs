@@ -14,10 +14,8 @@ use crate::store::{Blob, Part};
 use crate::structured::{self, Structured};
 use crate::xml;
 
-/// Header that names the form of a structured body.
-const FORM: &str = "x-ms-structured-body";
-/// Header of the length of what a structured body holds.
-const CONTENT_LENGTH: &str = "x-ms-structured-content-length";
+const FORM: &str = structured::HEADER;
+const CONTENT_LENGTH: &str = structured::LENGTH_HEADER;
 
 /// How much of a body that there is no room for is still taken: as much as clients send at once by default.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;

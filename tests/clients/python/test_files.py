@@ -258,6 +258,10 @@ def test_structured_messages_and_crc64(wired, device_id, size):
             info = uploads.begin("checked")
             with blob_client(info, wired.ca, **options) as client:
                 client.upload_blob(source, length=size, overwrite=True, validate_content="crc64")
+                assert client.download_blob(validate_content="crc64").readall() == data
+                if size > 1:
+                    half = client.download_blob(offset=1, length=size // 2, validate_content="crc64").readall()
+                    assert half == data[1 : 1 + size // 2]
             assert uploads.get(info).content == data
             uploads.end(info["correlationId"])
 
