@@ -496,6 +496,14 @@ impl Broker {
         self.queues.bytes()
     }
 
+    /// The `auth-chain` by which this edge hub speaks for a client: the ids from it up to this edge device, joined by `;`.
+    /// `None` when the scope does not have it.
+    #[must_use]
+    pub fn auth_chain(&self, identity: &Identity) -> Option<String> {
+        self.scope.get(identity)?;
+        self.scope.chain(identity).map(|chain| chain.join(";"))
+    }
+
     /// Clients that are connected, by id.
     #[must_use]
     pub fn clients(&self) -> Vec<Identity> {

@@ -176,7 +176,11 @@ impl FakeClient {
         if !state.online {
             return failed(0, unreachable());
         }
-        if state.unauthorized.contains(&self.identity) {
+        let known = state
+            .scope
+            .iter()
+            .any(|entry| entry.identity.as_str() == self.identity);
+        if !known || state.unauthorized.contains(&self.identity) {
             return failed(0, CloudError::Unauthorized("disabled".to_owned()));
         }
         for (index, message) in messages.iter().enumerate() {
