@@ -135,7 +135,7 @@ pub enum CloudEvent {
     Desired {
         /// `$version` of the patch.
         version: u64,
-        /// JSON object; removed keys are null.
+        /// JSON object as the hub sends it: removed keys are null, `$version` may be among the members.
         patch: Bytes,
     },
     /// A cloud-to-device message.
@@ -147,7 +147,9 @@ pub trait CloudClient: Send + Sync + 'static {
     /// Changes what is pushed; kept over reconnections. Takes effect in the background.
     fn want(&self, interests: Interests);
 
-    /// Sends in order; `Ok` when the hub has acknowledged all of them.
+    /// Sends in order; `Ok` when the hub has acknowledged all of them. Give hundreds at a time: all of a batch are under way
+    /// at once, while batches of one client wait for each other. While the hub cannot be reached it fails at once; wait for
+    /// [`CloudEvent::Connected`] or [`Cloud::reach`] then.
     ///
     /// # Errors
     /// [`SendFailure`] says how many were acknowledged.
@@ -159,7 +161,8 @@ pub trait CloudClient: Send + Sync + 'static {
     /// [`CloudError`].
     fn twin(&self) -> BoxFuture<'_, Result<Bytes, CloudError>>;
 
-    /// Merges a JSON object into the reported properties; returns the new version.
+    /// Merges a JSON object into the reported properties; returns the new version, 0 when the hub does not tell it (an edge
+    /// hub of the original as parent).
     ///
     /// # Errors
     /// [`CloudError`].

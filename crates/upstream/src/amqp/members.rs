@@ -25,7 +25,7 @@ use crate::port::{CloudError, CloudEvent, CloudMessage, Interests, Proof};
 /// Credit for answers, calls and messages of the hub.
 const CREDIT: u32 = 64;
 /// Longest wait of a client that fails for another reason than its identity.
-const TROUBLE_MAX: Duration = Duration::from_secs(60);
+const TROUBLE_MAX: Duration = Duration::from_secs(15);
 
 /// Brings a client a step further; `Some` is the identity whose token is needed first.
 pub(super) fn step(state: &mut State, number: u64, core: &Core) -> Option<Identity> {

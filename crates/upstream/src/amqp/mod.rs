@@ -110,10 +110,11 @@ struct Progress {
 
 impl Progress {
     fn update(&mut self, member: &Member) {
-        let first_unacked = if member.epoch == self.epoch {
-            member.first_unacked()
-        } else if member.ended.0 == self.epoch {
+        // The end of a life comes first: after it nothing is in flight, which must not pass for accepted.
+        let first_unacked = if member.ended.0 == self.epoch {
             member.ended.1
+        } else if member.epoch == self.epoch {
+            member.first_unacked()
         } else {
             return;
         };

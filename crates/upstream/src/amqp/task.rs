@@ -14,7 +14,7 @@ use crate::port::CloudError;
 /// A connection that lived shorter than this counts as trouble of its own.
 const SHORT_LIFE: Duration = Duration::from_secs(20);
 /// Longest wait after connections that do not live.
-const TROUBLE_MAX: Duration = Duration::from_secs(60);
+const TROUBLE_MAX: Duration = Duration::from_secs(15);
 
 /// Runs until the connection is closed for good.
 pub(super) async fn run(trunk: Arc<Trunk>) {

@@ -316,7 +316,10 @@ impl Connection {
         {
             deadline = deadline.min(at);
         }
-        deadline = deadline.min((self.used + tuning.idle_close).max(now + Duration::from_secs(1)));
+        if !state.is_wanted() {
+            // Not in the past, while something unused still waits for its acknowledgement.
+            deadline = deadline.min((self.used + tuning.idle_close).max(now + Duration::from_secs(1)));
+        }
         let awaiting = state.session.in_flight() > 0 || !state.requests.is_empty() || self.unanswered > 0;
         if !awaiting {
             self.awaiting_since = None;

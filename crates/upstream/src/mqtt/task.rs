@@ -16,7 +16,7 @@ use holdfast_observe::Event as _;
 /// or a hub that accepts logins and nothing else.
 const SHORT_LIFE: Duration = Duration::from_secs(20);
 /// Longest wait of a client whose connections do not live.
-const TROUBLE_MAX: Duration = Duration::from_secs(60);
+const TROUBLE_MAX: Duration = Duration::from_secs(15);
 
 /// Runs until the client is dropped.
 pub(super) async fn run(shared: Arc<Shared>) {
