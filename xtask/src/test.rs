@@ -182,6 +182,7 @@ fn rust(options: &Options) -> Result<Counts> {
 
 fn reference() -> Result<Counts> {
     setup::build_holdfast()?;
+    setup::build_edge()?;
     docs::check_built()?;
     Ok(Counts::one())
 }

@@ -13,8 +13,8 @@ use crate::certificates::pem;
 use crate::config::{self, Settings};
 use crate::failure::Failure;
 
-/// Whom to trust: the system's authorities, with those of the settings; those of the trust bundle, too, since the parent
-/// edge device's authority stands there.
+/// Whom to trust: the authorities of the settings, else the system's; those of the trust bundle, too, since the parent edge
+/// device's authority stands there. Not the system's besides, which take half a megabyte and could sign for anybody.
 ///
 /// # Errors
 /// When a file cannot be read.
@@ -26,7 +26,7 @@ pub fn trust(settings: &Settings) -> Result<Trust, Failure> {
     }
     Ok(Trust {
         authorities,
-        system: true,
+        system: settings.upstream.ca.is_none(),
     })
 }
 

@@ -592,7 +592,8 @@ impl Reader<'_> {
     fn upstream(&self, file: &File) -> Result<Upstream, Failure> {
         let own = &file.holdfast.upstream;
         let env = &file.agent.env;
-        let protocol = match lookup(env, "UpstreamProtocol").map(str::to_ascii_lowercase).as_deref() {
+        let named = lookup(env, "UpstreamProtocol");
+        let protocol = match named.map(str::to_ascii_lowercase).as_deref() {
             None => match own.protocol {
                 own::Protocol::Amqp => UpstreamProtocol::Amqp,
                 own::Protocol::AmqpWs => UpstreamProtocol::AmqpWs,
@@ -603,11 +604,11 @@ impl Reader<'_> {
             Some("amqpws") => UpstreamProtocol::AmqpWs,
             Some("mqtt") => UpstreamProtocol::Mqtt,
             Some("mqttws") => UpstreamProtocol::MqttWs,
-            Some(other) => {
+            Some(_) => {
                 return Err(bad(
                     self.name,
                     "agent.env.UpstreamProtocol",
-                    &other,
+                    &named.unwrap_or_default(),
                     "is not a protocol towards the hub",
                     "write \"Amqp\", \"AmqpWs\", \"Mqtt\" or \"MqttWs\"",
                 ));

@@ -216,7 +216,7 @@ pub struct Upstream {
     pub amqp_port: u16,
     /// As above.
     pub https_port: u16,
-    /// Authorities to trust for the hub and the provisioning service, besides those of the system (PEM).
+    /// Authorities to trust for the hub and the provisioning service, instead of those of the system (PEM).
     pub ca: Option<PathBuf>,
     /// For one request to the hub's registry or the provisioning service.
     pub timeout: Duration,
@@ -305,6 +305,46 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Puts relative paths of files below a folder.
+    fn anchor(&mut self, folder: &Path) {
+        let put = |path: &mut PathBuf| *path = folder.join(&*path);
+        let put_key = |source: &mut KeySource| {
+            if let KeySource::File(path) = source {
+                put(path);
+            }
+        };
+        let put_pair = |files: &mut CertificateFiles| {
+            put(&mut files.certificate);
+            put(&mut files.private_key);
+        };
+        let (Provisioning::Manual { credential, .. } | Provisioning::Dps { credential, .. }) =
+            &mut self.provisioning;
+        match credential {
+            Credential::Key(source) => put_key(source),
+            Credential::Certificate(files) => put_pair(files),
+        }
+        if let Provisioning::Dps {
+            payload: Some(payload), ..
+        } = &mut self.provisioning
+        {
+            put(payload);
+        }
+        match &mut self.edge_ca {
+            EdgeCa::Files(files) => put_pair(files),
+            EdgeCa::LocalCa { authority, .. } => put_pair(authority),
+            EdgeCa::SelfSigned { .. } => {}
+        }
+        self.encryption_key.iter_mut().for_each(put_key);
+        for path in [
+            &mut self.trust_bundle,
+            &mut self.manifest_trust_bundle,
+            &mut self.upstream.ca,
+            &mut self.additional_info,
+        ] {
+            path.iter_mut().for_each(put);
+        }
+    }
+
     /// Folder with a folder per module for its workload socket.
     #[must_use]
     pub fn workload_folders(&self) -> PathBuf {
@@ -346,7 +386,9 @@ pub fn load(named: Option<&Path>) -> Result<Loaded, Failure> {
         Failure::usage(format!("cannot read the configuration file {}: {error}", path.display()))
             .hint("check the path given with --config, and that this user may read it")
     })?;
-    parse(&text, &path.display().to_string())
+    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    let folder = std::path::absolute(&folder).unwrap_or(folder);
+    parse_in(&text, &path.display().to_string(), &folder)
 }
 
 /// Parses the text of a file called `name`; which of the two kinds it is shows `provisioning.source`, which every file of
@@ -355,19 +397,25 @@ pub fn load(named: Option<&Path>) -> Result<Loaded, Failure> {
 /// # Errors
 /// As [`load`].
 pub fn parse(text: &str, name: &str) -> Result<Loaded, Failure> {
+    parse_in(text, name, Path::new(""))
+}
+
+/// As [`parse`]; relative paths of certificates and keys are below `folder`.
+fn parse_in(text: &str, name: &str, folder: &Path) -> Result<Loaded, Failure> {
     let table: toml::Table = toml::from_str(text).map_err(|error| describe(text, name, &error))?;
     let of_the_original = table
         .get("provisioning")
         .and_then(|section| section.get("source"))
         .is_some();
-    let loaded = if of_the_original {
+    let mut loaded = if of_the_original {
         aziot::read(text, &table, name)?
     } else {
         Loaded {
-            settings: own::read(text, name)?,
+            settings: own::read(text, name, folder)?,
             warnings: Vec::new(),
         }
     };
+    loaded.settings.anchor(folder);
     check(&loaded.settings)?;
     Ok(loaded)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use holdfast_model::credential::SymmetricKey;
 use holdfast_wire::connection_string::{ConnectionString, Credential as StringCredential, Party};
@@ -153,7 +153,7 @@ pub struct UpstreamSection {
     /// HTTP proxy, `http://[user:password@]host:port`; used for WebSockets and HTTPS. From `https_proxy` of the
     /// environment when absent.
     pub proxy: Option<String>,
-    /// Authority of the hub and of the provisioning service (PEM), besides those of the system.
+    /// Authorities of the hub and of the provisioning service (PEM), instead of those of the system.
     pub ca: Option<PathBuf>,
     /// Port of AMQP over TLS at the hub.
     pub amqp_port: u16,
@@ -422,8 +422,11 @@ impl Default for ObserveSection {
 }
 
 /// Reads a file of ours.
-pub(super) fn read(text: &str, name: &str) -> Result<Settings, Failure> {
-    let config: Config = toml::from_str(text).map_err(|error| describe(text, name, &error))?;
+pub(super) fn read(text: &str, name: &str, folder: &Path) -> Result<Settings, Failure> {
+    let mut config: Config = toml::from_str(text).map_err(|error| describe(text, name, &error))?;
+    if let Some(path) = &mut config.provisioning.connection_string_file {
+        *path = folder.join(&*path);
+    }
     config.settings(name)
 }
 

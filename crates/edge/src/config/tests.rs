@@ -183,3 +183,18 @@ fn every_section_of_the_original_is_obeyed() {
     assert!(!settings.rollback.enabled);
     assert_eq!(settings.listen.https, None);
 }
+
+#[test]
+fn relative_paths_are_below_the_files_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("cs"), format!("HostName=h;DeviceId=d;SharedAccessKey={}\n", "A".repeat(43) + "=")).unwrap();
+    let file = dir.path().join("edge.toml");
+    fs::write(
+        &file,
+        "provisioning.connection_string_file = \"cs\"\nupstream.ca = \"ca.pem\"\ncertificates.trust_bundle = \"/abs.pem\"\n",
+    )
+    .unwrap();
+    let settings = load(Some(&file)).unwrap().settings;
+    assert_eq!(settings.upstream.ca, Some(dir.path().join("ca.pem")));
+    assert_eq!(settings.trust_bundle, Some(PathBuf::from("/abs.pem")));
+}

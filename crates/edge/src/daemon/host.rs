@@ -1,7 +1,7 @@
 //! What the agent asks of the rest of the daemon.
 
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use holdfast_agent::host::{BuiltIn, BundleRequest, Host, Put, TemporaryFile, UploadError};
@@ -22,7 +22,8 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// The rest of the daemon.
 pub(super) struct DaemonHost {
     pub(super) started_at: Timestamp,
-    pub(super) hub: Arc<EdgeHub>,
+    /// Empty while the daemon is being put together.
+    pub(super) hub: Arc<OnceLock<Arc<EdgeHub>>>,
     pub(super) uploader: Uploader,
     pub(super) bundles: Arc<SupportBundle>,
 }
@@ -36,7 +37,12 @@ impl Host for DaemonHost {
                 description: None,
                 started_at: self.started_at,
             },
-            self.hub.built_in(),
+            BuiltIn {
+                name: EDGE_HUB,
+                running: self.hub.get().is_some(),
+                description: None,
+                started_at: self.started_at,
+            },
         ]
     }
 
@@ -44,7 +50,13 @@ impl Host for DaemonHost {
         Box::pin(async move {
             match name {
                 EDGE_AGENT => Ok(()),
-                EDGE_HUB => self.hub.restart().await,
+                EDGE_HUB => match self.hub.get() {
+                    Some(hub) => {
+                        hub.refresh();
+                        Ok(())
+                    }
+                    None => Err("the edge hub has not been started yet".to_owned()),
+                },
                 other => Err(format!("{other} is not part of the daemon")),
             }
         })

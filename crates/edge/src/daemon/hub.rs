@@ -1,11 +1,11 @@
 //! The edge hub: its engine, its listeners, its server certificate.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use holdfast_agent::host::BuiltIn;
 use holdfast_agent::identities::ModuleIdentities as _;
 use holdfast_broker::{Above, Broker, BrokerConfig, SealingKey};
 use holdfast_heads::amqp::{AmqpConfig, AmqpHead};
@@ -13,7 +13,7 @@ use holdfast_heads::events::Metrics;
 use holdfast_heads::https::{DeviceHttps, HttpsConfig, HttpsHead};
 use holdfast_heads::mqtt::{MqttConfig, MqttHead};
 use holdfast_heads::tls::{ServerCertificate, TicketSecret, TlsSettings};
-use holdfast_model::{Identity, Timestamp};
+use holdfast_model::Identity;
 use holdfast_observe::Registry;
 use holdfast_ports::BoxFuture;
 use holdfast_ports::clock::Clock;
@@ -47,7 +47,6 @@ const LOGINS_MAX: usize = 256;
 
 /// The edge hub inside this process.
 pub(super) struct EdgeHub {
-    started_at: Timestamp,
     device_id: String,
     broker: Arc<Broker>,
     tls: Arc<TlsSettings>,
@@ -87,7 +86,7 @@ impl EdgeHub {
         base: &Base,
         upstream: &Upstream,
         identities: &Arc<Identities>,
-        env: &std::collections::BTreeMap<String, String>,
+        env: &BTreeMap<String, String>,
     ) -> anyhow::Result<(Arc<Self>, Arc<HttpsRegistry>)> {
         let signer: Arc<dyn TokenSigner> = Arc::new(LateSigner {
             identities: Arc::clone(identities),
@@ -142,7 +141,6 @@ impl EdgeHub {
         let tls = TlsSettings::new(vec![server_certificate(&shown.issued)], &secret, Arc::clone(&clock))
             .context("cannot set up TLS")?;
         let hub = EdgeHub {
-            started_at: clock.now(),
             device_id: device_id.to_owned(),
             broker,
             tls,
@@ -196,20 +194,9 @@ impl EdgeHub {
         Ok(())
     }
 
-    /// As the agent reports it.
-    pub(super) fn built_in(&self) -> BuiltIn {
-        BuiltIn {
-            name: EDGE_HUB,
-            running: true,
-            description: None,
-            started_at: self.started_at,
-        }
-    }
-
-    /// Looks at every client again with a fresh eye; those that may not stay are disconnected.
-    pub(super) async fn restart(&self) -> Result<(), String> {
+    /// Reads the authorities again and looks at every client afresh; those that may not stay are disconnected.
+    pub(super) fn refresh(&self) {
         self.trust();
-        Ok(())
     }
 }
 
@@ -248,7 +235,7 @@ fn server_certificate(issued: &Issued) -> ServerCertificate {
 
 /// Settings of the original's edge hub (edge.md section 16), as a deployment gives them in `env`. They hold from the next
 /// start of the daemon on.
-fn adjust(config: &mut BrokerConfig, env: &std::collections::BTreeMap<String, String>) {
+fn adjust(config: &mut BrokerConfig, env: &BTreeMap<String, String>) {
     let number = |name: &str| {
         let mut env = env.iter();
         let (_, text) = env.find(|(key, _)| key.eq_ignore_ascii_case(name))?;
@@ -263,6 +250,29 @@ fn adjust(config: &mut BrokerConfig, env: &std::collections::BTreeMap<String, St
     config.scope_identity_every = seconds("DeviceScopeCacheRefreshDelaySecs").unwrap_or(config.scope_identity_every);
     config.configuration_every = seconds("ConfigRefreshFrequencySecs").unwrap_or(config.configuration_every);
     config.fan_out = count("UpstreamFanOutFactor").unwrap_or(config.fan_out);
+}
+
+/// Heads that a deployment turns off (`mqttSettings__enabled` and so on, edge.md section 10), and their ports.
+pub(super) fn adjust_listeners(listen: &mut Listen, env: &BTreeMap<String, String>) {
+    let find = |name: &str| {
+        let mut env = env.iter();
+        env.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, text)| text.trim())
+    };
+    for (settings, port) in [
+        ("mqttSettings", &mut listen.mqtt),
+        ("amqpSettings", &mut listen.amqp),
+        ("httpSettings", &mut listen.https),
+    ] {
+        let off = find(&format!("{settings}__enabled")).is_some_and(|text| text.eq_ignore_ascii_case("false"));
+        if off {
+            *port = None;
+        } else if port.is_some()
+            && settings != "mqttSettings"
+            && let Some(other) = find(&format!("{settings}__port")).and_then(|text| text.parse().ok())
+        {
+            *port = Some(other);
+        }
+    }
 }
 
 /// Sockets that wait for their heads.

@@ -10,7 +10,7 @@ mod twin;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -163,12 +163,17 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let mut heads = JoinSet::new();
-    let listeners = Listeners::bind(&base.settings.listen)?;
-    let ports = listeners.ports();
     let accounts = Accounts::new(&base, &upstream, Arc::clone(&identities));
-    let (hub, hub_registry) = EdgeHub::open(&base, &upstream, &identities, &hub_environment(&base.settings))?;
+    let later = Arc::new(OnceLock::new());
+    let (agent, handle) = agent(&base, &accounts, &identities, &later)?;
+    let env = hub_environment(&base.settings, &handle);
+    let mut listen = base.settings.listen.clone();
+    hub::adjust_listeners(&mut listen, &env);
+    let listeners = Listeners::bind(&listen)?;
+    let ports = listeners.ports();
+    let (hub, hub_registry) = EdgeHub::open(&base, &upstream, &identities, &env)?;
+    let _ = later.set(Arc::clone(&hub));
     hub::serve(&mut heads, &hub, Some(hub_registry), listeners, &mut registry, &stopped);
-    let (agent, handle) = agent(&base, &accounts, &identities, &hub)?;
     let agent_stop = stopped.clone();
     let agent = tokio::spawn(agent.run(async move {
         let mut stop = agent_stop;
@@ -222,10 +227,15 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
     end
 }
 
-/// What the last deployment said to the edge hub, from the agent's kept state; it is not known before the first one.
-fn hub_environment(settings: &Settings) -> BTreeMap<String, String> {
-    // Variables that the original gives its edge hub may also stand in the configuration.
-    settings.agent.env.clone()
+/// What the deployment in force says to the edge hub, over what the configuration says. A later deployment's environment
+/// takes effect at the next start of the daemon.
+fn hub_environment(settings: &Settings, handle: &AgentHandle) -> BTreeMap<String, String> {
+    let mut env = settings.agent.env.clone();
+    let deployment = handle.deployment().borrow().clone();
+    if let Some(hub) = deployment.as_ref().and_then(|deployment| deployment.edge_hub.as_ref()) {
+        env.extend(hub.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+    env
 }
 
 fn ended(outcome: Result<(), tokio::task::JoinError>) -> anyhow::Error {
@@ -264,6 +274,7 @@ fn base(
             Arc::clone(&runtime),
             settings.engine.network.clone(),
             &settings.home,
+            Some(settings.source.clone().into()),
         )),
         controls: Arc::new(Controls {
             reprovision: Notify::new(),
@@ -346,7 +357,7 @@ fn agent(
     base: &Base,
     accounts: &Arc<Accounts>,
     identities: &Arc<Identities>,
-    hub: &Arc<EdgeHub>,
+    hub: &Arc<OnceLock<Arc<EdgeHub>>>,
 ) -> anyhow::Result<(Agent, AgentHandle)> {
     let settings = &base.settings;
     let parts = Parts {

@@ -24,14 +24,21 @@ pub struct SupportBundle {
     runtime: Arc<dyn ModuleRuntime>,
     network: String,
     folder: PathBuf,
+    config: Option<PathBuf>,
     making: Mutex<()>,
     number: AtomicU64,
 }
 
 impl SupportBundle {
-    /// Of this engine and network; bundles are made below `home`.
+    /// Of this engine and network; bundles are made below `home`. With the daemon's configuration file they hold what
+    /// `check` says of it.
     #[must_use]
-    pub fn new(runtime: Arc<dyn ModuleRuntime>, network: String, home: &Path) -> Self {
+    pub fn new(
+        runtime: Arc<dyn ModuleRuntime>,
+        network: String,
+        home: &Path,
+        config: Option<PathBuf>,
+    ) -> Self {
         let folder = home.join("bundles");
         // What an earlier process left behind.
         let _ = std::fs::remove_dir_all(&folder);
@@ -39,6 +46,7 @@ impl SupportBundle {
             runtime,
             network,
             folder,
+            config,
             making: Mutex::new(()),
             number: AtomicU64::new(0),
         }
@@ -120,9 +128,12 @@ impl SupportBundle {
 
     /// What `check` finds, from a process of its own: it asks this one over its sockets.
     async fn check(&self, zip: &mut ZipWriter) -> std::io::Result<()> {
-        let Ok(program) = std::env::current_exe() else { return Ok(()) };
+        let (Ok(program), Some(config)) = (std::env::current_exe(), &self.config) else {
+            return Ok(());
+        };
         let output = tokio::process::Command::new(program)
-            .args(["check", "--output", "json"])
+            .args(["check", "--output", "json", "--config"])
+            .arg(config)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
