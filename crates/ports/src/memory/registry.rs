@@ -71,7 +71,9 @@ impl RegistryStore for MemoryStore {
                     .map(|entry| entry.record.identity.clone()),
             );
             if let Some(telling) = &telling {
-                let entries = deleted.iter().filter_map(|identity| state.identities.get(identity));
+                let entries = deleted
+                    .iter()
+                    .filter_map(|identity| state.identities.get(identity));
                 let told: Vec<_> = entries
                     .flat_map(|entry| telling(&entry.record, &entry.twin))
                     .collect();
