@@ -16,7 +16,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Timestamp::from_seconds(since.map_or(0, |since| since.as_secs().cast_signed()))
     };
     let service = BlobService {
-        store: BlobStore::open(std::path::Path::new(&dir), holdfast_blob::store::FREE_BYTES_MIN, now())?,
+        store: BlobStore::open(
+            std::path::Path::new(&dir),
+            holdfast_blob::store::FREE_BYTES_MIN,
+            now(),
+        )?,
         account: Account::new("holdfast", key).ok_or("the key is not base64")?,
         now: Arc::new(now),
         tls: false,
