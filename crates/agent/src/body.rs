@@ -20,6 +20,8 @@ pub const IMAGE_LABEL: &str = "net.azure-devices.edge.original-image";
 pub const DEFINITION_LABEL: &str = "io.holdfast.edge.definition";
 /// Label with the generation id of the identity for which a container was made.
 pub const GENERATION_LABEL: &str = "io.holdfast.edge.generation";
+/// Label with the `StopTimeout` of `createOptions` in seconds, if there is one: how long the container may take to end.
+pub const STOP_LABEL: &str = "io.holdfast.edge.stop-seconds";
 
 /// Variables that a container always gets; a manifest may not set them with `env` (edge.md 4.1). `createOptions` may.
 pub const INJECTED: &[&str] = &[
@@ -200,7 +202,11 @@ fn labels(
     identity: &ModuleIdentity,
     around: &Surroundings,
 ) {
+    let stop = body.get("StopTimeout").and_then(Value::as_u64);
     let labels = object(body, "Labels");
+    if let Some(seconds) = stop {
+        labels.insert(STOP_LABEL.to_owned(), Value::String(seconds.to_string()));
+    }
     for (name, value) in [
         (OWNER_LABEL, OWNER.to_owned()),
         (IMAGE_LABEL, spec.image.clone()),

@@ -60,6 +60,7 @@ struct Inner {
     faults: BTreeMap<(String, String), (Fault, u32)>,
     calls: Vec<(tokio::time::Instant, String)>,
     auths: BTreeMap<String, Option<RegistryAuth>>,
+    graces: BTreeMap<String, Duration>,
     serial: u64,
     network: Option<IpAddr>,
     pulling: usize,
@@ -147,6 +148,12 @@ impl MemoryEngine {
     #[must_use]
     pub fn auth_of(&self, image: &str) -> Option<RegistryAuth> {
         self.lock().auths.get(image).cloned().flatten()
+    }
+
+    /// Time that a container was given when it was last stopped.
+    #[must_use]
+    pub fn grace_of(&self, name: &str) -> Option<Duration> {
+        self.lock().graces.get(name).copied()
     }
 
     /// A container, whoever owns it.
@@ -512,7 +519,7 @@ impl ModuleRuntime for MemoryEngine {
         })
     }
 
-    fn stop<'a>(&'a self, name: &'a str, _grace: Duration) -> BoxFuture<'a, Result<(), RuntimeError>> {
+    fn stop<'a>(&'a self, name: &'a str, grace: Duration) -> BoxFuture<'a, Result<(), RuntimeError>> {
         Box::pin(async move {
             self.settle();
             self.meet("stop", name).await?;
@@ -522,6 +529,7 @@ impl ModuleRuntime for MemoryEngine {
                 .get(name)
                 .map(|kept| kept.container.state)
                 .ok_or_else(|| not_found(name))?;
+            self.lock().graces.insert(name.to_owned(), grace);
             if matches!(state, ContainerState::Running | ContainerState::Paused) {
                 self.exit(name, 143);
             }

@@ -28,7 +28,6 @@ pub(super) struct Work {
     pub(super) metrics: Arc<Metrics>,
     pub(super) gate: Arc<Gate>,
     pub(super) pulls: Semaphore,
-    pub(super) stop_grace: Duration,
     pub(super) order_wait: Duration,
     /// The hub can be reached.
     pub(super) connected: AtomicBool,
@@ -48,7 +47,6 @@ impl Work {
             metrics,
             gate: Arc::default(),
             pulls: Semaphore::new(settings.pulls_max.max(1)),
-            stop_grace: settings.stop_grace,
             order_wait: settings.order_wait,
             connected: AtomicBool::new(false),
             images: Mutex::new(images),
@@ -125,6 +123,8 @@ pub(super) struct Order {
     /// Registries from the agent's own environment, after those of the manifest.
     pub(super) registries: Arc<[Registry]>,
     pub(super) around: Arc<Surroundings>,
+    /// Time for the container that is there to end.
+    pub(super) grace: Duration,
     pub(super) pass: Pass,
     pub(super) progress: Arc<Progress>,
     /// Notified when a newer deployment wants something else of the module: a pull is given up then.
@@ -139,7 +139,7 @@ pub(super) async fn execute(work: Arc<Work>, mut order: Order) -> Result<(), Fai
     match order.command.action {
         // Done by the caller, who keeps the records.
         Action::Forget => Ok(()),
-        Action::Remove => remove(&work, &name).await,
+        Action::Remove => remove(&work, &name, order.grace).await,
         Action::RemoveDead => work
             .runtime
             .remove(&name)
@@ -153,15 +153,15 @@ pub(super) async fn execute(work: Arc<Work>, mut order: Order) -> Result<(), Fai
         }
         Action::Restart { .. } => {
             order.pass.turn(work.order_wait, true).await;
-            stop(&work, &name).await?;
+            stop(&work, &name, order.grace).await?;
             start_module(&work, &order).await
         }
-        Action::Stop => stop(&work, &name).await,
+        Action::Stop => stop(&work, &name, order.grace).await,
     }
 }
 
-async fn remove(work: &Work, name: &str) -> Result<(), Failed> {
-    stop(work, name).await?;
+async fn remove(work: &Work, name: &str, grace: Duration) -> Result<(), Failed> {
+    stop(work, name, grace).await?;
     work.runtime
         .remove(name)
         .await
@@ -189,11 +189,12 @@ pub(super) async fn leave(work: &Work, name: &str) {
     }
 }
 
-async fn stop(work: &Work, name: &str) -> Result<(), Failed> {
-    work.runtime
-        .stop(name, work.stop_grace)
-        .await
-        .map_err(|error| Failed::engine("the container cannot be stopped", &error))?;
+/// A container that somebody else has removed meanwhile is stopped, too.
+async fn stop(work: &Work, name: &str, grace: Duration) -> Result<(), Failed> {
+    match work.runtime.stop(name, grace).await {
+        Ok(()) | Err(RuntimeError::NotFound(_)) => {}
+        Err(error) => return Err(Failed::engine("the container cannot be stopped", &error)),
+    }
     work.metrics.module_stopped(name, "");
     Ok(())
 }
@@ -232,7 +233,7 @@ async fn make(work: &Work, order: &mut Order, replace: bool, start: bool) -> Res
     order.pass.turn(work.order_wait, false).await;
     if replace {
         work.metrics.module_prepared(&name, &spec.version);
-        stop(work, &name).await?;
+        stop(work, &name, order.grace).await?;
         work.runtime
             .remove(&name)
             .await

@@ -12,7 +12,7 @@ use super::probation::Outcome;
 use super::{Agent, Busy, Done, ENGINE_RETRY, Failure, LIST_SPACING};
 use tokio::sync::Notify;
 
-use crate::body::{DEFINITION_LABEL, GENERATION_LABEL};
+use crate::body::{DEFINITION_LABEL, GENERATION_LABEL, STOP_LABEL};
 use crate::events;
 use crate::manifest::{
     Deployment, DesiredStatus, EDGE_AGENT, EDGE_HUB, ModuleSpec, RestartPolicy, StatusCode,
@@ -26,6 +26,8 @@ use crate::runtime::{Container, ContainerState, Health, OWNER, OWNER_LABEL, Runt
 const RETRY_UNIT: Duration = Duration::from_secs(10);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(300);
+/// The longest time that a container gets to end.
+const STOP_MAX: Duration = Duration::from_secs(600);
 /// While commands are under way, the progress of pulls is reported so often.
 const PROGRESS: i64 = 5_000;
 
@@ -318,6 +320,7 @@ impl Agent {
             deployment: Arc::clone(deployment),
             registries: self.tuning.registries.clone().into(),
             around: Arc::clone(around),
+            grace: self.grace(name),
             progress,
             cancel,
             local_image_will_do: known,
@@ -330,6 +333,16 @@ impl Agent {
             Done::Command(command, result, begun.elapsed())
         });
         true
+    }
+
+    /// How long the container that is there may take to end: what its own `createOptions` said, or the setting.
+    fn grace(&self, name: &str) -> Duration {
+        self.containers
+            .as_ref()
+            .and_then(|containers| containers.get(name)?.labels.get(STOP_LABEL)?.parse().ok())
+            .map_or(self.settings.stop_grace, |seconds| {
+                Duration::from_secs(seconds).min(STOP_MAX)
+            })
     }
 
     pub(super) fn command_done(&mut self, command: &Command, result: Result<(), Failed>, took: Duration) {
@@ -564,12 +577,16 @@ impl Agent {
         let Some(around) = self.gateway.clone() else {
             return;
         };
-        let Some(containers) = self.containers.take() else {
+        if self.containers.is_none() {
             return;
-        };
+        }
         let now = self.now();
         for (name, answer) in std::mem::take(&mut self.waiting_restarts) {
-            if !containers.contains_key(&name) {
+            let is_here = self
+                .containers
+                .iter()
+                .any(|containers| containers.contains_key(&name));
+            if !is_here {
                 let _ = answer.send(Err(format!("there is no module {name} on this device")));
             } else if self.busy.contains_key(&name) {
                 self.waiting_restarts.push_back((name, answer));
@@ -587,7 +604,6 @@ impl Agent {
                 self.begin(command, &deployment, &around, now);
             }
         }
-        self.containers = Some(containers);
     }
 }
 

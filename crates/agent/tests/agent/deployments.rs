@@ -369,7 +369,10 @@ async fn an_identity_that_was_made_anew_makes_the_module_anew() {
 #[tokio::test(start_paused = true)]
 async fn images_that_nobody_uses_are_removed() {
     let site = Site::new(&["a:1", "a:2", "b:1"]);
-    let run = site.start();
+    let mut settings = site.settings();
+    settings.tick = Duration::from_secs(3_600);
+    settings.stats_interval = Duration::from_secs(3_600);
+    let run = site.start_with(settings);
     for image in ["a:1", "a:2"] {
         let version = site.twin.deploy(&one(image));
         site.done(version).await;
@@ -412,5 +415,75 @@ async fn metrics_tell_what_happened() {
         view.modules.keys().collect::<Vec<_>>(),
         ["edgeAgent", "edgeHub", "m"]
     );
+    run.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn containers_get_the_time_to_end_that_they_asked_for() {
+    let site = Site::new(&["a:1"]);
+    let run = site.start();
+    let slow = json!({"settings": {"createOptions": "{\"StopTimeout\":60}"}});
+    let version = site.twin.deploy(&deployment(&[
+        ("slow", module("a:1", slow)),
+        ("quick", module("a:1", json!({}))),
+    ]));
+    site.done(version).await;
+    let version = site.twin.deploy(&deployment(&[]));
+    site.done(version).await;
+    assert_eq!(site.engine.grace_of("slow"), Some(Duration::from_secs(60)));
+    assert_eq!(site.engine.grace_of("quick"), Some(Duration::from_secs(10)));
+    run.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_goes_away_while_its_update_is_pulled() {
+    let site = Site::new(&["a:1", "a:2"]);
+    let run = site.start();
+    let version = site.twin.deploy(&one("a:1"));
+    site.done(version).await;
+    let pause = holdfast_agent::memory::Fault::Delay(Duration::from_secs(5));
+    site.engine.fault("pull", "a:2", pause, 1);
+    let begun = tokio::time::Instant::now();
+    let version = site.twin.deploy(&one("a:2"));
+    pass(2).await;
+    site.engine.lose("m");
+    site.done(version).await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "nothing has failed");
+    run.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn images_are_pulled_with_the_credentials_of_their_registry() {
+    let images = ["r.example/a:1", "own.example:5000/b:1", "other.example/c:1"];
+    let site = Site::new(&images);
+    let mut settings = site.settings();
+    for (name, value) in [
+        ("DockerRegistryAuth__0__serverAddress", "own.example:5000"),
+        ("DockerRegistryAuth__0__username", "daemon"),
+        ("DockerRegistryAuth__0__password", "p1"),
+        ("DockerRegistryAuth__1__serverAddress", "r.example"),
+        ("DockerRegistryAuth__1__username", "not asked"),
+        ("DockerRegistryAuth__1__password", "p2"),
+    ] {
+        settings.env.insert(name.to_owned(), value.to_owned());
+    }
+    let run = site.start_with(settings);
+    let mut desired = deployment(&[
+        ("a", module(images[0], json!({}))),
+        ("b", module(images[1], json!({}))),
+        ("c", module(images[2], json!({}))),
+    ]);
+    desired["runtime"]["settings"]["registryCredentials"] =
+        json!({"mine": {"address": "R.example", "username": "manifest", "password": "p3"}});
+    let version = site.twin.deploy(&desired);
+    site.done(version).await;
+    let user = |image: &str| site.engine.auth_of(image).map(|auth| auth.username);
+    assert_eq!(user(images[0]).as_deref(), Some("manifest"));
+    assert_eq!(user(images[1]).as_deref(), Some("daemon"));
+    assert_eq!(user(images[2]), None);
+    let reported = site.twin.reported().to_string();
+    for password in ["p1", "p2", "p3"] {
+        assert!(!reported.contains(&format!("\"{password}\"")), "{reported}");
+    }
     run.stop().await;
 }
