@@ -96,6 +96,11 @@ impl Links {
 }
 
 impl Broker {
+    /// Whether there is a hub above at all.
+    pub(crate) fn has_above(&self) -> bool {
+        self.links.above.is_some()
+    }
+
     /// Whether the hub above can be reached; without one it never can.
     pub(crate) fn reach(&self) -> Reach {
         self.links.reach.as_ref().map_or(

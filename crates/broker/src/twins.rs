@@ -40,6 +40,8 @@ pub(crate) struct Twins {
     locks: Mutex<HashMap<Identity, Arc<tokio::sync::Mutex<()>>>>,
     /// Twins with something that the hub above does not know.
     unsent: Mutex<std::collections::BTreeSet<Identity>>,
+    /// Twins that were wanted from the hub above and could not be had.
+    unread: Mutex<std::collections::BTreeSet<Identity>>,
     pub(crate) sync: Notify,
 }
 
@@ -128,6 +130,7 @@ impl Twins {
             files,
             locks: Mutex::default(),
             unsent: Mutex::default(),
+            unread: Mutex::default(),
             sync: Notify::new(),
         };
         for name in twins.files.names()? {
@@ -198,6 +201,7 @@ impl Twins {
 
     pub(crate) fn forget(&self, identity: &Identity) {
         self.unsent.lock().remove(identity);
+        self.unread.lock().remove(identity);
         if let Err(error) = self.files.remove(&file_name(identity)) {
             tracing::warn!(identity = identity.as_str(), %error, "a twin cannot be removed");
         }
@@ -233,7 +237,18 @@ impl Broker {
     }
 
     /// Reads a twin above and keeps it; tells the client of desired properties that it has not seen.
+    /// What could not be read is read again by [`sync::run`]: meanwhile pushes may have been lost.
     async fn fetch_twin(&self, identity: &Identity) -> Option<Record> {
+        let fetched = self.try_fetch_twin(identity).await;
+        if fetched.is_some() {
+            self.twins.unread.lock().remove(identity);
+        } else if self.has_above() && self.twins.unread.lock().insert(identity.clone()) {
+            self.twins.sync.notify_one();
+        }
+        fetched
+    }
+
+    async fn try_fetch_twin(&self, identity: &Identity) -> Option<Record> {
         if matches!(self.reach(), Reach::Offline { .. }) {
             return None;
         }
@@ -268,16 +283,21 @@ impl Broker {
         Some(record)
     }
 
+    /// Whether somebody here waits for desired properties of this twin.
+    fn wants_desired(&self, identity: &Identity) -> bool {
+        *identity == self.own
+            || self
+                .sessions
+                .get(identity)
+                .is_some_and(|session| session.subscribed(Channel::DesiredProperties))
+    }
+
     /// After the conversation with the hub above began anew: what was pushed meanwhile is lost.
     pub(crate) async fn read_twin_again(&self, identity: &Identity) {
-        let wanted = self
-            .sessions
-            .get(identity)
-            .is_some_and(|session| session.subscribed(Channel::DesiredProperties));
-        let own = *identity == self.own;
-        if !wanted && !own {
+        if !self.wants_desired(identity) {
             return;
         }
+        let own = *identity == self.own;
         let fetched = self.fetch_twin(identity).await;
         self.twins.sync.notify_one();
         if own && let Some(record) = fetched {

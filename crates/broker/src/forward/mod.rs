@@ -277,10 +277,12 @@ impl Forwarder {
                 .is_none_or(|sender| !sender.busy && sender.retry_at <= now)
         };
         let lane = &self.lanes[index];
+        // What is parked of a sender is older.
+        let parked = |sender: &Identity| lane.parked.is_none() && self.has_parked(lane.priority, sender);
         let sender = lane
             .window
             .iter()
-            .find(|item| item.has_waiting() && ready(&item.sender))
+            .find(|item| item.has_waiting() && ready(&item.sender) && !parked(&item.sender))
             .map(|item| item.sender.clone())?;
         let (count, bytes) = (self.broker.config.batch_messages_max, BATCH_BYTES_MAX);
         let batch = self.lanes[index].cut(sender, count, bytes, now)?;
@@ -369,7 +371,7 @@ impl Forwarder {
             lane.settle(&batch.pieces, done);
             lane.advance(&self.broker);
             if park && lane.parked.is_none() {
-                self.to_park.push((batch.lane, batch.sender.clone()));
+                self.park_later(index, batch.sender.clone());
             }
         }
         if matches!(

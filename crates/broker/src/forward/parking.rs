@@ -16,7 +16,7 @@ impl Forwarder {
         for (queue, sender) in std::mem::take(&mut self.to_park) {
             let Some(lane) = self.lane(queue) else { continue };
             if !self.park(lane, &sender).await {
-                self.to_park.push((queue, sender));
+                self.park_later(lane, sender);
             }
         }
     }
@@ -26,18 +26,28 @@ impl Forwarder {
         if self.lanes[index].parked.is_some() {
             return;
         }
-        let priority = self.lanes[index].priority;
-        let parked: Vec<Identity> = self
-            .lanes
-            .iter()
-            .filter(|lane| lane.priority == priority && lane.waits(&self.broker))
-            .filter_map(|lane| lane.parked.clone())
-            .collect();
-        for sender in parked {
+        let lane = &self.lanes[index];
+        let mut senders: Vec<Identity> = lane.window.iter().map(|item| item.sender.clone()).collect();
+        senders.dedup();
+        senders.retain(|sender| self.has_parked(lane.priority, sender));
+        for sender in senders {
             if !self.park(index, &sender).await {
-                let queue = self.lanes[index].queue;
-                self.to_park.push((queue, sender));
+                self.park_later(index, sender);
             }
+        }
+    }
+
+    /// Whether older messages of a sender are parked.
+    pub(super) fn has_parked(&self, priority: u32, sender: &Identity) -> bool {
+        self.lanes.iter().any(|lane| {
+            lane.priority == priority && lane.parked.as_ref() == Some(sender) && lane.waits(&self.broker)
+        })
+    }
+
+    pub(super) fn park_later(&mut self, index: usize, sender: Identity) {
+        let entry = (self.lanes[index].queue, sender);
+        if !self.to_park.contains(&entry) {
+            self.to_park.push(entry);
         }
     }
 

@@ -34,6 +34,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
             }
             failed |= !broker.send_reported(&identity).await;
         }
+        failed |= !broker.read_unread().await;
         if failed {
             tokio::time::sleep(RETRY_AFTER).await;
             broker.twins.sync.notify_one();
@@ -42,6 +43,20 @@ pub(crate) async fn run(broker: Arc<Broker>) {
 }
 
 impl Broker {
+    /// Reads the twins that could not be read when they were wanted. False when some have to be tried again: nothing else
+    /// may tell that the hub above answers again, since a connection can survive a cut.
+    async fn read_unread(&self) -> bool {
+        let unread: Vec<Identity> = self.twins.unread.lock().iter().cloned().collect();
+        for identity in &unread {
+            if !self.wants_desired(identity) {
+                self.twins.unread.lock().remove(identity);
+            } else if !matches!(self.reach(), Reach::Offline { .. }) {
+                self.read_twin_again(identity).await;
+            }
+        }
+        self.twins.unread.lock().is_empty()
+    }
+
     /// Sends what is unsent of one twin. False when it has to be tried again.
     async fn send_reported(&self, identity: &Identity) -> bool {
         let Some(link) = self.link(identity) else {
