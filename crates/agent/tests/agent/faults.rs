@@ -156,10 +156,11 @@ async fn an_image_that_is_not_there_is_an_error_with_its_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_deployments_leave_nothing_behind() {
+async fn many_deployments_leave_nothing_behind() {
     let site = Site::new(&["a:1", "a:2"]);
     let run = site.start();
-    for number in 0..1_000_u32 {
+    // Memory over more of them is measured with real containers; here it is what is kept that counts.
+    for number in 0..200_u32 {
         let name = format!("m{number}");
         let image = if number % 2 == 0 { "a:1" } else { "a:2" };
         let version = site.twin.deploy(&deployment(&[
@@ -168,9 +169,9 @@ async fn a_thousand_deployments_leave_nothing_behind() {
         ]));
         site.done(version).await;
     }
-    assert_eq!(site.engine.running(), ["fixed", "m999"]);
+    assert_eq!(site.engine.running(), ["fixed", "m199"]);
     let text = run.handle.metrics().render();
-    assert!(!text.contains("\"m500\""), "modules of the past have no metrics");
+    assert!(!text.contains("\"m50\""), "modules of the past have no metrics");
     assert!(text.len() < 20_000, "{}", text.len());
     let restarts = std::fs::read_to_string(site.folder().join("restarts.json")).unwrap();
     assert!(restarts.len() < 1_000, "{restarts}");
