@@ -122,22 +122,29 @@ def test_an_image_that_does_not_exist_stops_that_module_only(device, site, senso
     device.wait_status(200, version)
 
 
+def run_nothing(**fields):
+    return {"type": "docker", "status": "running", **fields}
+
+
 @pytest.mark.parametrize(
-    ("change", "code"),
+    ("schema", "extra", "code"),
     [
-        ({"schemaVersion": "2.0"}, 412),
-        ({"schemaVersion": None}, 412),
-        ({"modules": {"sensor": {"type": "docker", "status": "running", "settings": {"image": 7}}}}, 400),
-        ({"modules": {"sensor": {"type": "docker", "status": "running", "settings": {"image": "x", "createOptions": "{"}}}}, 400),
+        ("2.0", {}, 412),
+        (None, {}, 412),
+        ("1.1", {"odd": run_nothing(settings={"image": 7})}, 400),
+        ("1.1", {"odd": run_nothing(settings={"image": "x", "createOptions": "{"})}, 400),
     ],
     ids=["newer schema", "no schema", "wrong type", "options that are no JSON"],
 )
-def test_a_manifest_that_cannot_be_used_leaves_the_modules_alone(device, hub, sensor, change, code):
-    device.wait_status(200, device.deploy({"sensor": module(sensor, env=FAST)}))
+def test_a_manifest_that_cannot_be_used_leaves_the_modules_alone(device, sensor, schema, extra, code):
+    modules = {"sensor": module(sensor, env=FAST)}
+    device.wait_status(200, device.deploy(modules))
     ident = device.machine.containers()["sensor"][1]
-    hub.ok("PATCH", f"/twins/{device.id}/modules/%24edgeAgent", {"properties": {"desired": change}})
+    device.deploy({"sensor": module(sensor, env={"NEW": "1"}), **extra}, schema=schema)
     reported = device.wait_status(code)
     assert reported["lastDesiredStatus"]["description"]
+    assert device.machine.containers()["sensor"] == ("running", ident)
+    device.wait_status(200, device.deploy(modules))
     assert device.machine.containers()["sensor"] == ("running", ident)
 
 

@@ -194,7 +194,7 @@ def test_twins_are_there_offline_and_merged_afterwards(gateway, hub, leaf_of):
         assert twin["desired"]["level"] == 1 and time.monotonic() - began < 20
     finally:
         gateway.machine.mend_to_hub()
-    wait_until(lambda: any(event["patch"].get("level") == 2 for event in leaf.events("desired")), "the change", 60)
+    wait_until(lambda: any(event["patch"].get("level") == 2 for event in leaf.events("desired")), f"the change; {leaf.log.read_text()}", 60)
     wait_until(lambda: hub.twin(leaf.name)["properties"]["reported"].get("level") == 2, "the report", 30)
 
 

@@ -287,6 +287,23 @@ async fn one_identity_is_found_where_it_is_and_nowhere_else() {
     );
     let path = "deviceAndModuleInDeviceScope?targetDeviceId=stray&targetModuleId=";
     assert_eq!(ids(&tree.call("mid", "GET", path, None).await), none);
+    // A chain that begins with the identity itself; that it is disabled is for the answer to say.
+    let mut disabled = tree.service.owner("GET", "/devices/leaf", None).await.body;
+    disabled["status"] = json!("disabled");
+    let owner = [
+        ("authorization", &*tree.service.token("iothubowner")),
+        ("if-match", "*"),
+    ];
+    let changed = tree
+        .service
+        .call("PUT", "/devices/leaf", &owner, Some(disabled))
+        .await;
+    assert_eq!(changed.status, StatusCode::OK, "{}", changed.body);
+    assert_eq!(one("mid", "leaf;mid", "leaf", None).await, found("leaf", &[]));
+    assert_eq!(
+        one("mid", "leaf/app;leaf;mid", "leaf", Some("app")).await,
+        found("leaf", &["leaf/app"])
+    );
 }
 
 #[tokio::test]
