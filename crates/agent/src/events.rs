@@ -6,6 +6,10 @@ pub(crate) fn deployment_accepted(version: u64, modules: usize) {
     tracing::info!(version, modules, "a deployment was accepted");
 }
 
+pub(crate) fn nothing_deployed() {
+    tracing::info!("nothing is deployed to this device");
+}
+
 pub(crate) fn deployment_refused(version: u64, description: &str) {
     tracing::error!(
         version,

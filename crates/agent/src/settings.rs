@@ -18,7 +18,8 @@ use crate::state::{Plain, Seal};
 /// Taking back deployments that do not become healthy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rollback {
-    /// Within this time all modules have to run and be well. Time in which images are pulled does not count. 5 minutes.
+    /// Within this time all modules have to run and be well. Time in which commands are being carried out (images are pulled,
+    /// containers end) does not count. 5 minutes.
     pub healthy_within: Duration,
     /// They are well when they have been for so long. 20 s.
     pub stable_for: Duration,

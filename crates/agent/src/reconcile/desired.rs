@@ -307,7 +307,11 @@ impl Agent {
     }
 
     fn refuse(&mut self, version: u64, code: StatusCode, description: &str) {
-        crate::events::deployment_refused(version, description);
+        if code == StatusCode::ConfigEmpty && self.deployment.is_none() {
+            crate::events::nothing_deployed();
+        } else {
+            crate::events::deployment_refused(version, description);
+        }
         self.refused = Some(DeploymentStatus {
             version,
             code,

@@ -503,17 +503,16 @@ impl Agent {
         self.unwell(self.now()).is_empty() && self.failures.is_empty() && self.busy.is_empty()
     }
 
-    /// Time counts against a deployment unless images are being pulled, the engine is away, or all that fails fails for want
-    /// of a network.
+    /// Time counts against a deployment unless commands are being carried out (pulls, and stops with their grace), the engine
+    /// is away, or all that fails fails for want of a network.
     fn trial_counts(&self) -> bool {
-        let pulling = self.busy.values().any(|busy| busy.progress.is_pulling());
         let offline = !self.work.connected.load(Ordering::Relaxed)
             && !self.failures.is_empty()
             && self
                 .failures
                 .values()
                 .all(|failure| failure.failed.stage != Stage::Engine);
-        !pulling && !offline && self.engine_problem.is_none()
+        self.busy.is_empty() && !offline && self.engine_problem.is_none()
     }
 
     /// Modules of the deployment that are not as they should be, in words.
