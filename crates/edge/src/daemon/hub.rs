@@ -72,10 +72,15 @@ pub(super) struct LateSigner {
 impl TokenSigner for LateSigner {
     fn sign<'a>(&'a self, text: &'a [u8]) -> BoxFuture<'a, Result<[u8; 32], CloudError>> {
         Box::pin(async move {
-            let unknown = || CloudError::Unreachable(format!("the identity of {} is not known yet", self.module_id));
+            let unknown =
+                || CloudError::Unreachable(format!("the identity of {} is not known yet", self.module_id));
             let identity = self.identities.kept(self.module_id).ok_or_else(unknown)?;
-            let signed = self.keys.sign_as_module(self.module_id, &identity.generation_id, text);
-            signed.await.map_err(|error| CloudError::Unreachable(error.to_string()))
+            let signed = self
+                .keys
+                .sign_as_module(self.module_id, &identity.generation_id, text);
+            signed
+                .await
+                .map_err(|error| CloudError::Unreachable(error.to_string()))
         })
     }
 }
@@ -137,9 +142,14 @@ impl EdgeHub {
     ) -> anyhow::Result<Self> {
         let shown = issue(&certificates, &names.0)?;
         // Tickets are good until the next start: a client then makes one full handshake.
-        let secret = TicketSecret::generate().context("the operating system's random source does not work")?;
-        let tls = TlsSettings::new(vec![server_certificate(&shown.issued)], &secret, Arc::clone(&clock))
-            .context("cannot set up TLS")?;
+        let secret =
+            TicketSecret::generate().context("the operating system's random source does not work")?;
+        let tls = TlsSettings::new(
+            vec![server_certificate(&shown.issued)],
+            &secret,
+            Arc::clone(&clock),
+        )
+        .context("cannot set up TLS")?;
         let hub = EdgeHub {
             device_id: device_id.to_owned(),
             broker,
@@ -187,7 +197,9 @@ impl EdgeHub {
             }
         }
         let renewed = issue(&self.certificates, &self.names.0)?;
-        self.tls.reload(vec![server_certificate(&renewed.issued)]).context("cannot use the renewed server certificate")?;
+        self.tls
+            .reload(vec![server_certificate(&renewed.issued)])
+            .context("cannot use the renewed server certificate")?;
         *self.certificate.lock() = renewed;
         self.trust();
         tracing::info!("the edge hub's server certificate was renewed");
@@ -222,7 +234,11 @@ fn issue(certificates: &Certificates, names: &[String]) -> anyhow::Result<Shown>
         usage: Usage::Server,
     })?;
     let authority = certificates.authority()?;
-    let authority = authority.chain.first().context("the edge CA has no certificate")?.clone();
+    let authority = authority
+        .chain
+        .first()
+        .context("the edge CA has no certificate")?
+        .clone();
     Ok(Shown { issued, authority })
 }
 
@@ -244,10 +260,12 @@ fn adjust(config: &mut BrokerConfig, env: &BTreeMap<String, String>) {
     let seconds = |name: &str| number(name).map(std::time::Duration::from_secs);
     let count = |name: &str| number(name).and_then(|number| usize::try_from(number).ok());
     // The edge hub itself is one of them.
-    config.clients_max = count("MaxConnectedClients").map_or(config.clients_max, |most| most.saturating_add(1));
+    config.clients_max =
+        count("MaxConnectedClients").map_or(config.clients_max, |most| most.saturating_add(1));
     config.input_lock = seconds("MessageAckTimeoutSecs").unwrap_or(config.input_lock);
     config.scope_every = seconds("DeviceScopeCacheRefreshRateSecs").unwrap_or(config.scope_every);
-    config.scope_identity_every = seconds("DeviceScopeCacheRefreshDelaySecs").unwrap_or(config.scope_identity_every);
+    config.scope_identity_every =
+        seconds("DeviceScopeCacheRefreshDelaySecs").unwrap_or(config.scope_identity_every);
     config.configuration_every = seconds("ConfigRefreshFrequencySecs").unwrap_or(config.configuration_every);
     config.fan_out = count("UpstreamFanOutFactor").unwrap_or(config.fan_out);
 }
@@ -256,14 +274,16 @@ fn adjust(config: &mut BrokerConfig, env: &BTreeMap<String, String>) {
 pub(super) fn adjust_listeners(listen: &mut Listen, env: &BTreeMap<String, String>) {
     let find = |name: &str| {
         let mut env = env.iter();
-        env.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, text)| text.trim())
+        env.find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, text)| text.trim())
     };
     for (settings, port) in [
         ("mqttSettings", &mut listen.mqtt),
         ("amqpSettings", &mut listen.amqp),
         ("httpSettings", &mut listen.https),
     ] {
-        let off = find(&format!("{settings}__enabled")).is_some_and(|text| text.eq_ignore_ascii_case("false"));
+        let off =
+            find(&format!("{settings}__enabled")).is_some_and(|text| text.eq_ignore_ascii_case("false"));
         if off {
             *port = None;
         } else if port.is_some()
@@ -301,7 +321,9 @@ impl Listeners {
 
 /// One socket per address on one port, which is drawn once when it is 0; no address means all of them.
 fn bind(addresses: &[IpAddr], port: Option<u16>, what: &str, key: &str) -> Result<Vec<TcpListener>, Failure> {
-    let Some(mut port) = port else { return Ok(Vec::new()) };
+    let Some(mut port) = port else {
+        return Ok(Vec::new());
+    };
     let refused = |address: SocketAddr, error: std::io::Error| {
         Failure::new(Kind::Failed, format!("cannot listen on {address} for {what}: {error}")).hint(format!(
             "stop the program that uses the port (ss -ltnp 'sport = :{}'), or choose another one: --{key}-port, hub.{key}_port; \
@@ -314,9 +336,14 @@ fn bind(addresses: &[IpAddr], port: Option<u16>, what: &str, key: &str) -> Resul
         return match holdfast_heads::listener::bind(all) {
             Ok(listener) => Ok(vec![listener]),
             // No IPv6 on this machine.
-            Err(error) if error.kind() != std::io::ErrorKind::AddrInUse && error.kind() != std::io::ErrorKind::PermissionDenied => {
+            Err(error)
+                if error.kind() != std::io::ErrorKind::AddrInUse
+                    && error.kind() != std::io::ErrorKind::PermissionDenied =>
+            {
                 let all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-                Ok(vec![holdfast_heads::listener::bind(all).map_err(|error| refused(all, error))?])
+                Ok(vec![
+                    holdfast_heads::listener::bind(all).map_err(|error| refused(all, error))?,
+                ])
             }
             Err(error) => Err(refused(all, error)),
         };
@@ -354,9 +381,16 @@ pub(super) fn serve(
     let config = AmqpConfig {
         logins_pending_max: LOGINS_MAX,
         connections_max: LOGINS_MAX,
+        module_inputs: true,
         ..AmqpConfig::default()
     };
-    let amqp = AmqpHead::new(config, Arc::clone(&gateway), services, Arc::clone(clock), metrics.clone());
+    let amqp = AmqpHead::new(
+        config,
+        Arc::clone(&gateway),
+        services,
+        Arc::clone(clock),
+        metrics.clone(),
+    );
     let config = HttpsConfig {
         connections_max: LOGINS_MAX,
         ..HttpsConfig::default()
@@ -367,7 +401,8 @@ pub(super) fn serve(
         registry,
     });
     let devices = DeviceHttps::new(gateway, Arc::clone(clock), metrics.clone());
-    let https = HttpsHead::new(config, router, Some(devices), Some(mqtt.clone()), metrics).with_amqp(amqp.clone());
+    let https =
+        HttpsHead::new(config, router, Some(devices), Some(mqtt.clone()), metrics).with_amqp(amqp.clone());
     for listener in listeners.mqtt {
         let (head, tls, stopped) = (mqtt.clone(), Arc::clone(&hub.tls), stopped.clone());
         tasks.spawn(async move { head.serve(listener, Some(tls), stopped).await });

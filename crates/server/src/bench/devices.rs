@@ -24,7 +24,7 @@ const REQUESTS_AT_ONCE: usize = 4;
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3_600);
 
 /// Longest keep-alive whose one and a half fold the hub still grants: no pings during a measurement.
-const KEEP_ALIVE_SECONDS: u16 = 1_170;
+pub(crate) const KEEP_ALIVE_SECONDS: u16 = 1_170;
 
 /// A registered device.
 #[derive(Clone, Debug)]

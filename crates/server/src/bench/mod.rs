@@ -26,6 +26,7 @@ mod compare;
 mod configuration;
 mod connect;
 pub(crate) mod devices;
+mod edge;
 mod endpoint;
 pub(crate) mod fleet;
 pub(crate) mod histogram;
@@ -76,6 +77,7 @@ enum Measurement {
     Configuration(configuration::ConfigurationArgs),
     Job(job::JobArgs),
     Start(start::StartArgs),
+    Edge(edge::EdgeArgs),
     Endpoint(endpoint::EndpointArgs),
     #[command(hide = true)]
     Receiver(endpoint::ReceiverArgs),
@@ -102,6 +104,7 @@ impl BenchCommand {
             Measurement::Configuration(args) => args.run(wanted, format),
             Measurement::Job(args) => args.run(wanted, format),
             Measurement::Start(args) => args.run(format),
+            Measurement::Edge(args) => args.run(format),
             Measurement::Endpoint(args) => args.run(format),
             Measurement::Receiver(args) => args.run(),
         }

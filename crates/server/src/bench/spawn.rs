@@ -303,6 +303,82 @@ fn read_login(data_dir: &Path) -> anyhow::Result<Login> {
     })
 }
 
+/// An edge hub of our own, without agent and without a hub above.
+pub(crate) struct EdgeHub {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl EdgeHub {
+    /// File of the manifest in the working directory.
+    pub(crate) const MANIFEST: &'static str = "manifest.json";
+    /// File of the identities there.
+    pub(crate) const IDENTITIES: &'static str = "identities.json";
+
+    /// Starts `holdfast-edge broker` on free ports with the files in `dir` and waits until it is ready.
+    pub(crate) fn start(
+        program: Option<PathBuf>,
+        dir: &Path,
+        device: &str,
+        hub: &str,
+    ) -> anyhow::Result<EdgeHub> {
+        let program = match program {
+            Some(program) => program,
+            None => std::env::current_exe()
+                .context("cannot find this program")?
+                .with_file_name("holdfast-edge"),
+        };
+        let mut command = Command::new(&program);
+        command
+            .args([
+                "broker",
+                "--output",
+                "json",
+                "--log",
+                "warn",
+                "--hostname",
+                "localhost",
+            ])
+            .args(["--mqtt-port", "0", "--amqp-port", "0", "--https-port", "0"])
+            .args(["--device-id", device, "--hub-host", hub])
+            .arg("--manifest")
+            .arg(dir.join(Self::MANIFEST))
+            .arg("--identities")
+            .arg(dir.join(Self::IDENTITIES))
+            .arg("--data-dir")
+            .arg(dir.join("data"));
+        let log = dir.join("edge.log");
+        let mut process = Process::start(command, "holdfast-edge broker", log.clone())
+            .with_context(|| format!("{} cannot be started; --program names it", program.display()))?;
+        let started = Instant::now();
+        loop {
+            let told = fs::read_to_string(&log).unwrap_or_default();
+            let told = told
+                .lines()
+                .find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+            if let Some(port) = told.and_then(|told| told.get("mqttPort")?.as_u64()) {
+                let port = u16::try_from(port).context("no port")?;
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                return Ok(EdgeHub { process, address });
+            }
+            process.check()?;
+            if started.elapsed() > READY_TIMEOUT {
+                return Err(process.failure("does not tell its ports"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// MQTT over TLS, as modules use it.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+}
+
 /// Debian's Mosquitto, configured like the hub: no persistence to disk, no limits that would slow it down.
 pub(crate) struct Mosquitto {
     process: Process,

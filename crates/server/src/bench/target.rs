@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 
 use super::devices::{self, Accounts};
 use super::fleet::{Endpoint, TlsClient, Trust, client_config};
-use super::spawn::{Hub, Mosquitto, WorkDir, mosquitto_version};
+use super::spawn::{EdgeHub, Hub, Mosquitto, WorkDir, mosquitto_version};
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output;
@@ -88,6 +88,7 @@ pub(crate) struct Target {
 enum Server {
     Hub(#[expect(dead_code, reason = "ends the child when dropped")] Box<Hub>),
     Mosquitto(#[expect(dead_code, reason = "ends the child when dropped")] Mosquitto),
+    EdgeHub(#[expect(dead_code, reason = "ends the child when dropped")] EdgeHub),
 }
 
 impl TargetOptions {
@@ -282,6 +283,21 @@ pub(crate) fn resolve(text: &str) -> anyhow::Result<SocketAddr> {
 }
 
 impl Target {
+    /// An edge hub of our own.
+    pub(crate) fn edge(endpoint: Endpoint, hub: EdgeHub, dir: WorkDir) -> Self {
+        Target {
+            name: "holdfast-edge".to_owned(),
+            version: format!("holdfast-edge {}", env!("CARGO_PKG_VERSION")),
+            endpoint,
+            protocol: Protocol::Mqtt,
+            client: None,
+            pid: Some(hub.pid()),
+            stays: false,
+            _server: Some(Server::EdgeHub(hub)),
+            _dir: Some(dir),
+        }
+    }
+
     /// Whom `count` connections log in as; registers devices when the target is a hub.
     pub(crate) fn accounts(&self, count: usize) -> anyhow::Result<Accounts> {
         let Some(client) = &self.client else {
