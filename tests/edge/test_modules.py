@@ -29,7 +29,11 @@ def test_inputs_outputs_methods_and_twins(device, hub, sensor, filter_module):
         device.deploy({"sensor": module(sensor, env=FEW), "filter": filter_module}, CHAIN)
         device.wait_event("filter", "ready", 120)
         # Each reading once, in order.
-        wait_until(lambda: len(alerts(events)) >= 5, "five alerts", 60)
+        try:
+            wait_until(lambda: len(alerts(events)) >= 5, "five alerts", 60)
+        except AssertionError as error:
+            said = device.module_events("filter")
+            raise AssertionError(f"{error}: {alerts(events)}\n{said}\n{device.log_tail()}") from None
         assert [number for number, _ in alerts(events)] == [1, 2, 3, 4, 5]
         assert all("machine" in body["alert"] for _, body in alerts(events))
     status, payload = hub.method(device.id, "filter", "echo", {"a": [1, "ü", None]})
@@ -85,7 +89,7 @@ def test_the_edge_ca_is_renewed_without_restarting_modules(make_device, hub, sen
     """The first CA is made by a daemon whose clock is behind, so that its renewal is due soon after the second start."""
     soon, life, share = 45, 90 * 86400, 0.8
     device = make_device()
-    ca = device.home / "identity" / "ca.pem"
+    ca = device.home / "identity" / "edge-ca.pem"
     device.machine.cut()
     device.start(clock=f"-{int(life * share) - soon}s", wait=False)
     wait_until(ca.exists, "an edge CA", 30)

@@ -1,5 +1,6 @@
 """Edge devices below edge devices: the lower one has no way to the hub but the upper one."""
 
+import contextlib
 import json
 import random
 
@@ -66,11 +67,18 @@ def ready(child):
     """A deployment has come down to it, and its reports have gone up."""
     child.deploy({}, UPSTREAM)
     child.start()
-    try:
-        wait_edge_hub(child)
-    except AssertionError as error:
-        raise AssertionError(f"{error}\n{child.log_tail()}") from None
+    wait_edge_hub(child)
     return child
+
+
+@contextlib.contextmanager
+def told_by(*devices):
+    """Adds what edge devices have logged to what failed."""
+    try:
+        yield
+    except AssertionError as error:
+        logs = "\n".join(f"{device.id}:\n{device.log_tail()}" for device in devices)
+        raise AssertionError(f"{error}\n{logs}") from None
 
 
 @pytest.mark.parametrize("protocol", ["amqp", "mqtt"])
@@ -89,7 +97,8 @@ def test_a_child_lives_by_its_parent_alone(hub, make_device, descend, leaf_of, s
         wait_edge_hub(child)
         assert hub.ok("GET", f"/devices/{child.id}/modules/sensor")["managedBy"]
         telemetry = lambda: [e for e in list(events.received) if e.get("moduleId") == "sensor"]  # noqa: E731
-        wait_until(lambda: len(telemetry()) >= 5, f"telemetry of the child's module; {events.received[-2:]}", 30)
+        with told_by(parent, child):
+            wait_until(lambda: len(telemetry()) >= 5, "telemetry of the child's module", 30)
         assert all(event["deviceId"] == child.id for event in telemetry())
         leaves = [
             leaf_of(child, "mqtt", messages=50, delay=0.01).start(),
@@ -173,10 +182,8 @@ def test_only_children_are_let_through(hub, parent, descend, make_device, leaf_o
     assert not hub.reported(child.id, "$edgeAgent")
     hub.cli("edge", "add-child", parent.id, child.id)
     refresh(hub, parent, child.id)
-    try:
+    with told_by(parent, child):
         wait_edge_hub(child)
-    except AssertionError as error:
-        raise AssertionError(f"{error}\nparent:\n{parent.log_tail()}\nchild:\n{child.log_tail()}") from None
     leaf = leaf_of(child, "leaf", messages=10_000, delay=0.1)
     with hub.events(child.id) as events:
         leaf.start().wait("sent", number=3)
