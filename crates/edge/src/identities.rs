@@ -135,10 +135,12 @@ impl Identities {
 }
 
 fn read_state(path: &std::path::Path) -> State {
-    let read = files::read(path).map_err(|error| error.to_string()).and_then(|content| match content {
-        Some(content) => serde_json::from_slice(&content).map_err(|error| error.to_string()),
-        None => Ok(State::default()),
-    });
+    let read = files::read(path)
+        .map_err(|error| error.to_string())
+        .and_then(|content| match content {
+            Some(content) => serde_json::from_slice(&content).map_err(|error| error.to_string()),
+            None => Ok(State::default()),
+        });
     read.unwrap_or_else(|error| {
         tracing::warn!(file = %path.display(), %error, "what was kept of module identities cannot be read; the hub is asked again");
         State::default()
@@ -230,12 +232,17 @@ impl Inner {
     async fn refresh(&self) -> Result<(), CloudError> {
         let modules = self.registry.modules().await?;
         self.change(|state| {
-            let listed: BTreeMap<&str, &HubModule> =
-                modules.iter().map(|module| (module.module_id.as_str(), module)).collect();
-            state.modules.retain(|module_id, _| listed.contains_key(module_id.as_str()));
+            let listed: BTreeMap<&str, &HubModule> = modules
+                .iter()
+                .map(|module| (module.module_id.as_str(), module))
+                .collect();
+            state
+                .modules
+                .retain(|module_id, _| listed.contains_key(module_id.as_str()));
             for (module_id, module) in listed {
                 let known = state.modules.get(module_id);
-                let keyed = known.is_some_and(|kept| kept.keyed && kept.generation_id == module.generation_id);
+                let keyed =
+                    known.is_some_and(|kept| kept.keyed && kept.generation_id == module.generation_id);
                 let kept = Kept {
                     generation_id: module.generation_id.clone(),
                     managed_by: module.managed_by.clone(),

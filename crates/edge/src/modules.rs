@@ -84,24 +84,27 @@ impl Modules {
 
     fn system(&self) -> Vec<Value> {
         let images = self.images.lock().clone();
-        [(EDGE_AGENT, images.agent), (EDGE_HUB, images.hub.unwrap_or_default())]
-            .into_iter()
-            .map(|(name, image)| {
-                json!({
-                    "id": "id",
-                    "name": name,
-                    "type": "docker",
-                    "config": {
-                        "settings": { "image": image, "createOptions": {} },
-                        "env": [],
-                    },
-                    "status": {
-                        "startTime": self.started_at.to_string(),
-                        "runtimeStatus": { "status": "running" },
-                    },
-                })
+        [
+            (EDGE_AGENT, images.agent),
+            (EDGE_HUB, images.hub.unwrap_or_default()),
+        ]
+        .into_iter()
+        .map(|(name, image)| {
+            json!({
+                "id": "id",
+                "name": name,
+                "type": "docker",
+                "config": {
+                    "settings": { "image": image, "createOptions": {} },
+                    "env": [],
+                },
+                "status": {
+                    "startTime": self.started_at.to_string(),
+                    "runtimeStatus": { "status": "running" },
+                },
             })
-            .collect()
+        })
+        .collect()
     }
 }
 

@@ -129,7 +129,9 @@ fn proof(credential: &Credential, keys: &Arc<FileKeys>) -> Result<Proof, Failure
                 Failure::usage(error.to_string()).hint("give the device's key as the hub shows it, in base64")
             })?;
             keys.set_device_key(Some(key));
-            Ok(Proof::Key(Arc::new(DeviceSigner(Arc::clone(keys) as Arc<dyn KeyStore>))))
+            Ok(Proof::Key(Arc::new(DeviceSigner(
+                Arc::clone(keys) as Arc<dyn KeyStore>
+            ))))
         }
         Credential::Certificate(given) => Ok(Proof::Certificate(certificate(given)?)),
     }
@@ -138,7 +140,11 @@ fn proof(credential: &Credential, keys: &Arc<FileKeys>) -> Result<Proof, Failure
 fn certificate(given: &CertificateFiles) -> Result<ClientCertificate, Failure> {
     let identity = pem::read(given)?;
     Ok(ClientCertificate {
-        chain: identity.chain.iter().map(|der| Bytes::copy_from_slice(der)).collect(),
+        chain: identity
+            .chain
+            .iter()
+            .map(|der| Bytes::copy_from_slice(der))
+            .collect(),
         private_key: identity.key.as_slice().into(),
     })
 }
@@ -146,7 +152,13 @@ fn certificate(given: &CertificateFiles) -> Result<ClientCertificate, Failure> {
 /// The common name of a certificate.
 fn common_name(certificate: &ClientCertificate) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate.chain.first()?).ok()?;
-    let name = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+    let name = parsed
+        .subject()
+        .iter_common_name()
+        .next()?
+        .as_str()
+        .ok()?
+        .to_owned();
     Some(name)
 }
 
@@ -170,13 +182,22 @@ impl Registrar {
         let registration_id = match (registration_id, proof) {
             (Some(id), _) => id.clone(),
             (None, Proof::Certificate(certificate)) => common_name(certificate).ok_or_else(|| {
-                Failure::usage(format!("{}: the device's certificate has no common name", settings.source))
-                    .hint("set the registration id")
+                Failure::usage(format!(
+                    "{}: the device's certificate has no common name",
+                    settings.source
+                ))
+                .hint("set the registration id")
             })?,
-            (None, _) => return Err(Failure::usage(format!("{}: the registration id is missing", settings.source))),
+            (None, _) => {
+                return Err(Failure::usage(format!(
+                    "{}: the registration id is missing",
+                    settings.source
+                )));
+            }
         };
         let (host, port) = host_and_port(endpoint).ok_or_else(|| {
-            Failure::usage(format!("{}: {endpoint} is not an address", settings.source)).hint("write https://host[:port]")
+            Failure::usage(format!("{}: {endpoint} is not an address", settings.source))
+                .hint("write https://host[:port]")
         })?;
         let mut config = ProvisioningConfig::new(host, id_scope.clone());
         config.port = port;
@@ -264,8 +285,11 @@ impl Registrar {
 
 fn read_payload(path: &Path) -> Result<Box<RawValue>, Failure> {
     let unusable = |error: &dyn std::fmt::Display| {
-        Failure::usage(format!("provisioning.payload: cannot use {}: {error}", path.display()))
-            .hint("give a file with a JSON object")
+        Failure::usage(format!(
+            "provisioning.payload: cannot use {}: {error}",
+            path.display()
+        ))
+        .hint("give a file with a JSON object")
     };
     let text = std::fs::read_to_string(path).map_err(|error| unusable(&error))?;
     serde_json::from_str(&text).map_err(|error| unusable(&error))

@@ -100,11 +100,19 @@ impl SystemInfo {
             ("total_memory", "total_memory"),
             ("virtualized", "virtualized"),
         ];
-        let of_machine = pairs.iter().filter_map(|(name, key)| Some((*name, info.get(key)?.clone())));
-        let additional = self.additional.iter().map(|(name, value)| (name.as_str(), value.clone().into()));
+        let of_machine = pairs
+            .iter()
+            .filter_map(|(name, key)| Some((*name, info.get(key)?.clone())));
+        let additional = self
+            .additional
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.clone().into()));
         for (name, value) in of_machine.chain(additional) {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            text.push_str(&format!("{name}={};", utf8_percent_encode(&value, NON_ALPHANUMERIC)));
+            text.push_str(&format!(
+                "{name}={};",
+                utf8_percent_encode(&value, NON_ALPHANUMERIC)
+            ));
         }
         text.push(')');
         text
@@ -112,7 +120,10 @@ impl SystemInfo {
 }
 
 async fn engine_version(runtime: &Arc<dyn ModuleRuntime>) -> Option<String> {
-    let info = tokio::time::timeout(ENGINE_PATIENCE, runtime.info()).await.ok()?.ok()?;
+    let info = tokio::time::timeout(ENGINE_PATIENCE, runtime.info())
+        .await
+        .ok()?
+        .ok()?;
     Some(info.version)
 }
 
@@ -134,14 +145,23 @@ fn machine() -> Map<String, Value> {
         }
     };
     put("osType", Some("linux".to_owned()));
-    put("kernel_release", Some(uname.release().to_string_lossy().into_owned()));
-    put("kernel_version", Some(uname.version().to_string_lossy().into_owned()));
+    put(
+        "kernel_release",
+        Some(uname.release().to_string_lossy().into_owned()),
+    );
+    put(
+        "kernel_version",
+        Some(uname.version().to_string_lossy().into_owned()),
+    );
     let release = os_release();
     put("operating_system", release.get("ID").cloned());
     put("operating_system_version", release.get("VERSION_ID").cloned());
     put("operating_system_variant", release.get("VARIANT_ID").cloned());
     put("operating_system_build", release.get("BUILD_ID").cloned());
-    put("architecture", Some(uname.machine().to_string_lossy().into_owned()));
+    put(
+        "architecture",
+        Some(uname.machine().to_string_lossy().into_owned()),
+    );
     put("product_name", dmi("product_name"));
     put("system_vendor", dmi("sys_vendor"));
     put("virtualized", Some(virtualized().to_owned()));
@@ -160,7 +180,13 @@ fn dmi(name: &str) -> Option<String> {
 /// `yes`, `no`, or `unknown`, from what the processor tells.
 fn virtualized() -> &'static str {
     match std::fs::read_to_string("/proc/cpuinfo") {
-        Ok(text) if text.lines().any(|line| line.starts_with("flags") && line.contains(" hypervisor")) => "yes",
+        Ok(text)
+            if text
+                .lines()
+                .any(|line| line.starts_with("flags") && line.contains(" hypervisor")) =>
+        {
+            "yes"
+        }
         Ok(text) if text.contains("flags") => "no",
         _ => "unknown",
     }
@@ -190,14 +216,21 @@ fn memory() -> BTreeMap<String, u64> {
 #[must_use]
 pub fn uptime() -> u64 {
     let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
-    text.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or_default()
+    text.split('.')
+        .next()
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or_default()
 }
 
 /// Per cent of all processors that were busy over a quarter of a second.
 async fn used_cpu() -> String {
-    let Some((busy, all)) = cpu_ticks() else { return "0".to_owned() };
+    let Some((busy, all)) = cpu_ticks() else {
+        return "0".to_owned();
+    };
     tokio::time::sleep(Duration::from_millis(250)).await;
-    let Some((busy_then, all_then)) = cpu_ticks() else { return "0".to_owned() };
+    let Some((busy_then, all_then)) = cpu_ticks() else {
+        return "0".to_owned();
+    };
     let (busy, all) = (busy_then.saturating_sub(busy), all_then.saturating_sub(all));
     format!("{:.2}", busy as f64 * 100.0 / all.max(1) as f64)
 }
@@ -275,7 +308,14 @@ mod tests {
     #[test]
     fn the_machine_is_described() {
         let info = machine();
-        for key in ["osType", "kernel_release", "architecture", "cpus", "total_memory", "virtualized"] {
+        for key in [
+            "osType",
+            "kernel_release",
+            "architecture",
+            "cpus",
+            "total_memory",
+            "virtualized",
+        ] {
             assert!(info.contains_key(key), "{key}: {info:?}");
         }
         assert!(info["total_memory"].as_u64().unwrap() > 1 << 20);

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use holdfast_model::Timestamp;
 
 /// What a text should have been.
-pub const EXPECTED: &str = "write a time (2026-01-31T12:00:00Z), Unix seconds, or how long ago (\"90m\", \"1 day\")";
+pub const EXPECTED: &str =
+    "write a time (2026-01-31T12:00:00Z), Unix seconds, or how long ago (\"90m\", \"1 day\")";
 
 /// The time of this machine.
 #[must_use]

@@ -46,7 +46,10 @@ impl Uploader {
 
     async fn exchange(&self, put: &Put) -> Result<(), UploadError> {
         let uri: Uri = put.url.parse().map_err(|_| permanent("the address is no URL"))?;
-        let host = uri.host().ok_or_else(|| permanent("the address has no host"))?.to_owned();
+        let host = uri
+            .host()
+            .ok_or_else(|| permanent("the address has no host"))?
+            .to_owned();
         let tls = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
@@ -57,7 +60,8 @@ impl Uploader {
             let tcp = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
             std::io::Result::Ok(tcp)
         });
-        let unreachable = |error: &dyn std::fmt::Display| transient(format!("cannot connect to {host}:{port}: {error}"));
+        let unreachable =
+            |error: &dyn std::fmt::Display| transient(format!("cannot connect to {host}:{port}: {error}"));
         let tcp = connecting
             .await
             .map_err(|error| unreachable(&error))?
@@ -83,7 +87,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let broken = |error: hyper::Error| transient(format!("the connection broke off: {error}"));
-    let (mut sender, connection) = http1::handshake::<_, Body>(TokioIo::new(stream)).await.map_err(broken)?;
+    let (mut sender, connection) = http1::handshake::<_, Body>(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
     // Ends with the sender.
     let driving = tokio::spawn(connection);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());

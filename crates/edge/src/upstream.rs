@@ -45,7 +45,10 @@ pub fn client_tls(trust: &Trust) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(trust.authorities.iter().cloned());
     let named = std::env::var_os("SSL_CERT_FILE").map(std::path::PathBuf::from);
-    let system = SYSTEM_ROOTS.iter().map(std::path::PathBuf::from).find(|path| path.exists());
+    let system = SYSTEM_ROOTS
+        .iter()
+        .map(std::path::PathBuf::from)
+        .find(|path| path.exists());
     if let Some(path) = named.or(system)
         && let Ok(content) = std::fs::read(path)
     {
@@ -65,8 +68,9 @@ pub fn client_tls(trust: &Trust) -> Result<ClientConfig, String> {
 /// When its address is malformed.
 pub fn proxy(settings: &Settings) -> Result<Option<Proxy>, Failure> {
     let parse = |text: &String| {
-        text.parse::<Proxy>()
-            .map_err(|error| Failure::usage(error).hint("correct upstream.proxy, or https_proxy in the environment"))
+        text.parse::<Proxy>().map_err(|error| {
+            Failure::usage(error).hint("correct upstream.proxy, or https_proxy in the environment")
+        })
     };
     settings.upstream.proxy.as_ref().map(parse).transpose()
 }
@@ -75,7 +79,12 @@ pub fn proxy(settings: &Settings) -> Result<Option<Proxy>, Failure> {
 ///
 /// # Errors
 /// When authorities or proxy cannot be used.
-pub fn open(settings: &Settings, hub: &str, clock: Arc<dyn Clock>, metrics: Metrics) -> Result<Upstream, Failure> {
+pub fn open(
+    settings: &Settings,
+    hub: &str,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+) -> Result<Upstream, Failure> {
     let mut config = UpstreamConfig::new(hub);
     config.connect_host.clone_from(&settings.parent_hostname);
     config.ports = Ports {

@@ -151,12 +151,25 @@ fn make_root(device_id: &str) -> anyhow::Result<(rcgen::Certificate, KeyPair)> {
     let mut params = CertificateParams::new(Vec::new())?;
     // Fixed, so that a clock that is wrong by years at the first start does not matter; not beyond 2049, since
     // certificates write later years in another way, which small clients do not read (RFC 5280, 4.1.2.5).
-    params.not_before = Date::from_calendar_date(2020, Month::January, 1)?.midnight().assume_utc();
-    params.not_after = Date::from_calendar_date(2049, Month::December, 31)?.midnight().assume_utc();
+    params.not_before = Date::from_calendar_date(2020, Month::January, 1)?
+        .midnight()
+        .assume_utc();
+    params.not_after = Date::from_calendar_date(2049, Month::December, 31)?
+        .midnight()
+        .assume_utc();
     params.serial_number = Some(random_serial()?);
     // A name of its own for each device and each first start: clients look authorities up by name.
-    let serial = params.serial_number.as_ref().map(SerialNumber::to_bytes).unwrap_or_default();
-    let mark: String = serial.iter().skip(1).take(4).map(|byte| format!("{byte:02x}")).collect();
+    let serial = params
+        .serial_number
+        .as_ref()
+        .map(SerialNumber::to_bytes)
+        .unwrap_or_default();
+    let mark: String = serial
+        .iter()
+        .skip(1)
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let name = format!("{} {mark}", shortened(&format!("aziot-edge root {device_id}")));
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
@@ -171,8 +184,11 @@ fn edge_ca(folder: &Path, plan: &Plan, above: &Authority, now: i64) -> Result<Au
         certificate: certificate.clone(),
         private_key: private_key.clone(),
     };
-    let kept = (certificate.exists() && private_key.exists())
-        .then(|| pem::read(&files_of_it).map_err(anyhow::Error::from).and_then(Authority::new));
+    let kept = (certificate.exists() && private_key.exists()).then(|| {
+        pem::read(&files_of_it)
+            .map_err(anyhow::Error::from)
+            .and_then(Authority::new)
+    });
     let kept = match kept {
         Some(Ok(kept)) => {
             let same_issuer = kept.chain.get(1..) == Some(above.chain.as_slice());
@@ -196,7 +212,9 @@ fn edge_ca(folder: &Path, plan: &Plan, above: &Authority, now: i64) -> Result<Au
     files::write(&certificate, pem::encode_chain(&chain).as_bytes(), PUBLIC)
         .map_err(|error| unwritable(&certificate, &error))?;
     tracing::info!(file = %certificate.display(), "edge CA issued");
-    let authority = pem::read(&files_of_it).map_err(anyhow::Error::from).and_then(Authority::new);
+    let authority = pem::read(&files_of_it)
+        .map_err(anyhow::Error::from)
+        .and_then(Authority::new);
     authority.map_err(|error| unwritable(&certificate, &format!("{error:#}")))
 }
 

@@ -2,9 +2,7 @@
 
 use std::net::IpAddr;
 
-use rcgen::{
-    CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
-};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -74,7 +72,11 @@ impl Issued {
 pub(super) fn issue(authority: &Authority, request: &Request<'_>, now: i64) -> anyhow::Result<Issued> {
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
-    params.subject_alt_names = request.names.iter().map(|name| subject_name(name)).collect::<Result<_, _>>()?;
+    params.subject_alt_names = request
+        .names
+        .iter()
+        .map(|name| subject_name(name))
+        .collect::<Result<_, _>>()?;
     let not_before = now.saturating_sub(BACKDATED_SECONDS).max(authority.not_before);
     let not_after = now.saturating_add(LEAF_SECONDS).min(authority.not_after);
     params.not_before = OffsetDateTime::from_unix_timestamp(not_before)?;
@@ -82,7 +84,9 @@ pub(super) fn issue(authority: &Authority, request: &Request<'_>, now: i64) -> a
     params.serial_number = Some(random_serial()?);
     params.distinguished_name = rcgen::DistinguishedName::new();
     if request.common_name.len() <= COMMON_NAME_MAX {
-        params.distinguished_name.push(DnType::CommonName, request.common_name);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, request.common_name);
     }
     params.is_ca = IsCa::NoCa;
     params.use_authority_key_identifier_extension = true;

@@ -34,8 +34,11 @@ pub fn read(files: &CertificateFiles) -> Result<Identity, Failure> {
 /// When it cannot be read or holds none.
 pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let unusable = |error: &dyn std::fmt::Display| {
-        Failure::usage(format!("cannot use the certificates in {}: {error}", path.display()))
-            .hint("give a PEM file, the leaf first, that this user may read")
+        Failure::usage(format!(
+            "cannot use the certificates in {}: {error}",
+            path.display()
+        ))
+        .hint("give a PEM file, the leaf first, that this user may read")
     };
     let content = std::fs::read(path).map_err(|error| unusable(&error))?;
     let chain = CertificateDer::pem_slice_iter(&content)
@@ -50,10 +53,15 @@ pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> 
 /// Reads a private key as PKCS#8.
 fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let unusable = |error: &dyn std::fmt::Display| {
-        Failure::usage(format!("cannot use the private key in {}: {error}", path.display()))
-            .hint("give an unencrypted PEM key (RSA or elliptic curve) that this user may read")
+        Failure::usage(format!(
+            "cannot use the private key in {}: {error}",
+            path.display()
+        ))
+        .hint("give an unencrypted PEM key (RSA or elliptic curve) that this user may read")
     };
-    let content = std::fs::read(path).map(Zeroizing::new).map_err(|error| unusable(&error))?;
+    let content = std::fs::read(path)
+        .map(Zeroizing::new)
+        .map_err(|error| unusable(&error))?;
     let key = PrivateKeyDer::from_pem_slice(&content).map_err(|error| unusable(&error))?;
     match &key {
         PrivateKeyDer::Pkcs8(key) => Ok(Zeroizing::new(key.secret_pkcs8_der().to_vec())),
@@ -134,5 +142,8 @@ pub fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
 /// PEM text of certificates, one after the other.
 #[must_use]
 pub fn encode_chain(chain: &[CertificateDer<'_>]) -> String {
-    chain.iter().map(|der| encode("CERTIFICATE", der).to_string()).collect()
+    chain
+        .iter()
+        .map(|der| encode("CERTIFICATE", der).to_string())
+        .collect()
 }

@@ -44,7 +44,9 @@ fn trusts(roots_pem: &str, issued: &Issued, name: &str, at: i64) -> Result<(), r
         roots.add(root.unwrap()).unwrap();
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let now = UnixTime::since_unix_epoch(Duration::from_secs(at as u64));
     use rustls::client::danger::ServerCertVerifier as _;
@@ -67,7 +69,11 @@ fn a_renewed_edge_ca_is_trusted_by_who_trusted_the_old_one() {
     assert!(certificates.ensure().unwrap());
     assert!(!certificates.ensure().unwrap());
     let trusted = root_only(&certificates.trust_bundle().unwrap());
-    let names = ["edge.example".to_owned(), "edgeHub".to_owned(), "10.0.0.1".to_owned()];
+    let names = [
+        "edge.example".to_owned(),
+        "edgeHub".to_owned(),
+        "10.0.0.1".to_owned(),
+    ];
     let first = certificates.issue(&server(&names)).unwrap();
     let now = clock.now().as_seconds();
     for name in ["edge.example", "edgehub", "10.0.0.1"] {
@@ -122,16 +128,37 @@ fn openssl_takes_certificates_for_modules() {
     let key = write("key.pem", &issued.key_pem());
     let bundle = write("bundle.pem", &certificates.trust_bundle().unwrap());
     let run = |arguments: &[&std::ffi::OsStr]| {
-        let output = Command::new("openssl").args(arguments).output().expect("openssl is installed");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("openssl")
+            .args(arguments)
+            .output()
+            .expect("openssl is installed");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     run(&[
-        "verify".as_ref(), "-x509_strict".as_ref(), "-purpose".as_ref(), "sslserver".as_ref(),
-        "-verify_hostname".as_ref(), "host.example".as_ref(), "-CAfile".as_ref(), bundle.as_ref(),
-        "-untrusted".as_ref(), chain.as_ref(), chain.as_ref(),
+        "verify".as_ref(),
+        "-x509_strict".as_ref(),
+        "-purpose".as_ref(),
+        "sslserver".as_ref(),
+        "-verify_hostname".as_ref(),
+        "host.example".as_ref(),
+        "-CAfile".as_ref(),
+        bundle.as_ref(),
+        "-untrusted".as_ref(),
+        chain.as_ref(),
+        chain.as_ref(),
     ]);
-    let of_certificate = run(&["x509".as_ref(), "-in".as_ref(), chain.as_ref(), "-noout".as_ref(), "-pubkey".as_ref()]);
+    let of_certificate = run(&[
+        "x509".as_ref(),
+        "-in".as_ref(),
+        chain.as_ref(),
+        "-noout".as_ref(),
+        "-pubkey".as_ref(),
+    ]);
     let of_key = run(&["pkey".as_ref(), "-in".as_ref(), key.as_ref(), "-pubout".as_ref()]);
     assert_eq!(of_certificate, of_key);
 }
@@ -171,9 +198,17 @@ fn a_given_edge_ca_is_used_and_judged() {
             path(key)
         )
     };
-    let good = Certificates::new(&settings(dir.path(), &more("edge-ca.pem", "edge-ca.key")), "d", clock());
+    let good = Certificates::new(
+        &settings(dir.path(), &more("edge-ca.pem", "edge-ca.key")),
+        "d",
+        clock(),
+    );
     assert_eq!(good.authority().unwrap().chain, given.authority().unwrap().chain);
-    let wrong = Certificates::new(&settings(dir.path(), &more("edge-ca.pem", "ca.key")), "d", clock());
+    let wrong = Certificates::new(
+        &settings(dir.path(), &more("edge-ca.pem", "ca.key")),
+        "d",
+        clock(),
+    );
     let error = wrong.ensure().unwrap_err().to_string();
     assert!(error.contains("the private key does not belong to it"), "{error}");
 }
@@ -187,7 +222,11 @@ fn keys_of_older_forms_are_read() {
             .current_dir(dir.path())
             .output()
             .expect("openssl is installed");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
     run("ecparam -name prime256v1 -genkey -noout -out sec1.key");
     run("genrsa -traditional -out pkcs1.key 2048");

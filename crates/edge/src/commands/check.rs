@@ -57,7 +57,9 @@ impl Found {
 
 /// Runs all checks.
 pub(super) fn run(global: &Global, args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let checks = checks::Checks::new(global, args);
     let mut results = Map::new();
     let (mut warnings, mut failures) = (0, 0);
@@ -83,7 +85,9 @@ pub(super) fn run(global: &Global, args: &CheckArgs) -> anyhow::Result<ExitCode>
         Format::Json => output::json(&json!({ "checks": results }))?,
         Format::Table => {
             let fine = checks::ALL.len() - warnings - failures;
-            output::line(&format!("{fine} in order or left out, {warnings} warnings, {failures} failures"))?;
+            output::line(&format!(
+                "{fine} in order or left out, {warnings} warnings, {failures} failures"
+            ))?;
         }
     }
     let failed = failures > 0 || (args.warnings_as_errors && warnings > 0);

@@ -65,7 +65,8 @@ impl Client {
 
     /// POST without a body.
     pub(super) fn post(&self, path: &str) -> Result<(), Failure> {
-        self.runtime.block_on(async { self.ask(Method::POST, path).await.map(drop) })
+        self.runtime
+            .block_on(async { self.ask(Method::POST, path).await.map(drop) })
     }
 
     /// GET of something that is handed over piece by piece.
@@ -84,7 +85,9 @@ impl Client {
     }
 
     async fn ask(&self, method: Method, path: &str) -> Result<Incoming, Failure> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) = http1::handshake::<_, Body>(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(&error))?;
@@ -96,7 +99,10 @@ impl Client {
             .header(http::header::HOST, "localhost")
             .body(Body::Whole(Bytes::new()))
             .map_err(|error| self.broken(&error))?;
-        let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.broken(&error))?;
         let status = answer.status();
         let mut body = answer.into_body();
         if status.is_success() {
@@ -104,7 +110,9 @@ impl Client {
         }
         let mut text = Vec::new();
         while text.len() < 64 * 1024 {
-            let Ok(Some(piece)) = self.piece(&mut body).await else { break };
+            let Ok(Some(piece)) = self.piece(&mut body).await else {
+                break;
+            };
             text.extend_from_slice(&piece);
         }
         Err(refused(status, &text))
@@ -135,15 +143,22 @@ impl Client {
             format!("cannot talk to the daemon at {}: {error}", self.socket.display()),
         );
         match error.kind() {
-            std::io::ErrorKind::PermissionDenied => failure.hint("run the command as root, or join the group of the socket"),
-            _ => failure.hint("start it (systemctl start holdfast-edge), or name its socket with --host unix:///path"),
+            std::io::ErrorKind::PermissionDenied => {
+                failure.hint("run the command as root, or join the group of the socket")
+            }
+            _ => failure.hint(
+                "start it (systemctl start holdfast-edge), or name its socket with --host unix:///path",
+            ),
         }
     }
 
     fn broken(&self, error: &dyn std::fmt::Display) -> Failure {
         Failure::new(
             Kind::Unavailable,
-            format!("the daemon at {} gave no proper answer: {error}", self.socket.display()),
+            format!(
+                "the daemon at {} gave no proper answer: {error}",
+                self.socket.display()
+            ),
         )
         .hint("its log says more (journalctl -u holdfast-edge)")
     }

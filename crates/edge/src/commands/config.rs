@@ -15,7 +15,13 @@ pub(super) enum ConfigCommand {
     /// Write a configuration for a device whose connection string is known
     Mp {
         /// As `holdfast edge create` prints it
-        #[arg(long, short = 's', value_name = "CONNECTION_STRING", env = "HOLDFAST_EDGE_CONNECTION_STRING", hide_env_values = true)]
+        #[arg(
+            long,
+            short = 's',
+            value_name = "CONNECTION_STRING",
+            env = "HOLDFAST_EDGE_CONNECTION_STRING",
+            hide_env_values = true
+        )]
         connection_string: String,
         /// File to write
         #[arg(long = "file", default_value = config::DEFAULT_FILES[0], value_name = "FILE")]
@@ -51,7 +57,10 @@ pub(super) fn run(global: &Global, command: &ConfigCommand) -> anyhow::Result<()
                     .into());
             }
             write(file, &text)?;
-            output::line(&format!("wrote {}; start the daemon: systemctl restart holdfast-edge", file.display()))
+            output::line(&format!(
+                "wrote {}; start the daemon: systemctl restart holdfast-edge",
+                file.display()
+            ))
         }
         ConfigCommand::Check => {
             let loaded = global.load()?;
@@ -68,7 +77,10 @@ pub(super) fn run(global: &Global, command: &ConfigCommand) -> anyhow::Result<()
             let text = std::fs::read_to_string(from)
                 .map_err(|error| Failure::usage(format!("cannot read {}: {error}", from.display())))?;
             write(file, &text)?;
-            output::line(&format!("wrote {}; restart the daemon: systemctl restart holdfast-edge", file.display()))
+            output::line(&format!(
+                "wrote {}; restart the daemon: systemctl restart holdfast-edge",
+                file.display()
+            ))
         }
     }
 }
@@ -87,6 +99,7 @@ fn write(file: &Path, text: &str) -> Result<(), Failure> {
         files::make_dir(folder, 0o755)?;
     }
     files::write(file, text.as_bytes(), PRIVATE).map_err(|error| {
-        Failure::storage(format!("cannot write {}: {error}", file.display())).hint("run as root, or name another file")
+        Failure::storage(format!("cannot write {}: {error}", file.display()))
+            .hint("run as root, or name another file")
     })
 }

@@ -20,7 +20,13 @@ pub(super) fn run(global: &Global) -> anyhow::Result<()> {
         .into_iter()
         .flatten()
         .map(|module| {
-            let text = |pointer: &str| module.pointer(pointer).and_then(Value::as_str).unwrap_or("-").to_owned();
+            let text = |pointer: &str| {
+                module
+                    .pointer(pointer)
+                    .and_then(Value::as_str)
+                    .unwrap_or("-")
+                    .to_owned()
+            };
             vec![
                 text("/name"),
                 text("/status/runtimeStatus/status"),
@@ -38,14 +44,25 @@ fn description(module: &Value, now: Timestamp) -> String {
         let at = Timestamp::parse(module.pointer(pointer)?.as_str()?)?;
         Some(time_text::in_words(now.since(at)))
     };
-    match module.pointer("/status/runtimeStatus/status").and_then(Value::as_str) {
-        Some("running") => since("/status/startTime").map_or_else(|| "Up".to_owned(), |ago| format!("Up {ago}")),
+    match module
+        .pointer("/status/runtimeStatus/status")
+        .and_then(Value::as_str)
+    {
+        Some("running") => {
+            since("/status/startTime").map_or_else(|| "Up".to_owned(), |ago| format!("Up {ago}"))
+        }
         Some("stopped") => since("/status/exitStatus/exitTime")
             .map_or_else(|| "Stopped".to_owned(), |ago| format!("Stopped {ago} ago")),
         Some("failed") => {
-            let code = module.pointer("/status/exitStatus/statusCode").and_then(Value::as_str).unwrap_or("?");
+            let code = module
+                .pointer("/status/exitStatus/statusCode")
+                .and_then(Value::as_str)
+                .unwrap_or("?");
             let ago = since("/status/exitStatus/exitTime");
-            ago.map_or_else(|| format!("Failed ({code})"), |ago| format!("Failed ({code}) {ago} ago"))
+            ago.map_or_else(
+                || format!("Failed ({code})"),
+                |ago| format!("Failed ({code}) {ago} ago"),
+            )
         }
         _ => "-".to_owned(),
     }

@@ -113,7 +113,11 @@ mod tests {
                 });
                 taken.unwrap();
             }
-            assert_eq!((out.as_slice(), errors.as_slice()), (&b"abc"[..], &b"de"[..]), "{cut}");
+            assert_eq!(
+                (out.as_slice(), errors.as_slice()),
+                (&b"abc"[..], &b"de"[..]),
+                "{cut}"
+            );
         }
     }
 }

@@ -60,7 +60,14 @@ pub struct Global {
     )]
     host: Option<String>,
     /// How results are printed
-    #[arg(long, short, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
     output: Format,
 }
 
@@ -159,7 +166,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Config(command)) => done(config::run(global, command)),
         Some(Command::SupportBundle(args)) => done(system::bundle(global, args)),
         Some(Command::Broker(args)) => broker::run(global, args),
-        Some(Command::Version) => done(output::line(&format!("holdfast-edge {}", env!("CARGO_PKG_VERSION")))),
+        Some(Command::Version) => done(output::line(&format!(
+            "holdfast-edge {}",
+            env!("CARGO_PKG_VERSION")
+        ))),
         Some(Command::Internal { out, .. }) => done(crate::config::reference::write_all(out)),
     }
 }

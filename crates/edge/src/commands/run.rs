@@ -33,7 +33,12 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "PORT")]
     https_port: Option<u16>,
     /// What is logged: a level, or directives such as info,holdfast_agent=debug
-    #[arg(long, env = "HOLDFAST_EDGE_LOG", hide_env_values = true, value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "HOLDFAST_EDGE_LOG",
+        hide_env_values = true,
+        value_name = "FILTER"
+    )]
     log: Option<String>,
 }
 

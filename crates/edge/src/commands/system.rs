@@ -94,10 +94,14 @@ fn show(global: &Global, path: &str) -> anyhow::Result<()> {
 
 /// Hands over to a tool of systemd.
 fn service(program: &str, arguments: &[&str], more: &[String]) -> anyhow::Result<()> {
-    let status = Command::new(program).args(arguments).args(more).status().map_err(|error| {
-        Failure::new(Kind::Unavailable, format!("cannot run {program}: {error}"))
-            .hint("without systemd, use the tools of whatever started the daemon")
-    })?;
+    let status = Command::new(program)
+        .args(arguments)
+        .args(more)
+        .status()
+        .map_err(|error| {
+            Failure::new(Kind::Unavailable, format!("cannot run {program}: {error}"))
+                .hint("without systemd, use the tools of whatever started the daemon")
+        })?;
     // `systemctl status` says 3 of a service that does not run, which is an answer.
     if status.success() || (arguments[0] == "status" && status.code() == Some(3)) {
         return Ok(());
@@ -106,7 +110,10 @@ fn service(program: &str, arguments: &[&str], more: &[String]) -> anyhow::Result
 }
 
 pub(super) fn bundle(global: &Global, args: &BundleArgs) -> anyhow::Result<()> {
-    let mut path = format!("/systeminfo/supportbundle?edge_runtime_only={}", args.edge_runtime_only);
+    let mut path = format!(
+        "/systeminfo/supportbundle?edge_runtime_only={}",
+        args.edge_runtime_only
+    );
     for (name, text) in [("since", Some(&args.since)), ("until", args.until.as_ref())] {
         if let Some(text) = text {
             let at = time_text::parse(text, time_text::now())

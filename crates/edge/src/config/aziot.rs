@@ -10,7 +10,8 @@ use std::time::Duration;
 use holdfast_model::credential::SymmetricKey;
 use serde::Deserialize;
 
-use super::own::{self, DEFAULT_HOME, Ipam, KEY_REMEDY, environment_proxy, from_connection_string, network_options};
+use super::own::{self, DEFAULT_HOME, KEY_REMEDY, from_connection_string};
+use super::values::{Ipam, environment_proxy, network_options, socket_path, time_of_day};
 use super::{
     Agent, CertificateFiles, Credential, EdgeCa, Engine, ImageGarbageCollection, KeySource, Listen, Loaded,
     Observe, Provisioning, Reprovisioning, Rollback, Settings, Sockets, Upstream, UpstreamProtocol, bad,
@@ -282,10 +283,16 @@ impl Reader<'_> {
 
     fn key(&self, place: &str, key: Option<&Key>) -> Result<KeySource, Failure> {
         match key {
-            Some(Key { value: Some(text), uri: None }) => SymmetricKey::parse(text)
+            Some(Key {
+                value: Some(text),
+                uri: None,
+            }) => SymmetricKey::parse(text)
                 .map(KeySource::Value)
                 .map_err(|error| bad(self.name, place, &"…", &error.to_string(), KEY_REMEDY)),
-            Some(Key { value: None, uri: Some(uri) }) => self.path(place, uri).map(KeySource::File),
+            Some(Key {
+                value: None,
+                uri: Some(uri),
+            }) => self.path(place, uri).map(KeySource::File),
             _ => Err(missing(
                 self.name,
                 place,
@@ -295,7 +302,10 @@ impl Reader<'_> {
     }
 
     fn certificate(&self, section: &str, proof: &Proof) -> Result<Credential, Failure> {
-        let (certificate_key, private_key) = (format!("{section}.identity_cert"), format!("{section}.identity_pk"));
+        let (certificate_key, private_key) = (
+            format!("{section}.identity_cert"),
+            format!("{section}.identity_pk"),
+        );
         let (Some(certificate), Some(pk)) = (&proof.identity_cert, &proof.identity_pk) else {
             return Err(missing(
                 self.name,
@@ -345,10 +355,16 @@ impl Reader<'_> {
         };
         let place = "provisioning.authentication";
         let proof = section.authentication.as_ref().ok_or_else(|| {
-            missing(self.name, place, "write method = \"sas\" with device_id_pk, or method = \"x509\"")
+            missing(
+                self.name,
+                place,
+                "write method = \"sas\" with device_id_pk, or method = \"x509\"",
+            )
         })?;
         let credential = match proof.method.as_str() {
-            "sas" => Credential::Key(self.key(&format!("{place}.device_id_pk"), proof.device_id_pk.as_ref())?),
+            "sas" => {
+                Credential::Key(self.key(&format!("{place}.device_id_pk"), proof.device_id_pk.as_ref())?)
+            }
             "x509" => self.certificate(place, proof)?,
             other => {
                 return Err(bad(
@@ -370,7 +386,11 @@ impl Reader<'_> {
     fn dps(&self, section: &ProvisioningSection) -> Result<Provisioning, Failure> {
         let place = "provisioning.attestation";
         let id_scope = section.id_scope.clone().ok_or_else(|| {
-            missing(self.name, "provisioning.id_scope", "`holdfast dps show` prints it")
+            missing(
+                self.name,
+                "provisioning.id_scope",
+                "`holdfast dps show` prints it",
+            )
         })?;
         let proof = section.attestation.as_ref().ok_or_else(|| {
             missing(
@@ -383,7 +403,11 @@ impl Reader<'_> {
             "symmetric_key" => {
                 if proof.registration_id.is_none() {
                     let key = format!("{place}.registration_id");
-                    return Err(missing(self.name, &key, "a symmetric key does not tell whose it is"));
+                    return Err(missing(
+                        self.name,
+                        &key,
+                        "a symmetric key does not tell whose it is",
+                    ));
                 }
                 Credential::Key(self.key(&format!("{place}.symmetric_key"), proof.symmetric_key.as_ref())?)
             }
@@ -415,7 +439,9 @@ impl Reader<'_> {
         Ok(Provisioning::Dps {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             id_scope,
-            payload: payload.map(|uri| self.path("provisioning.payload", &uri.uri)).transpose()?,
+            payload: payload
+                .map(|uri| self.path("provisioning.payload", &uri.uri))
+                .transpose()?,
             registration_id: proof.registration_id.clone(),
             credential,
         })
@@ -439,7 +465,11 @@ impl Reader<'_> {
     fn edge_ca(&self, section: &EdgeCaSection, issuance: &CertIssuance) -> Result<EdgeCa, Failure> {
         if section.cert.is_some() || section.pk.is_some() {
             let (Some(certificate), Some(pk)) = (&section.cert, &section.pk) else {
-                return Err(missing(self.name, "edge_ca.cert or edge_ca.pk", "certificate and key go together"));
+                return Err(missing(
+                    self.name,
+                    "edge_ca.cert or edge_ca.pk",
+                    "certificate and key go together",
+                ));
             };
             return Ok(EdgeCa::Files(CertificateFiles {
                 certificate: self.path("edge_ca.cert", certificate)?,
@@ -455,7 +485,11 @@ impl Reader<'_> {
             .unwrap_or(default_days);
         let life = Duration::from_secs(days.saturating_mul(DAY));
         let renew = section.auto_renew.as_ref();
-        let renew_at_percent = self.percent("threshold", renew.and_then(|renew| renew.threshold.as_deref()), 80)?;
+        let renew_at_percent = self.percent(
+            "threshold",
+            renew.and_then(|renew| renew.threshold.as_deref()),
+            80,
+        )?;
         let retry_percent = self.percent("retry", renew.and_then(|renew| renew.retry.as_deref()), 4)?;
         let rotate_key = renew.and_then(|renew| renew.rotate_key).unwrap_or(true);
         match section.method.as_deref() {
@@ -468,9 +502,10 @@ impl Reader<'_> {
             }),
             Some("local_ca") => {
                 let pair = issuance.local_ca.as_ref();
-                let (Some(certificate), Some(pk)) =
-                    (pair.and_then(|pair| pair.cert.as_ref()), pair.and_then(|pair| pair.pk.as_ref()))
-                else {
+                let (Some(certificate), Some(pk)) = (
+                    pair.and_then(|pair| pair.cert.as_ref()),
+                    pair.and_then(|pair| pair.pk.as_ref()),
+                ) else {
                     return Err(missing(
                         self.name,
                         "cert_issuance.local_ca",
@@ -545,10 +580,12 @@ impl Reader<'_> {
         let (network, network_options) = match &moby.network {
             None => ("azure-iot-edge".to_owned(), network_options(false, &[])),
             Some(Network::Name(name)) => (name.clone(), network_options(false, &[])),
-            Some(Network::Settings { name, ipv6, ipam }) => (name.clone(), network_options(*ipv6, &ipam.config)),
+            Some(Network::Settings { name, ipv6, ipam }) => {
+                (name.clone(), network_options(*ipv6, &ipam.config))
+            }
         };
         Ok(Engine {
-            socket: own::socket_path(self.name, "moby_runtime.uri", uri)?,
+            socket: socket_path(self.name, "moby_runtime.uri", uri)?,
             network,
             network_options,
         })
@@ -560,7 +597,7 @@ impl Reader<'_> {
             // Sockets handed over by systemd stand where the original's units put them.
             None => Ok(folder.join(socket)),
             Some(uri) if uri.starts_with("fd://") => Ok(folder.join(socket)),
-            Some(uri) => own::socket_path(self.name, key, uri),
+            Some(uri) => socket_path(self.name, key, uri),
         };
         let connect = file.connect.workload_uri.as_deref();
         Ok(Sockets {
@@ -568,7 +605,7 @@ impl Reader<'_> {
             management: listen("listen.management_uri", &file.listen.management_uri, "mgmt.sock")?,
             module_workload: match connect {
                 None => folder.join("workload.sock"),
-                Some(uri) => own::socket_path(self.name, "connect.workload_uri", uri)?,
+                Some(uri) => socket_path(self.name, "connect.workload_uri", uri)?,
             },
             workload_requests_max: file.iotedge_max_requests.workload.unwrap_or(10).max(1),
             management_requests_max: file.iotedge_max_requests.management.unwrap_or(50).max(1),
@@ -578,7 +615,11 @@ impl Reader<'_> {
     fn listen(&self, hub: &own::HubSection, env: &BTreeMap<String, String>) -> Result<Listen, Failure> {
         let off = |name: &str| lookup(env, name).is_some_and(|value| value.eq_ignore_ascii_case("false"));
         let metrics = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9600));
-        let metrics = if hub.metrics_listen == metrics { metrics } else { hub.metrics_listen };
+        let metrics = if hub.metrics_listen == metrics {
+            metrics
+        } else {
+            hub.metrics_listen
+        };
         Ok(Listen {
             addresses: hub.listen.clone(),
             mqtt: hub.mqtt.then_some(hub.mqtt_port),
@@ -614,7 +655,10 @@ impl Reader<'_> {
                 ));
             }
         };
-        let proxy = own.proxy.clone().or_else(|| lookup(env, "https_proxy").map(str::to_owned));
+        let proxy = own
+            .proxy
+            .clone()
+            .or_else(|| lookup(env, "https_proxy").map(str::to_owned));
         Ok(Upstream {
             protocol,
             proxy: proxy.or_else(environment_proxy),
@@ -630,22 +674,29 @@ impl Reader<'_> {
     fn images(&self, section: &Images) -> Result<ImageGarbageCollection, Failure> {
         let span = |key: &str, text: &Option<String>, default: u64| match text.as_deref() {
             None => Ok(Duration::from_secs(default)),
-            Some(text) => text.parse::<super::units::Span>().map(|span| span.0).map_err(|why| {
-                bad(
-                    self.name,
-                    &format!("image_garbage_collection.{key}"),
-                    &text,
-                    &why,
-                    "days, such as \"7d\"",
-                )
-            }),
+            Some(text) => text
+                .parse::<super::units::Span>()
+                .map(|span| span.0)
+                .map_err(|why| {
+                    bad(
+                        self.name,
+                        &format!("image_garbage_collection.{key}"),
+                        &text,
+                        &why,
+                        "days, such as \"7d\"",
+                    )
+                }),
         };
         let time = section.cleanup_time.as_deref().unwrap_or("00:00");
         Ok(ImageGarbageCollection {
             enabled: section.enabled.unwrap_or(true),
             every: span("cleanup_recurrence", &section.cleanup_recurrence, DAY)?,
-            age: span("image_age_cleanup_threshold", &section.image_age_cleanup_threshold, 7 * DAY)?,
-            at_minutes: own::time_of_day(time).ok_or_else(|| {
+            age: span(
+                "image_age_cleanup_threshold",
+                &section.image_age_cleanup_threshold,
+                7 * DAY,
+            )?,
+            at_minutes: time_of_day(time).ok_or_else(|| {
                 bad(
                     self.name,
                     "image_garbage_collection.cleanup_time",

@@ -74,15 +74,17 @@ fn check_provisioning(settings: &Settings, name: &str) -> Result<(), Failure> {
     match &settings.provisioning {
         Provisioning::Manual { hub, device_id, .. } => {
             check_host(name, "provisioning: the hub's host name", hub)?;
-            holdfast_model::Identity::device(device_id).map(drop).map_err(|_| {
-                bad(
-                    name,
-                    "provisioning: the device id",
-                    device_id,
-                    "is not a device id",
-                    "1 to 128 letters, digits and - . _ : @ ! * ' ( ) , = % # $ ? + ;",
-                )
-            })
+            holdfast_model::Identity::device(device_id)
+                .map(drop)
+                .map_err(|_| {
+                    bad(
+                        name,
+                        "provisioning: the device id",
+                        device_id,
+                        "is not a device id",
+                        "1 to 128 letters, digits and - . _ : @ ! * ' ( ) , = % # $ ? + ;",
+                    )
+                })
         }
         Provisioning::Dps {
             endpoint, id_scope, ..
@@ -146,7 +148,10 @@ fn check_authority(settings: &Settings, name: &str) -> Result<(), Failure> {
             "the defaults are threshold = \"80%\" and retry = \"4%\"",
         ));
     }
-    if common_name.as_ref().is_some_and(|common| common.eq_ignore_ascii_case(&settings.hostname)) {
+    if common_name
+        .as_ref()
+        .is_some_and(|common| common.eq_ignore_ascii_case(&settings.hostname))
+    {
         return Err(bad(
             name,
             "edge_ca.common_name",

@@ -8,6 +8,7 @@ mod check;
 pub mod own;
 pub mod reference;
 pub mod units;
+mod values;
 
 #[cfg(test)]
 mod tests;
@@ -324,7 +325,8 @@ impl Settings {
             Credential::Certificate(files) => put_pair(files),
         }
         if let Provisioning::Dps {
-            payload: Some(payload), ..
+            payload: Some(payload),
+            ..
         } = &mut self.provisioning
         {
             put(payload);
@@ -383,8 +385,11 @@ pub fn load(named: Option<&Path>) -> Result<Loaded, Failure> {
         }
     };
     let text = std::fs::read_to_string(&path).map_err(|error| {
-        Failure::usage(format!("cannot read the configuration file {}: {error}", path.display()))
-            .hint("check the path given with --config, and that this user may read it")
+        Failure::usage(format!(
+            "cannot read the configuration file {}: {error}",
+            path.display()
+        ))
+        .hint("check the path given with --config, and that this user may read it")
     })?;
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let folder = std::path::absolute(&folder).unwrap_or(folder);
@@ -430,8 +435,15 @@ pub fn check(settings: &Settings) -> Result<(), Failure> {
 
 /// The name of this machine.
 fn machine_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-    if name.is_empty() { "localhost".to_owned() } else { name }
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_lowercase();
+    if name.is_empty() {
+        "localhost".to_owned()
+    } else {
+        name
+    }
 }
 
 /// A value that cannot be, with file and key.

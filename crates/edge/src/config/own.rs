@@ -8,9 +8,9 @@ use holdfast_model::credential::SymmetricKey;
 use holdfast_wire::connection_string::{ConnectionString, Credential as StringCredential, Party};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
 use super::units::Span;
+use super::values::{Ipam, environment_proxy, network_options, socket_path, time_of_day};
 use super::{
     Agent, CertificateFiles, Credential, EdgeCa, Engine, ImageGarbageCollection, KeySource, Listen, Observe,
     Provisioning, Reprovisioning, Rollback, Settings, Sockets, Upstream, UpstreamProtocol, bad, describe,
@@ -516,7 +516,13 @@ impl ProvisioningSection {
             (None, None) => None,
         };
         if let Some(text) = text {
-            let others = [&self.hub, &self.device_id, &self.endpoint, &self.id_scope, &self.key];
+            let others = [
+                &self.hub,
+                &self.device_id,
+                &self.endpoint,
+                &self.id_scope,
+                &self.key,
+            ];
             if others.iter().any(|other| other.is_some()) {
                 return Err(bad(
                     name,
@@ -600,7 +606,8 @@ pub(super) fn from_connection_string(
     name: &str,
     key: &str,
 ) -> Result<Provisioning, Failure> {
-    let remedy = "give HostName=…;DeviceId=…;SharedAccessKey=… of an edge device, as `holdfast edge create` prints it";
+    let remedy =
+        "give HostName=…;DeviceId=…;SharedAccessKey=… of an edge device, as `holdfast edge create` prints it";
     let string = ConnectionString::parse(text.trim())
         .map_err(|error| bad(name, key, &"…", &error.to_string(), remedy))?;
     let Party::Device { device_id } = string.party else {
@@ -696,43 +703,6 @@ impl EngineSection {
     }
 }
 
-/// Addresses of a network.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub(super) struct Ipam {
-    pub(super) subnet: Option<String>,
-    pub(super) gateway: Option<String>,
-    pub(super) ip_range: Option<String>,
-}
-
-/// Body of the engine's network-create call besides the name.
-pub(super) fn network_options(ipv6: bool, ranges: &[Ipam]) -> Map<String, Value> {
-    let mut options = Map::new();
-    if ipv6 {
-        options.insert("EnableIPv6".to_owned(), true.into());
-    }
-    let mut config = Vec::new();
-    for range in ranges {
-        let mut entry = Map::new();
-        for (key, value) in [
-            ("Subnet", &range.subnet),
-            ("Gateway", &range.gateway),
-            ("IPRange", &range.ip_range),
-        ] {
-            if let Some(value) = value {
-                entry.insert(key.to_owned(), value.clone().into());
-            }
-        }
-        if !entry.is_empty() {
-            config.push(Value::Object(entry));
-        }
-    }
-    if !config.is_empty() {
-        options.insert("IPAM".to_owned(), json!({ "Config": config }));
-    }
-    options
-}
-
 impl UpstreamSection {
     fn read(&self) -> Upstream {
         Upstream {
@@ -753,15 +723,6 @@ impl UpstreamSection {
     }
 }
 
-/// The proxy of the environment.
-pub(super) fn environment_proxy() -> Option<String> {
-    let variables = ["https_proxy", "HTTPS_PROXY"];
-    variables
-        .iter()
-        .find_map(|name| std::env::var(name).ok())
-        .filter(|value| !value.is_empty())
-}
-
 impl ImagesSection {
     fn read(&self, name: &str) -> Result<ImageGarbageCollection, Failure> {
         Ok(ImageGarbageCollection {
@@ -769,30 +730,14 @@ impl ImagesSection {
             every: self.every.0,
             age: self.unused_for.0,
             at_minutes: time_of_day(&self.at).ok_or_else(|| {
-                bad(name, "images.at", &self.at, "is not a time of day", "write HH:MM, such as \"00:00\"")
+                bad(
+                    name,
+                    "images.at",
+                    &self.at,
+                    "is not a time of day",
+                    "write HH:MM, such as \"00:00\"",
+                )
             })?,
         })
     }
-}
-
-/// Minutes after midnight of `HH:MM`.
-pub(super) fn time_of_day(text: &str) -> Option<u16> {
-    let (hours, minutes) = text.split_once(':')?;
-    let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
-    (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
-}
-
-/// The path in `unix:///path`, or a bare path.
-pub(super) fn socket_path(name: &str, key: &str, text: &str) -> Result<PathBuf, Failure> {
-    let path = text.strip_prefix("unix://").unwrap_or(text);
-    if path.starts_with('/') {
-        return Ok(path.into());
-    }
-    Err(bad(
-        name,
-        key,
-        &text,
-        "is not a unix socket",
-        "write unix:///path; sockets over TCP would tell nothing of the caller",
-    ))
 }

@@ -93,13 +93,19 @@ fn resolve<'a>(schema: &'a Value, value: &'a Value) -> &'a Value {
 fn kind(schema: &Value, property: &Value) -> String {
     if let Some(options) = property["anyOf"].as_array() {
         let kinds = options.iter().filter(|option| option["type"] != "null");
-        return kinds.map(|option| kind(schema, option)).collect::<Vec<_>>().join(" or ");
+        return kinds
+            .map(|option| kind(schema, option))
+            .collect::<Vec<_>>()
+            .join(" or ");
     }
     if let Some(path) = property["$ref"].as_str() {
         let target = resolve(schema, property);
         if let Some(options) = target["oneOf"].as_array() {
             let values = options.iter().filter_map(|option| option["const"].as_str());
-            return values.map(|value| format!("`\"{value}\"`")).collect::<Vec<_>>().join(" or ");
+            return values
+                .map(|value| format!("`\"{value}\"`"))
+                .collect::<Vec<_>>()
+                .join(" or ");
         }
         return path.rsplit('/').next().unwrap_or_default().to_owned();
     }
@@ -124,7 +130,10 @@ fn kind(schema: &Value, property: &Value) -> String {
 }
 
 fn one_line(text: Option<&str>) -> String {
-    text.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+    text.unwrap_or_default()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A default as it stands in a file.
@@ -166,7 +175,8 @@ fn config_page() -> anyhow::Result<String> {
 }
 
 fn example() -> anyhow::Result<String> {
-    let mut text = String::from("# Every key of holdfast-edge with its default. Made by `cargo xtask docs`.\n");
+    let mut text =
+        String::from("# Every key of holdfast-edge with its default. Made by `cargo xtask docs`.\n");
     for (section, about, keys) in sections()? {
         let _ = write!(text, "\n# {about}\n[{section}]\n");
         for key in keys {
@@ -247,15 +257,26 @@ mod tests {
     #[test]
     fn the_example_is_the_default_configuration() {
         let example = example().unwrap();
-        assert_eq!(toml::from_str::<Config>(&example).unwrap(), Config::default(), "{example}");
+        assert_eq!(
+            toml::from_str::<Config>(&example).unwrap(),
+            Config::default(),
+            "{example}"
+        );
     }
 
     #[test]
     fn every_key_is_explained() {
         for (section, text, keys) in sections().unwrap() {
-            assert!(!text.is_empty() && ORDER.contains(&section.as_str()), "[{section}]");
+            assert!(
+                !text.is_empty() && ORDER.contains(&section.as_str()),
+                "[{section}]"
+            );
             for key in keys {
-                assert!(!key.text.is_empty() && !key.kind.is_empty(), "{section}.{}", key.name);
+                assert!(
+                    !key.text.is_empty() && !key.kind.is_empty(),
+                    "{section}.{}",
+                    key.name
+                );
             }
         }
     }

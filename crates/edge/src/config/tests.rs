@@ -54,14 +54,21 @@ fn bad_files_are_refused_with_the_words_they_name() {
     let files = files("bad_");
     assert!(files.len() >= 20);
     for (name, text) in files {
-        let wanted = text.lines().next().and_then(|line| line.strip_prefix("# expect: ")).unwrap();
+        let wanted = text
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("# expect: "))
+            .unwrap();
         let error = match parse(&text, &name) {
             Ok(_) => panic!("{name} was taken"),
             Err(error) => error,
         };
         assert!(error.message.contains(wanted), "{name}: {}", error.message);
         assert!(error.message.starts_with(&name), "{name}: {}", error.message);
-        assert!(error.hint.is_some_and(|hint| !hint.is_empty()), "{name}: no remedy");
+        assert!(
+            error.hint.is_some_and(|hint| !hint.is_empty()),
+            "{name}: no remedy"
+        );
         for secret in ["topsecret", "pin-value", "AAAAAAAA"] {
             assert!(!error.message.contains(secret), "{name}: {}", error.message);
         }
@@ -97,7 +104,10 @@ fn own_files_say_everything() {
         panic!("{settings:?}");
     };
     assert_eq!(endpoint, "https://hub.example:8443");
-    assert_eq!((registration_id, &files.certificate), (&None, &PathBuf::from("/etc/device.pem")));
+    assert_eq!(
+        (registration_id, &files.certificate),
+        (&None, &PathBuf::from("/etc/device.pem"))
+    );
     assert_eq!(settings.reprovisioning, Reprovisioning::OnErrorOnly);
     assert!(matches!(settings.edge_ca, EdgeCa::Files(_)));
     assert_eq!(settings.engine.socket, PathBuf::from("/run/podman/podman.sock"));
@@ -115,9 +125,22 @@ fn files_of_the_original_say_what_they_said() {
     let manual = good("aziot_manual");
     assert_eq!(manual.reprovisioning, Reprovisioning::OnErrorOnly);
     assert_eq!(manual.upstream.protocol, UpstreamProtocol::AmqpWs);
-    assert_eq!(manual.upstream.proxy.as_deref(), Some("http://proxy.example:3128"));
-    assert_eq!(manual.agent.registry.as_ref().map(|(address, ..)| address.as_str()), Some("registry.example"));
-    assert_eq!(manual.sockets.management, PathBuf::from("/var/run/iotedge/mgmt.sock"));
+    assert_eq!(
+        manual.upstream.proxy.as_deref(),
+        Some("http://proxy.example:3128")
+    );
+    assert_eq!(
+        manual
+            .agent
+            .registry
+            .as_ref()
+            .map(|(address, ..)| address.as_str()),
+        Some("registry.example")
+    );
+    assert_eq!(
+        manual.sockets.management,
+        PathBuf::from("/var/run/iotedge/mgmt.sock")
+    );
 
     let sas = good("aziot_manual_sas");
     assert_eq!(sas.trust_bundle, Some(PathBuf::from("/etc/root.pem")));
@@ -135,7 +158,10 @@ fn files_of_the_original_say_what_they_said() {
     assert_eq!(x509.engine.network, "plant");
     assert!(matches!(
         x509.provisioning,
-        Provisioning::Manual { credential: Credential::Certificate(_), .. }
+        Provisioning::Manual {
+            credential: Credential::Certificate(_),
+            ..
+        }
     ));
 }
 
@@ -144,13 +170,22 @@ fn every_section_of_the_original_is_obeyed() {
     let settings = good("aziot_dps_key");
     assert_eq!(settings.parent_hostname.as_deref(), Some("parent.example"));
     assert!(!settings.elevated_modules && settings.prefer_cached_identities);
-    assert_eq!((settings.upstream.timeout, settings.upstream.retries), (Duration::from_secs(30), 3));
     assert_eq!(
-        (settings.sockets.management_requests_max, settings.sockets.workload_requests_max),
+        (settings.upstream.timeout, settings.upstream.retries),
+        (Duration::from_secs(30), 3)
+    );
+    assert_eq!(
+        (
+            settings.sockets.management_requests_max,
+            settings.sockets.workload_requests_max
+        ),
         (20, 5)
     );
     assert_eq!(settings.sockets.workload, PathBuf::from("/run/w/workload.sock"));
-    assert_eq!(settings.sockets.module_workload, PathBuf::from("/run/w/workload.sock"));
+    assert_eq!(
+        settings.sockets.module_workload,
+        PathBuf::from("/run/w/workload.sock")
+    );
     assert_eq!(settings.watchdog_retries, Some(7));
     assert_eq!(
         settings.images,
@@ -173,7 +208,13 @@ fn every_section_of_the_original_is_obeyed() {
         panic!("{settings:?}");
     };
     assert_eq!(
-        (common_name.as_deref(), life.as_secs() / 86_400, *renew_at_percent, *retry_percent, *rotate_key),
+        (
+            common_name.as_deref(),
+            life.as_secs() / 86_400,
+            *renew_at_percent,
+            *retry_percent,
+            *rotate_key
+        ),
         (Some("line 4"), 60, 50, 2, false)
     );
     assert_eq!(
@@ -187,7 +228,11 @@ fn every_section_of_the_original_is_obeyed() {
 #[test]
 fn relative_paths_are_below_the_files_folder() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("cs"), format!("HostName=h;DeviceId=d;SharedAccessKey={}\n", "A".repeat(43) + "=")).unwrap();
+    fs::write(
+        dir.path().join("cs"),
+        format!("HostName=h;DeviceId=d;SharedAccessKey={}\n", "A".repeat(43) + "="),
+    )
+    .unwrap();
     let file = dir.path().join("edge.toml");
     fs::write(
         &file,

@@ -103,7 +103,12 @@ mod tests {
 
     #[test]
     fn durations_round_trip() {
-        for (text, millis) in [("250ms", 250), ("1h30m", 5_400_000), ("7d", 604_800_000), ("0s", 0)] {
+        for (text, millis) in [
+            ("250ms", 250),
+            ("1h30m", 5_400_000),
+            ("7d", 604_800_000),
+            ("0s", 0),
+        ] {
             let span: Span = text.parse().unwrap();
             assert_eq!((span.0.as_millis(), span.to_string().as_str()), (millis, text));
         }

@@ -107,7 +107,9 @@ pub(super) fn journal(name: &str, query: &LogQuery) -> Result<Box<dyn LogStream>
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn();
-    let unread = |error: &dyn std::fmt::Display| RuntimeError::NotFound(format!("the journal cannot be read: {error}"));
+    let unread = |error: &dyn std::fmt::Display| {
+        RuntimeError::NotFound(format!("the journal cannot be read: {error}"))
+    };
     let mut child = child.map_err(|error| unread(&error))?;
     let output = child.stdout.take().ok_or_else(|| unread(&"it has no output"))?;
     Ok(Box::new(Journal {
@@ -126,11 +128,10 @@ impl LogStream for Journal {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<LogChunk>, RuntimeError>> {
         Box::pin(async move {
             let mut piece = vec![0; PIECE_BYTES];
-            let length = self
-                .output
-                .read(&mut piece)
-                .await
-                .map_err(|error| RuntimeError::NotFound(format!("the journal cannot be read: {error}")))?;
+            let length =
+                self.output.read(&mut piece).await.map_err(|error| {
+                    RuntimeError::NotFound(format!("the journal cannot be read: {error}"))
+                })?;
             piece.truncate(length);
             let chunk = LogChunk {
                 stderr: true,

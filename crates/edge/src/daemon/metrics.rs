@@ -27,8 +27,11 @@ pub(super) type Render = Arc<dyn Fn() -> String + Send + Sync>;
 /// Opens the port.
 pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     holdfast_heads::listener::bind(address).map_err(|error| {
-        Failure::new(crate::failure::Kind::Failed, format!("cannot listen on {address} for metrics: {error}"))
-            .hint("set hub.metrics_listen to another address, or hub.metrics = false")
+        Failure::new(
+            crate::failure::Kind::Failed,
+            format!("cannot listen on {address} for metrics: {error}"),
+        )
+        .hint("set hub.metrics_listen to another address, or hub.metrics = false")
     })
 }
 
@@ -36,7 +39,9 @@ pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 pub(super) async fn serve(listener: TcpListener, render: Render) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(_) => {

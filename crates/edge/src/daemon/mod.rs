@@ -7,6 +7,7 @@ mod metrics;
 mod signals;
 pub mod standalone;
 mod twin;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -30,7 +31,7 @@ use holdfast_ports::clock::{Clock, SystemClock};
 use holdfast_upstream::Upstream;
 use sd_notify::NotifyState;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::certificates::Certificates;
 use crate::config::{Loaded, Provisioning, Settings};
@@ -44,7 +45,7 @@ use crate::http::workload::Workload;
 use crate::identities::{Identities, ModuleSockets, Parts as IdentityParts};
 use crate::keys::{FileKeys, KeyStore};
 use crate::modules::{Modules, SystemImages};
-use crate::provisioning::{self, Device, Registrar};
+use crate::provisioning::{self, Device};
 use crate::sockets::{KnownGenerations, WORKLOAD_MODE, WorkloadSockets};
 use crate::support::SupportBundle;
 use crate::system::{SystemInfo, VERSION};
@@ -53,8 +54,9 @@ use crate::upstream;
 
 use hub::{EdgeHub, Listeners};
 use identity::Accounts;
-use signals::{Asked, Signals};
+use signals::Signals;
 use twin::CloudTwin;
+use upkeep::Upkeep;
 
 /// Owner and group may manage.
 const MANAGEMENT_MODE: u32 = 0o660;
@@ -146,23 +148,66 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
     };
     let (device, registrar) = provisioned;
     let base = base(settings, clock, keys, device)?;
+    let mut running = start(base).await?;
+    let [mqtt_port, amqp_port, https_port] = running.ports;
+    tracing::info!(
+        hub = running.base.device.hub,
+        device = running.base.device.device_id,
+        version = VERSION,
+        mqtt_port,
+        amqp_port,
+        https_port,
+        "the edge runtime is up"
+    );
+    notify(&[NotifyState::Ready]);
+    let upkeep = Upkeep {
+        base: &running.base,
+        hub: &running.hub,
+        accounts: &running.accounts,
+        handle: &running.handle,
+        registrar: registrar.as_ref(),
+    };
+    let end = tokio::select! {
+        end = upkeep.run(&mut signals) => end,
+        outcome = &mut running.agent => Err(ended(outcome)),
+    };
+    notify(&[NotifyState::Stopping]);
+    running.stop(&mut signals).await;
+    end
+}
+
+/// Everything that runs.
+struct Running {
+    base: Base,
+    hub: Arc<EdgeHub>,
+    accounts: Arc<Accounts>,
+    handle: AgentHandle,
+    agent: JoinHandle<()>,
+    heads: JoinSet<()>,
+    tasks: JoinSet<()>,
+    apis: Apis,
+    stop: watch::Sender<bool>,
+    /// MQTT, AMQP, HTTPS.
+    ports: [Option<u16>; 3],
+}
+
+/// Opens and starts all parts.
+async fn start(base: Base) -> anyhow::Result<Running> {
     let mut registry = Registry::new();
     registry.process_metrics();
-    let upstream_metrics = holdfast_upstream::Metrics::register(&mut registry);
     let upstream = upstream::open(
         &base.settings,
         &base.device.hub,
         Arc::clone(&base.clock),
-        upstream_metrics,
+        holdfast_upstream::Metrics::register(&mut registry),
     )?;
     let (identities, sockets) = identities(&base, &upstream)?;
-    forget_other_device(&base, identities.as_ref()).await?;
+    forget_other_device(&base).await?;
     let certificates = Arc::clone(&base.certificates);
     tokio::task::spawn_blocking(move || certificates.ensure()).await??;
 
     let (stop, stopped) = watch::channel(false);
-    let mut tasks = JoinSet::new();
-    let mut heads = JoinSet::new();
+    let (mut tasks, mut heads) = (JoinSet::new(), JoinSet::new());
     let accounts = Accounts::new(&base, &upstream, Arc::clone(&identities));
     let later = Arc::new(OnceLock::new());
     let (agent, handle) = agent(&base, &accounts, &identities, &later)?;
@@ -173,58 +218,57 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
     let ports = listeners.ports();
     let (hub, hub_registry) = EdgeHub::open(&base, &upstream, &identities, &env)?;
     let _ = later.set(Arc::clone(&hub));
-    hub::serve(&mut heads, &hub, Some(hub_registry), listeners, &mut registry, &stopped);
-    let agent_stop = stopped.clone();
-    let agent = tokio::spawn(agent.run(async move {
-        let mut stop = agent_stop;
-        let _ = stop.wait_for(|stop| *stop).await;
-    }));
+    hub::serve(
+        &mut heads,
+        &hub,
+        Some(hub_registry),
+        listeners,
+        &mut registry,
+        &stopped,
+    );
     let apis = serve_apis(&base, &identities, &sockets)?;
     serve_metrics(&mut tasks, &base, &accounts, &handle, &hub, Arc::new(registry))?;
+    let mut stopped = stopped;
+    let agent = tokio::spawn(agent.run(async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    }));
     tasks.spawn(Arc::clone(&accounts).keep());
     tasks.spawn(hub::start_when_known(Arc::clone(&hub), Arc::clone(&identities)));
     tasks.spawn(follow_images(Arc::clone(&base.modules), handle.clone()));
-    tracing::info!(
-        hub = base.device.hub,
-        device = base.device.device_id,
-        version = VERSION,
-        mqtt_port = ports[0],
-        amqp_port = ports[1],
-        https_port = ports[2],
-        "the edge runtime is up"
-    );
-    notify(&[NotifyState::Ready]);
+    Ok(Running {
+        base,
+        hub,
+        accounts,
+        handle,
+        agent,
+        heads,
+        tasks,
+        apis,
+        stop,
+        ports,
+    })
+}
 
-    let upkeep = Upkeep {
-        base: &base,
-        hub: &hub,
-        accounts: &accounts,
-        handle: &handle,
-        registrar: registrar.as_ref(),
-    };
-    let mut agent = agent;
-    let end = tokio::select! {
-        end = upkeep.run(&mut signals) => end,
-        outcome = &mut agent => Err(ended(outcome)),
-    };
-    notify(&[NotifyState::Stopping]);
-    let _ = stop.send(true);
-    let farewell = async {
-        if !agent.is_finished() {
-            let _ = (&mut agent).await;
+impl Running {
+    /// Ends everything in order; modules run on.
+    async fn stop(mut self, signals: &mut Signals) {
+        let _ = self.stop.send(true);
+        let farewell = async {
+            if !self.agent.is_finished() {
+                let _ = (&mut self.agent).await;
+            }
+            // Acknowledgements that are due leave first.
+            while self.heads.join_next().await.is_some() {}
+            self.hub.broker().stop().await;
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(FAREWELL, farewell) => {}
+            () = signals.stop_again() => tracing::warn!("stopped at once"),
         }
-        // Acknowledgements that are due leave first.
-        while heads.join_next().await.is_some() {}
-        hub.broker().stop().await;
-    };
-    tokio::select! {
-        _ = tokio::time::timeout(FAREWELL, farewell) => {}
-        () = signals.stop_again() => tracing::warn!("stopped at once"),
+        drop(self.apis);
+        self.tasks.shutdown().await;
+        self.heads.shutdown().await;
     }
-    drop(apis);
-    tasks.shutdown().await;
-    heads.shutdown().await;
-    end
 }
 
 /// What the deployment in force says to the edge hub, over what the configuration says. A later deployment's environment
@@ -232,7 +276,10 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
 fn hub_environment(settings: &Settings, handle: &AgentHandle) -> BTreeMap<String, String> {
     let mut env = settings.agent.env.clone();
     let deployment = handle.deployment().borrow().clone();
-    if let Some(hub) = deployment.as_ref().and_then(|deployment| deployment.edge_hub.as_ref()) {
+    if let Some(hub) = deployment
+        .as_ref()
+        .and_then(|deployment| deployment.edge_hub.as_ref())
+    {
         env.extend(hub.env.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
     env
@@ -267,7 +314,11 @@ fn base(
     let runtime: Arc<dyn ModuleRuntime> = Arc::new(DockerRuntime::new(endpoint));
     let started_at = clock.now();
     Ok(Base {
-        certificates: Arc::new(Certificates::new(&settings, &device.device_id, Arc::clone(&clock))),
+        certificates: Arc::new(Certificates::new(
+            &settings,
+            &device.device_id,
+            Arc::clone(&clock),
+        )),
         modules: Arc::new(Modules::new(Arc::clone(&runtime), started_at)),
         system: Arc::new(SystemInfo::new(&settings)?),
         bundles: Arc::new(SupportBundle::new(
@@ -290,10 +341,7 @@ fn base(
 }
 
 /// Identities of modules with the sockets that go with them.
-fn identities(
-    base: &Base,
-    upstream: &Upstream,
-) -> Result<(Arc<Identities>, Arc<WorkloadSockets>), Failure> {
+fn identities(base: &Base, upstream: &Upstream) -> Result<(Arc<Identities>, Arc<WorkloadSockets>), Failure> {
     let generations = Arc::new(KnownGenerations::default());
     let workload = Arc::new(Workload {
         callers: Callers::new(Arc::clone(&base.runtime)),
@@ -323,7 +371,7 @@ fn identities(
 }
 
 /// Containers that were made for another device or hub are removed: they would speak for somebody who is gone.
-async fn forget_other_device(base: &Base, _identities: &Identities) -> anyhow::Result<()> {
+async fn forget_other_device(base: &Base) -> anyhow::Result<()> {
     let path = base.settings.identity_folder().join("account.json");
     let account = serde_json::json!({
         "hub": base.device.hub,
@@ -338,8 +386,11 @@ async fn forget_other_device(base: &Base, _identities: &Identities) -> anyhow::R
     if kept.is_some() {
         tracing::warn!("the device belongs to another hub or is another device now; its modules are removed");
         let containers = base.runtime.list().await.map_err(|error| {
-            Failure::new(Kind::Unavailable, format!("modules of the device's earlier identity cannot be removed: {error}"))
-                .hint("start the container engine; the daemon tries again when it is started")
+            Failure::new(
+                Kind::Unavailable,
+                format!("modules of the device's earlier identity cannot be removed: {error}"),
+            )
+            .hint("start the container engine; the daemon tries again when it is started")
         })?;
         for container in containers {
             base.runtime
@@ -393,7 +444,9 @@ impl Seal for Sealed {
 
     fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, String> {
         let opened = self.0.open_sealed("agent", sealed);
-        opened.map(|plain| plain.to_vec()).map_err(|error| error.to_string())
+        opened
+            .map(|plain| plain.to_vec())
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -401,7 +454,8 @@ fn agent_settings(base: &Base) -> AgentSettings {
     let settings = &base.settings;
     let find = |name: &str| {
         let mut env = settings.agent.env.iter();
-        env.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+        env.find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.clone())
     };
     let surroundings = Surroundings {
         hub_host: base.device.hub.clone(),
@@ -434,8 +488,14 @@ fn agent_settings(base: &Base) -> AgentSettings {
     };
     agent.env.clone_from(&settings.agent.env);
     if let Some((address, user, password)) = &settings.agent.registry {
-        for (name, value) in [("serverAddress", address), ("username", user), ("password", password)] {
-            agent.env.insert(format!("DockerRegistryAuth__0__{name}"), value.clone());
+        for (name, value) in [
+            ("serverAddress", address),
+            ("username", user),
+            ("password", password),
+        ] {
+            agent
+                .env
+                .insert(format!("DockerRegistryAuth__0__{name}"), value.clone());
         }
     }
     agent.rollback = settings.rollback.enabled.then(|| Rollback {
@@ -472,7 +532,10 @@ fn serve_apis(
     };
     let identity = IdentityApi {
         hub: base.device.hub.clone(),
-        gateway: settings.parent_hostname.clone().unwrap_or_else(|| base.device.hub.clone()),
+        gateway: settings
+            .parent_hostname
+            .clone()
+            .unwrap_or_else(|| base.device.hub.clone()),
         device_id: base.device.device_id.clone(),
         authentication: match base.device.proof {
             holdfast_upstream::port::Proof::Certificate(_) => "x509",
@@ -488,7 +551,12 @@ fn serve_apis(
     let beside = settings.sockets.management.with_file_name("identityd.sock");
     Ok(Apis {
         _served: vec![
-            server::serve(&settings.sockets.management, MANAGEMENT_MODE, management, throttle.clone())?,
+            server::serve(
+                &settings.sockets.management,
+                MANAGEMENT_MODE,
+                management,
+                throttle.clone(),
+            )?,
             server::serve(&beside, MANAGEMENT_MODE, identity, throttle)?,
             server::serve(
                 &settings.sockets.workload,
@@ -509,7 +577,9 @@ fn serve_metrics(
     hub: &Arc<EdgeHub>,
     registry: Arc<Registry>,
 ) -> Result<(), Failure> {
-    let Some(address) = base.settings.listen.metrics else { return Ok(()) };
+    let Some(address) = base.settings.listen.metrics else {
+        return Ok(());
+    };
     let listener = metrics::bind(address)?;
     let (handle, hub) = (handle.clone(), Arc::clone(hub));
     let labels = [
@@ -519,7 +589,10 @@ fn serve_metrics(
     ];
     let render = move || {
         let mut text = handle.metrics().render();
-        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let labels: Vec<(&str, &str)> = labels
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
         text.push_str(&hub.broker().metrics_text(&labels));
         text.push_str(&registry.render());
         text
@@ -534,7 +607,9 @@ async fn follow_images(modules: Arc<Modules>, handle: AgentHandle) {
     loop {
         let current = deployment.borrow_and_update().clone();
         if let Some(current) = current {
-            let image = |spec: &Option<holdfast_agent::manifest::ModuleSpec>| spec.as_ref().map(|spec| spec.image.clone());
+            let image = |spec: &Option<holdfast_agent::manifest::ModuleSpec>| {
+                spec.as_ref().map(|spec| spec.image.clone())
+            };
             modules.set_images(SystemImages {
                 agent: image(&current.edge_agent).unwrap_or_default(),
                 hub: image(&current.edge_hub),
@@ -542,103 +617,6 @@ async fn follow_images(modules: Arc<Modules>, handle: AgentHandle) {
         }
         if deployment.changed().await.is_err() {
             return;
-        }
-    }
-}
-
-/// What goes on while everything runs.
-struct Upkeep<'a> {
-    base: &'a Base,
-    hub: &'a Arc<EdgeHub>,
-    accounts: &'a Arc<Accounts>,
-    handle: &'a AgentHandle,
-    registrar: Option<&'a Registrar>,
-}
-
-impl Upkeep<'_> {
-    /// Ends when the daemon is to.
-    async fn run(&self, signals: &mut Signals) -> anyhow::Result<End> {
-        let mut failures = 0;
-        let mut tick = tokio::time::interval(UPKEEP);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        tick.tick().await;
-        if self.base.device.from_memory && self.ask_service().await == Some(End::Reprovisioned) {
-            return Ok(End::Reprovisioned);
-        }
-        let refused = self.accounts.refused();
-        loop {
-            tokio::select! {
-                asked = signals.next() => match asked {
-                    Asked::Stop => {
-                        tracing::info!("stopping; modules run on and are taken up again at the next start");
-                        return Ok(End::Stopped);
-                    }
-                    Asked::Reload => {
-                        self.certificates().await;
-                        self.handle.refresh().await;
-                    }
-                },
-                () = self.base.controls.reprovision.notified() => {
-                    tracing::info!("asked to reprovision");
-                    let _ = self.ask_service().await;
-                    return Ok(End::Reprovisioned);
-                }
-                () = self.base.controls.reconcile.notified() => self.handle.refresh().await,
-                () = refused.notified() => {
-                    if self.refused().await == Some(End::Reprovisioned) {
-                        return Ok(End::Reprovisioned);
-                    }
-                }
-                _ = tick.tick() => {
-                    notify(&[NotifyState::Watchdog]);
-                    self.certificates().await;
-                    failures = if self.base.runtime.info().await.is_ok() { 0 } else { failures + 1 };
-                    if self.base.settings.watchdog_retries.is_some_and(|most| failures > most) {
-                        return Err(Failure::new(Kind::Unavailable, format!("the container engine did not answer {failures} times in a row"))
-                            .hint("agent.watchdog_retries says how often it may; look at the engine (systemctl status docker)")
-                            .into());
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether the service says something else than what this daemon runs with.
-    async fn ask_service(&self) -> Option<End> {
-        let answer = self.registrar?.ask().await;
-        match answer {
-            Ok((hub, device_id)) => {
-                let same = hub == self.base.device.hub && device_id == self.base.device.device_id;
-                if same {
-                    return None;
-                }
-                tracing::warn!(hub, device = device_id, "the device belongs to another hub now; starting anew");
-                Some(End::Reprovisioned)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the provisioning service gave no answer");
-                None
-            }
-        }
-    }
-
-    /// The hub refuses `$edgeAgent`: its keys may have been changed there, or the device belongs elsewhere.
-    async fn refused(&self) -> Option<End> {
-        tracing::warn!("the hub refuses $edgeAgent; its keys are set anew, and the provisioning service is asked");
-        self.accounts.renew().await;
-        self.ask_service().await
-    }
-
-    async fn certificates(&self) {
-        let (certificates, hub) = (Arc::clone(&self.base.certificates), Arc::clone(self.hub));
-        let renewing = tokio::task::spawn_blocking(move || {
-            if certificates.ensure()? {
-                tracing::info!("the edge CA is another one now");
-            }
-            hub.renew_certificate()
-        });
-        if let Ok(Err(error)) = renewing.await {
-            tracing::error!(error = format!("{error:#}"), "certificates cannot be renewed; trying again");
         }
     }
 }

@@ -76,9 +76,14 @@ async fn serve(wanted: &Standalone) -> anyhow::Result<()> {
     let manifest = read_manifest(&wanted.manifest)?;
     let settings = settings(wanted)?;
     super::make_folders(&settings)?;
-    let keys = FileKeys::open(&settings.identity_folder(), None).map_err(|error| Failure::storage(error.to_string()))?;
+    let keys = FileKeys::open(&settings.identity_folder(), None)
+        .map_err(|error| Failure::storage(error.to_string()))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let certificates = Arc::new(Certificates::new(&settings, &wanted.device_id, Arc::clone(&clock)));
+    let certificates = Arc::new(Certificates::new(
+        &settings,
+        &wanted.device_id,
+        Arc::clone(&clock),
+    ));
     certificates.ensure()?;
     let listeners = Listeners::bind(&settings.listen)?;
     let ports = listeners.ports();
@@ -101,7 +106,13 @@ async fn serve(wanted: &Standalone) -> anyhow::Result<()> {
     for fault in faults {
         tracing::error!("{fault}; the other routes are in force");
     }
-    let hub = Arc::new(EdgeHub::new(&wanted.device_id, names, certificates, clock, broker)?);
+    let hub = Arc::new(EdgeHub::new(
+        &wanted.device_id,
+        names,
+        certificates,
+        clock,
+        broker,
+    )?);
     let variables = write_variables(wanted, &settings, &manifest, &keys, &hub).await?;
     let (stop, stopped) = watch::channel(false);
     let mut heads = JoinSet::new();
@@ -143,12 +154,18 @@ fn read_manifest(path: &Path) -> Result<Manifest, Failure> {
         .or_else(|| manifest.pointer("/content/modulesContent"))
         .and_then(Value::as_object)
         .ok_or_else(|| unusable(&"modulesContent is missing"))?;
-    let desired = |module: &str| content.get(module).and_then(|module| module.get("properties.desired"));
+    let desired = |module: &str| {
+        content
+            .get(module)
+            .and_then(|module| module.get("properties.desired"))
+    };
     let hub = desired("$edgeHub")
         .and_then(Value::as_object)
         .cloned()
         .ok_or_else(|| unusable(&"modulesContent.$edgeHub[\"properties.desired\"] is missing"))?;
-    let of_agent = desired("$edgeAgent").and_then(|desired| desired.get("modules")).and_then(Value::as_object);
+    let of_agent = desired("$edgeAgent")
+        .and_then(|desired| desired.get("modules"))
+        .and_then(Value::as_object);
     let named = of_agent.into_iter().flat_map(Map::keys).chain(content.keys());
     let modules = named.filter(|name| !name.starts_with('$')).cloned().collect();
     Ok(Manifest { modules, hub })
@@ -178,8 +195,11 @@ async fn identities(
         None => Vec::new(),
         Some(path) => {
             let unusable = |error: &dyn std::fmt::Display| {
-                Failure::usage(format!("cannot use the identities in {}: {error}", path.display()))
-                    .hint("write {\"identities\":[{\"id\":\"device or device/module\",\"keys\":[\"base64\"]}]}")
+                Failure::usage(format!(
+                    "cannot use the identities in {}: {error}",
+                    path.display()
+                ))
+                .hint("write {\"identities\":[{\"id\":\"device or device/module\",\"keys\":[\"base64\"]}]}")
             };
             let text = std::fs::read(path).map_err(|error| unusable(&error))?;
             holdfast_broker::read_identities(&text).map_err(|error| unusable(&error))?
@@ -237,7 +257,8 @@ async fn write_variables(
             bundle.display()
         );
         let path = folder.join(format!("{module}.env"));
-        files::write(&path, text.as_bytes(), PRIVATE).with_context(|| format!("cannot write {}", path.display()))?;
+        files::write(&path, text.as_bytes(), PRIVATE)
+            .with_context(|| format!("cannot write {}", path.display()))?;
         written.push(path);
     }
     Ok(written)

@@ -80,7 +80,8 @@ impl Answer {
 
     pub(super) fn into_response(self) -> Response<Body> {
         let mut response = Response::new(self.body);
-        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() =
+            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if !self.content_type.is_empty() {
             let value = header::HeaderValue::from_static(self.content_type);
             response.headers_mut().insert(header::CONTENT_TYPE, value);
@@ -100,7 +101,9 @@ impl hyper::body::Body for Body {
         match &mut *self {
             Body::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Body::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Body::Stream(pieces) => pieces.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Stream(pieces) => pieces
+                .poll_recv(context)
+                .map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 

@@ -44,7 +44,10 @@ impl Callers {
     pub async fn require(&self, peer: Peer, module_id: &str) -> Result<(), Answer> {
         let container = container_of(module_id);
         let Some(pid) = peer.pid.filter(|pid| *pid != 0) else {
-            tracing::warn!(module = module_id, "a caller's process is not visible from here; the daemon must run in the host's process namespace");
+            tracing::warn!(
+                module = module_id,
+                "a caller's process is not visible from here; the daemon must run in the host's process namespace"
+            );
             return Err(forbidden());
         };
         let Some(started) = start_time(pid) else {
@@ -53,7 +56,11 @@ impl Callers {
         if let Some(known) = self.known.lock().get(&pid)
             && known.started == started
         {
-            return if known.container == container { Ok(()) } else { Err(forbidden()) };
+            return if known.container == container {
+                Ok(())
+            } else {
+                Err(forbidden())
+            };
         }
         let processes = match self.runtime.processes(container).await {
             Ok(processes) => processes,

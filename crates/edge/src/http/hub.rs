@@ -47,7 +47,6 @@ pub struct HubApi {
 }
 
 /// The routes.
-#[must_use]
 pub fn router(api: HubApi) -> Router {
     Router::new()
         .route("/twins/{device}/methods", post(device_method))
@@ -116,7 +115,12 @@ impl From<CloudError> for Refusal {
 
 fn answer(status: u16, body: Bytes) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, [(header::CONTENT_TYPE, "application/json; charset=utf-8")], body).into_response()
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/json; charset=utf-8")],
+        body,
+    )
+        .into_response()
 }
 
 async fn read(body: Body) -> Result<Bytes, Refusal> {
@@ -129,13 +133,21 @@ async fn read(body: Body) -> Result<Bytes, Refusal> {
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| Refusal::new(400, format!("the body cannot be read: {error}")))
+    serde_json::from_slice(body)
+        .map_err(|error| Refusal::new(400, format!("the body cannot be read: {error}")))
 }
 
 impl HubApi {
     /// Checks the token of a call.
-    async fn admit(&self, device_id: &str, module_id: Option<&str>, headers: &HeaderMap) -> Result<Admitted, Refusal> {
-        let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    async fn admit(
+        &self,
+        device_id: &str,
+        module_id: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Admitted, Refusal> {
+        let token = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
         let request = AccessRequest {
             device_id,
             module_id,
@@ -160,7 +172,10 @@ impl HubApi {
             .filter(|(device, module)| !device.is_empty() && !module.is_empty() && !module.contains('/'))
             .ok_or_else(|| Refusal::new(400, "the header x-ms-edge-moduleId is not <device>/<module>"))?;
         if *device_id != *self.device_id {
-            return Err(Refusal::new(401, "only modules of this edge device may call methods"));
+            return Err(Refusal::new(
+                401,
+                "only modules of this edge device may call methods",
+            ));
         }
         self.admit(device_id, Some(module_id), headers).await?;
         let body = read(body).await?;
@@ -176,7 +191,10 @@ impl HubApi {
 
     /// The chain of a child by which the hub is asked: `child;this device`.
     async fn child(&self, device_id: &str, headers: &HeaderMap) -> Result<String, Refusal> {
-        let admitted = self.admit(device_id, None, headers).await.map_err(Refusal::of_registry)?;
+        let admitted = self
+            .admit(device_id, None, headers)
+            .await
+            .map_err(Refusal::of_registry)?;
         let child = admitted.origin.identity.device_id();
         Ok(format!("{child};{}", self.device_id))
     }
@@ -197,7 +215,8 @@ async fn module_method(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    api.method(Identity::module(&device, &module)?, &headers, body).await
+    api.method(Identity::module(&device, &module)?, &headers, body)
+        .await
 }
 
 async fn list_modules(
@@ -233,7 +252,10 @@ async fn put_module(
     let given: &RawValue = parse(&body).map_err(Refusal::of_registry)?;
     check_names(given, &device, &module)?;
     let update = headers.contains_key(header::IF_MATCH);
-    let text = api.registry()?.put_module_on_behalf(&chain, given, update).await?;
+    let text = api
+        .registry()?
+        .put_module_on_behalf(&chain, given, update)
+        .await?;
     Ok(answer(200, text))
 }
 
@@ -249,7 +271,11 @@ fn check_names(given: &RawValue, device_id: &str, module_id: &str) -> Result<(),
     if names.device_id == device_id && names.module_id == module_id {
         return Ok(());
     }
-    Err(Refusal::new(400, "deviceId and moduleId of the body are not those of the address").of_registry())
+    Err(Refusal::new(
+        400,
+        "deviceId and moduleId of the body are not those of the address",
+    )
+    .of_registry())
 }
 
 async fn delete_module(
@@ -285,13 +311,18 @@ async fn on_behalf(
     if module != EDGE_HUB {
         return Err(Refusal::new(404, "not found").of_registry());
     }
-    api.admit(&device, Some(EDGE_HUB), &headers).await.map_err(Refusal::of_registry)?;
+    api.admit(&device, Some(EDGE_HUB), &headers)
+        .await
+        .map_err(Refusal::of_registry)?;
     let body = read(body).await.map_err(Refusal::of_registry)?;
     let call: OnBehalf<'_> = parse(&body).map_err(Refusal::of_registry)?;
     let chain = longer_chain(&call.auth_chain, &device, &api.device_id)?;
     let registry = api.registry()?;
     let needed = |name: &str| Refusal::new(400, format!("{name} is missing")).of_registry();
-    let module_id = call.target_module_id.as_deref().filter(|module| !module.is_empty());
+    let module_id = call
+        .target_module_id
+        .as_deref()
+        .filter(|module| !module.is_empty());
     let target_device = chain.split(';').next().unwrap_or_default().to_owned();
     match operation.as_str() {
         "putModuleOnBehalfOf" => {
@@ -309,7 +340,10 @@ async fn on_behalf(
         }
         "getModulesOnTargetDevice" => {
             let modules = registry.modules_on_behalf(&chain).await?;
-            Ok(answer(200, modules_json(&target_device, &modules).to_string().into()))
+            Ok(answer(
+                200,
+                modules_json(&target_device, &modules).to_string().into(),
+            ))
         }
         "deleteModuleOnBehalfOf" => {
             let module_id = module_id.ok_or_else(|| needed("moduleId"))?;
@@ -359,8 +393,10 @@ fn modules_json(device_id: &str, modules: &[ModuleIdentity]) -> Value {
 }
 
 fn scope_json(page: &ScopePage) -> Value {
-    let (modules, devices): (Vec<_>, Vec<_>) =
-        page.identities.iter().partition(|identity| identity.identity.is_module());
+    let (modules, devices): (Vec<_>, Vec<_>) = page
+        .identities
+        .iter()
+        .partition(|identity| identity.identity.is_module());
     json!({
         "devices": devices.into_iter().map(device_json).collect::<Value>(),
         "modules": modules.into_iter().map(module_json).collect::<Value>(),

@@ -142,7 +142,9 @@ impl Management {
         if is_system(name) {
             return Err(Answer::error(
                 404,
-                &format!("{name} is part of the daemon and logs where the daemon does (journalctl -u holdfast-edge)"),
+                &format!(
+                    "{name} is part of the daemon and logs where the daemon does (journalctl -u holdfast-edge)"
+                ),
             ));
         }
         let log = self.modules.runtime().logs(name, &query).await;
@@ -190,8 +192,14 @@ impl Management {
         check_version(call, since)?;
         check_method(call, &[Method::GET])?;
         match rest {
-            [] => Ok(Answer::json(200, &self.system.describe(self.modules.runtime()).await)),
-            ["resources"] => Ok(Answer::json(200, &self.system.resources(self.modules.runtime()).await)),
+            [] => Ok(Answer::json(
+                200,
+                &self.system.describe(self.modules.runtime()).await,
+            )),
+            ["resources"] => Ok(Answer::json(
+                200,
+                &self.system.resources(self.modules.runtime()).await,
+            )),
             _ => {
                 let request = BundleRequest {
                     since: time_parameter(call, "since")?,
@@ -208,7 +216,10 @@ impl Management {
     fn reprovision(&self, call: &Call) -> Result<Answer, Answer> {
         let own = rustix::process::getuid().as_raw();
         if call.peer.uid != 0 && call.peer.uid != own {
-            return Err(Answer::error(403, "only root and the daemon's own user may reprovision"));
+            return Err(Answer::error(
+                403,
+                "only root and the daemon's own user may reprovision",
+            ));
         }
         self.control.reprovision();
         Ok(Answer::empty(204))
@@ -226,7 +237,10 @@ fn log_query(call: &Call) -> Result<LogQuery, Answer> {
     let flag = |name: &str| match call.parameter(name) {
         None | Some("false" | "0" | "") => Ok(false),
         Some("true" | "1") => Ok(true),
-        Some(other) => Err(Answer::error(400, &format!("{name}={other}: write true or false"))),
+        Some(other) => Err(Answer::error(
+            400,
+            &format!("{name}={other}: write true or false"),
+        )),
     };
     let tail = match call.parameter("tail") {
         None | Some("all" | "") => None,
@@ -259,10 +273,15 @@ fn stream_file(file: TemporaryFile) -> mpsc::Receiver<Bytes> {
     let (sender, pieces) = mpsc::channel(PIECES_WAITING_MAX);
     tokio::task::spawn_blocking(move || {
         use std::io::Read as _;
-        let Ok(mut reader) = std::fs::File::open(&file.0) else { return };
+        let Ok(mut reader) = std::fs::File::open(&file.0) else {
+            return;
+        };
         let mut piece = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = reader.read(&mut piece) {
-            if sender.blocking_send(Bytes::copy_from_slice(&piece[..length])).is_err() {
+            if sender
+                .blocking_send(Bytes::copy_from_slice(&piece[..length]))
+                .is_err()
+            {
                 return;
             }
         }

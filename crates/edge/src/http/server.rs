@@ -161,7 +161,9 @@ fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let _ = std::fs::remove_file(&beside);
     // By way of the open folder: addresses of sockets have 108 bytes, names of modules alone may have 128.
     let folder = std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
-    let address = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(&name);
+    let address = Path::new("/proc/self/fd")
+        .join(folder.as_raw_fd().to_string())
+        .join(&name);
     let listener = UnixListener::bind(address)?;
     std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(mode))?;
     std::fs::rename(&beside, path)?;
@@ -169,7 +171,9 @@ fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
 }
 
 fn accepted<A: Api>(stream: UnixStream, api: &Arc<A>, throttle: &Throttle) {
-    let Ok(credentials) = stream.peer_cred() else { return };
+    let Ok(credentials) = stream.peer_cred() else {
+        return;
+    };
     let peer = Peer {
         pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()),
         uid: credentials.uid(),
@@ -239,7 +243,13 @@ async fn read(request: Request<Incoming>, peer: Peer) -> Result<Call, Answer> {
     let path = parts.uri.path().trim_start_matches('/').split('/');
     let path = path.map(decode).collect::<Result<Vec<_>, _>>()?;
     let mut query = Vec::new();
-    for pair in parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+    for pair in parts
+        .uri
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+    {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         query.push((decode(key)?, decode(&value.replace('+', " "))?));
     }
@@ -248,7 +258,12 @@ async fn read(request: Request<Incoming>, peer: Peer) -> Result<Call, Answer> {
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| {
-            value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+            value
+                .split(';')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .eq_ignore_ascii_case("application/json")
         });
     let body = tokio::time::timeout(BODY_TIMEOUT, gather(body))
         .await
@@ -284,4 +299,3 @@ async fn gather(mut body: Incoming) -> Result<Bytes, Answer> {
         }
     }
 }
-

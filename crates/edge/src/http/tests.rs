@@ -102,7 +102,12 @@ impl Rig {
             modules,
             identities: Arc::new(MemoryIdentities::new("d")),
             system: Arc::new(SystemInfo::new(&settings).unwrap()),
-            bundles: Arc::new(SupportBundle::new(Arc::clone(&engine) as _, "net".to_owned(), dir.path(), None)),
+            bundles: Arc::new(SupportBundle::new(
+                Arc::clone(&engine) as _,
+                "net".to_owned(),
+                dir.path(),
+                None,
+            )),
             control: Arc::clone(&control) as _,
         };
         let identity = IdentityApi {
@@ -148,7 +153,8 @@ impl Rig {
 /// One request on a connection of its own; the body as JSON, or as text when it is none.
 async fn call(socket: &Path, method: &str, path: &str, body: &str) -> (u16, Value) {
     let (status, body) = raw(socket, method, path, body.as_bytes()).await;
-    let value = serde_json::from_slice(&body).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into_owned()));
+    let value = serde_json::from_slice(&body)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into_owned()));
     (status, value)
 }
 
@@ -164,7 +170,10 @@ async fn raw(socket: &Path, method: &str, path: &str, body: &[u8]) -> (u16, Vec<
     let mut answer = Vec::new();
     let reading = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer)).await;
     let _ = reading.expect("an answer in time");
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or_else(|| panic!("no head: {answer:?}"));
+    let end = answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .unwrap_or_else(|| panic!("no head: {answer:?}"));
     let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     let mut rest = &answer[end + 4..];
@@ -188,7 +197,8 @@ const V: &str = "api-version=2018-06-28";
 #[tokio::test]
 async fn a_module_signs_with_its_key_and_only_its_own() {
     let rig = Rig::new();
-    let body = json!({"keyId": "primary", "algo": "HMACSHA256", "data": STANDARD.encode("h%2Fdevices%2Fd\n123")});
+    let body =
+        json!({"keyId": "primary", "algo": "HMACSHA256", "data": STANDARD.encode("h%2Fdevices%2Fd\n123")});
     for version in ["2018-06-28", "2022-08-03"] {
         let path = format!("/modules/mine/genid/old/sign?api-version={version}");
         let (status, answer) = rig.workload("POST", &path, &body).await;
@@ -197,13 +207,29 @@ async fn a_module_signs_with_its_key_and_only_its_own() {
         assert_eq!((status, &answer["digest"]), (200, &json!(digest)));
     }
     for other in ["other", "nobody", "%24edgeHub", "edgeAgent"] {
-        let (status, answer) = rig.workload("POST", &format!("/modules/{other}/genid/7/sign?{V}"), &body).await;
-        assert_eq!((status, &answer), (403, &json!({"message": "forbidden"})), "{other}");
+        let (status, answer) = rig
+            .workload("POST", &format!("/modules/{other}/genid/7/sign?{V}"), &body)
+            .await;
+        assert_eq!(
+            (status, &answer),
+            (403, &json!({"message": "forbidden"})),
+            "{other}"
+        );
     }
     // What was learnt of this process does not hold for another container.
     rig.engine.alter("mine", |container| container.pid = None);
-    assert_eq!(rig.workload("POST", &format!("/modules/mine/genid/7/sign?{V}"), &body).await.0, 200);
-    assert_eq!(rig.workload("POST", &format!("/modules/other/genid/7/sign?{V}"), &body).await.0, 403);
+    assert_eq!(
+        rig.workload("POST", &format!("/modules/mine/genid/7/sign?{V}"), &body)
+            .await
+            .0,
+        200
+    );
+    assert_eq!(
+        rig.workload("POST", &format!("/modules/other/genid/7/sign?{V}"), &body)
+            .await
+            .0,
+        403
+    );
 }
 
 #[tokio::test]
@@ -213,20 +239,46 @@ async fn what_is_wrong_is_told_as_the_original_tells_it() {
     let good = json!({"data": ""});
     for (method, path, body, status) in [
         ("POST", sign.to_owned(), good.clone(), 400),
-        ("POST", format!("{sign}?api-version=2017-01-01"), good.clone(), 400),
+        (
+            "POST",
+            format!("{sign}?api-version=2017-01-01"),
+            good.clone(),
+            400,
+        ),
         ("GET", format!("{sign}?{V}"), good.clone(), 400),
-        ("POST", format!("/modules/mine/genid/7/stamp?{V}"), good.clone(), 404),
+        (
+            "POST",
+            format!("/modules/mine/genid/7/stamp?{V}"),
+            good.clone(),
+            404,
+        ),
         ("POST", format!("{sign}?{V}"), json!({"data": "not base64!"}), 400),
         ("POST", format!("{sign}?{V}"), json!({"data": 7}), 422),
         ("POST", format!("{sign}?{V}"), json!("{"), 422),
-        ("POST", format!("/modules/mine/genid/7/decrypt?{V}"), json!({"ciphertext": "AAAA", "initializationVector": ""}), 400),
-        ("POST", format!("/modules/mine/genid/7/certificate/server?{V}"), json!({"commonName": ""}), 400),
+        (
+            "POST",
+            format!("/modules/mine/genid/7/decrypt?{V}"),
+            json!({"ciphertext": "AAAA", "initializationVector": ""}),
+            400,
+        ),
+        (
+            "POST",
+            format!("/modules/mine/genid/7/certificate/server?{V}"),
+            json!({"commonName": ""}),
+            400,
+        ),
     ] {
         let (found, answer) = rig.workload(method, &path, &body).await;
         assert_eq!(found, status, "{method} {path}: {answer}");
         assert!(answer["message"].is_string(), "{answer}");
     }
-    let (status, _) = raw(&rig.socket("w/workload.sock"), "POST", &format!("{sign}?{V}"), &vec![b' '; 5 << 20]).await;
+    let (status, _) = raw(
+        &rig.socket("w/workload.sock"),
+        "POST",
+        &format!("{sign}?{V}"),
+        &vec![b' '; 5 << 20],
+    )
+    .await;
     assert_eq!(status, 413);
 }
 
@@ -250,20 +302,37 @@ async fn certificates_and_trust_belong_together() {
     let path = format!("/modules/mine/genid/7/certificate/server?{V}");
     let (status, server) = rig.workload("POST", &path, &body).await;
     assert_eq!((status, &server["privateKey"]["type"]), (201, &json!("key")));
-    assert!(server["privateKey"]["bytes"].as_str().unwrap().starts_with("-----BEGIN PRIVATE KEY-----\n"));
+    assert!(
+        server["privateKey"]["bytes"]
+            .as_str()
+            .unwrap()
+            .starts_with("-----BEGIN PRIVATE KEY-----\n")
+    );
     assert!(server["expiration"].as_str().unwrap().ends_with('Z'));
-    let (status, identity) = rig.workload("POST", &format!("/modules/mine/certificate/identity?{V}"), &json!({})).await;
+    let (status, identity) = rig
+        .workload(
+            "POST",
+            &format!("/modules/mine/certificate/identity?{V}"),
+            &json!({}),
+        )
+        .await;
     assert_eq!(status, 201);
-    let (status, bundle) = rig.workload("GET", &format!("/trust-bundle?{V}"), &Value::Null).await;
+    let (status, bundle) = rig
+        .workload("GET", &format!("/trust-bundle?{V}"), &Value::Null)
+        .await;
     assert_eq!(status, 200);
     let count = |value: &Value| {
         let text = value["certificate"].as_str().unwrap().as_bytes();
-        CertificateDer::pem_slice_iter(text).map(Result::unwrap).collect::<Vec<_>>()
+        CertificateDer::pem_slice_iter(text)
+            .map(Result::unwrap)
+            .collect::<Vec<_>>()
     };
     let (server, identity, bundle) = (count(&server), count(&identity), count(&bundle));
     assert_eq!((server.len(), identity.len(), bundle.len()), (2, 2, 2));
     assert_eq!(server[1], bundle[1], "the edge CA stands in both");
-    let (status, manifest) = rig.workload("GET", &format!("/manifest-trust-bundle?{V}"), &Value::Null).await;
+    let (status, manifest) = rig
+        .workload("GET", &format!("/manifest-trust-bundle?{V}"), &Value::Null)
+        .await;
     assert_eq!((status, manifest), (200, json!({"certificate": ""})));
 }
 
@@ -278,36 +347,71 @@ async fn modules_are_listed_with_the_two_that_are_this_process() {
         .iter()
         .map(|module| (module["name"].as_str().unwrap(), module))
         .collect();
-    assert_eq!(modules.keys().copied().collect::<Vec<_>>(), ["edgeAgent", "edgeHub", "mine", "other"]);
+    assert_eq!(
+        modules.keys().copied().collect::<Vec<_>>(),
+        ["edgeAgent", "edgeHub", "mine", "other"]
+    );
     assert_eq!(modules["edgeHub"]["config"]["settings"]["image"], "hub:1");
     assert_eq!(modules["mine"]["type"], "docker");
     let (status, one) = rig.manage("GET", &format!("/modules/mine?{V}")).await;
     assert_eq!((status, &one), (200, modules["mine"]));
     assert_eq!(rig.manage("GET", &format!("/modules/none?{V}")).await.0, 404);
     // The workload API has the list, too.
-    assert_eq!(rig.workload("GET", &format!("/modules?{V}"), &Value::Null).await, (200, list.clone()));
+    assert_eq!(
+        rig.workload("GET", &format!("/modules?{V}"), &Value::Null).await,
+        (200, list.clone())
+    );
 }
 
 #[tokio::test]
 async fn an_operator_starts_stops_and_reads() {
     let rig = Rig::new();
     for (operation, running) in [("stop", false), ("start", true), ("restart", true)] {
-        let (status, answer) = rig.manage("POST", &format!("/modules/mine/{operation}?{V}")).await;
+        let (status, answer) = rig
+            .manage("POST", &format!("/modules/mine/{operation}?{V}"))
+            .await;
         assert_eq!(status, 204, "{operation}: {answer}");
-        assert_eq!(rig.engine.running().contains(&"mine".to_owned()), running, "{operation}");
+        assert_eq!(
+            rig.engine.running().contains(&"mine".to_owned()),
+            running,
+            "{operation}"
+        );
     }
-    assert_eq!(rig.manage("POST", &format!("/modules/none/restart?{V}")).await.0, 404);
-    assert_eq!(rig.manage("POST", &format!("/modules/edgeHub/stop?{V}")).await.0, 409);
-    assert_eq!(rig.manage("POST", &format!("/modules/edgeAgent/restart?{V}")).await.0, 204);
+    assert_eq!(
+        rig.manage("POST", &format!("/modules/none/restart?{V}")).await.0,
+        404
+    );
+    assert_eq!(
+        rig.manage("POST", &format!("/modules/edgeHub/stop?{V}")).await.0,
+        409
+    );
+    assert_eq!(
+        rig.manage("POST", &format!("/modules/edgeAgent/restart?{V}"))
+            .await
+            .0,
+        204
+    );
     assert_eq!(rig.control.reconcile.load(Ordering::Relaxed), 1);
 
     rig.engine.say("mine", false, "one\n");
     rig.engine.say("mine", true, "two\n");
-    let (status, log) = raw(&rig.socket("mgmt.sock"), "GET", &format!("/modules/mine/logs?{V}&tail=all"), b"").await;
+    let (status, log) = raw(
+        &rig.socket("mgmt.sock"),
+        "GET",
+        &format!("/modules/mine/logs?{V}&tail=all"),
+        b"",
+    )
+    .await;
     assert_eq!(status, 200);
     assert_eq!(log, b"\x01\0\0\0\0\0\0\x04one\n\x02\0\0\0\0\0\0\x04two\n");
     for bad in ["tail=some", "since=yesterday", "follow=perhaps"] {
-        assert_eq!(rig.manage("GET", &format!("/modules/mine/logs?{V}&{bad}")).await.0, 400, "{bad}");
+        assert_eq!(
+            rig.manage("GET", &format!("/modules/mine/logs?{V}&{bad}"))
+                .await
+                .0,
+            400,
+            "{bad}"
+        );
     }
 }
 
@@ -322,9 +426,18 @@ async fn what_is_the_agents_is_refused_to_others() {
         ("PUT", "/identities/mine"),
         ("DELETE", "/identities/mine"),
     ] {
-        assert_eq!(rig.manage(method, &format!("{path}?{V}")).await.0, 403, "{method} {path}");
+        assert_eq!(
+            rig.manage(method, &format!("{path}?{V}")).await.0,
+            403,
+            "{method} {path}"
+        );
     }
-    assert_eq!(rig.manage("POST", "/modules/mine/prepareupdate?api-version=2019-01-30").await.0, 403);
+    assert_eq!(
+        rig.manage("POST", "/modules/mine/prepareupdate?api-version=2019-01-30")
+            .await
+            .0,
+        403
+    );
     assert_eq!(rig.manage("PATCH", &format!("/modules?{V}")).await.0, 400);
     assert!(rig.engine.running().contains(&"mine".to_owned()));
 }
@@ -333,22 +446,49 @@ async fn what_is_the_agents_is_refused_to_others() {
 async fn the_machine_and_the_device_are_told() {
     let rig = Rig::new();
     let (status, info) = rig.manage("GET", &format!("/systeminfo?{V}")).await;
-    assert_eq!((status, &info["osType"], &info["provisioning"]["type"]), (200, &json!("linux"), &json!("manual")));
+    assert_eq!(
+        (status, &info["osType"], &info["provisioning"]["type"]),
+        (200, &json!("linux"), &json!("manual"))
+    );
     // Younger than the version that is asked for.
-    assert_eq!(rig.manage("GET", &format!("/systeminfo/resources?{V}")).await.0, 404);
-    let (status, resources) = rig.manage("GET", "/systeminfo/resources?api-version=2019-11-05").await;
+    assert_eq!(
+        rig.manage("GET", &format!("/systeminfo/resources?{V}")).await.0,
+        404
+    );
+    let (status, resources) = rig
+        .manage("GET", "/systeminfo/resources?api-version=2019-11-05")
+        .await;
     assert_eq!(status, 200);
     assert!(resources["total_ram"].as_u64().unwrap() > resources["used_ram"].as_u64().unwrap());
     let stats: Value = serde_json::from_str(resources["docker_stats"].as_str().unwrap()).unwrap();
     assert!(stats.is_array());
 
-    assert_eq!(rig.manage("POST", &format!("/device/reprovision?{V}")).await.0, 404);
-    assert_eq!(rig.manage("POST", "/device/reprovision?api-version=2019-10-22").await.0, 204);
+    assert_eq!(
+        rig.manage("POST", &format!("/device/reprovision?{V}")).await.0,
+        404
+    );
+    assert_eq!(
+        rig.manage("POST", "/device/reprovision?api-version=2019-10-22")
+            .await
+            .0,
+        204
+    );
     assert_eq!(rig.control.reprovision.load(Ordering::Relaxed), 1);
     let identityd = rig.socket("identityd.sock");
-    let (status, device) = call(&identityd, "GET", "/identities/identity?api-version=2020-09-01", "").await;
+    let (status, device) = call(
+        &identityd,
+        "GET",
+        "/identities/identity?api-version=2020-09-01",
+        "",
+    )
+    .await;
     assert_eq!((status, &device["spec"]["deviceId"]), (200, &json!("d")));
-    assert_eq!(call(&identityd, "GET", &format!("/identities/identity?{V}"), "").await.0, 400);
+    assert_eq!(
+        call(&identityd, "GET", &format!("/identities/identity?{V}"), "")
+            .await
+            .0,
+        400
+    );
 }
 
 #[tokio::test]
@@ -358,9 +498,17 @@ async fn a_support_bundle_holds_logs_and_inspections() {
     let path = "/systeminfo/supportbundle?api-version=2020-07-07&since=1%20day";
     let (status, zip) = raw(&rig.socket("mgmt.sock"), "GET", path, b"").await;
     assert_eq!((status, &zip[..4]), (200, &b"PK\x03\x04"[..]));
-    let names = ["logs/mine_log.txt", "logs/holdfast-edge.txt", "inspect/other.json", "network/net.json"];
+    let names = [
+        "logs/mine_log.txt",
+        "logs/holdfast-edge.txt",
+        "inspect/other.json",
+        "network/net.json",
+    ];
     for name in names {
-        assert!(zip.windows(name.len()).any(|window| window == name.as_bytes()), "{name}");
+        assert!(
+            zip.windows(name.len()).any(|window| window == name.as_bytes()),
+            "{name}"
+        );
     }
 }
 
@@ -386,7 +534,10 @@ async fn one_request_too_many_is_closed_without_an_answer() {
     let _served = server::serve(&path, 0o600, api, Throttle::new(3)).unwrap();
     let begin = async || {
         let mut stream = UnixStream::connect(&path).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
         stream
     };
     let mut waiting = Vec::new();
@@ -407,13 +558,19 @@ async fn one_request_too_many_is_closed_without_an_answer() {
     gate.notify_waiters();
     for mut stream in waiting {
         answer.clear();
-        tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 204"));
     }
     // There is room again.
     let mut stream = begin().await;
     gate.notify_one();
     answer.clear();
-    tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 204"));
 }

@@ -97,7 +97,13 @@ impl Workload {
                 let bundle = bundle.map_err(|error| failed(&error))?;
                 Ok(Answer::json(200, &json!({ "certificate": bundle })))
             }
-            ["modules", module, "genid", generation, operation @ ("sign" | "encrypt" | "decrypt")] => {
+            [
+                "modules",
+                module,
+                "genid",
+                generation,
+                operation @ ("sign" | "encrypt" | "decrypt"),
+            ] => {
                 self.guarded(call, module).await?;
                 match *operation {
                     "sign" => self.sign(call, module, generation).await,
@@ -154,7 +160,10 @@ impl Workload {
             .encrypt(purpose(module, generation, &vector), &plaintext)
             .await
             .map_err(|error| failed(&error))?;
-        Ok(Answer::json(200, &json!({ "ciphertext": STANDARD.encode(ciphertext) })))
+        Ok(Answer::json(
+            200,
+            &json!({ "ciphertext": STANDARD.encode(ciphertext) }),
+        ))
     }
 
     async fn decrypt(&self, call: &Call, module: &str, generation: &str) -> Result<Answer, Answer> {
@@ -168,7 +177,10 @@ impl Workload {
             .decrypt(purpose(module, generation, &vector), &ciphertext)
             .await
             .map_err(|error| failed(&error))?;
-        Ok(Answer::json(200, &json!({ "plaintext": STANDARD.encode(&*plaintext) })))
+        Ok(Answer::json(
+            200,
+            &json!({ "plaintext": STANDARD.encode(&*plaintext) }),
+        ))
     }
 
     async fn server_certificate(&self, call: &Call, module: &str) -> Result<Answer, Answer> {

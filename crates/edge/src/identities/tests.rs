@@ -158,7 +158,11 @@ async fn an_identity_is_made_once_with_keys_of_the_device() {
     assert_eq!(first.managed_by, MANAGED_BY);
     assert_eq!(identities.ensure("m").await.unwrap(), first);
     assert_eq!(rig.remote().uploads, 1, "known keys are not sent again");
-    let own = rig.keys.module_key("m", &first.generation_id, Slot::Primary).await.unwrap();
+    let own = rig
+        .keys
+        .module_key("m", &first.generation_id, Slot::Primary)
+        .await
+        .unwrap();
     assert!(rig.remote().keys["m"] == own);
     assert!(rig.sockets.0.lock().contains("m"));
     // A new process sends them once more, since they may have been changed at the hub.
@@ -175,7 +179,10 @@ async fn offline_what_is_kept_is_used() {
     assert_eq!(identities.ensure("m").await.unwrap(), known);
     assert_eq!(identities.list().await.unwrap(), [known]);
     assert!(rig.sockets.0.lock().contains("m"));
-    assert!(matches!(identities.ensure("n").await, Err(IdentityError::Offline { .. })));
+    assert!(matches!(
+        identities.ensure("n").await,
+        Err(IdentityError::Offline { .. })
+    ));
     // Another hub: nothing is known of it.
     assert!(rig.open("other").list().await.unwrap().is_empty());
 }
@@ -186,7 +193,10 @@ async fn an_identity_made_anew_gets_new_keys() {
     let identities = rig.open("h");
     let first = identities.ensure("m").await.unwrap();
     rig.remote().modules.clear();
-    assert!(identities.list().await.unwrap().is_empty(), "the hub has forgotten it");
+    assert!(
+        identities.list().await.unwrap().is_empty(),
+        "the hub has forgotten it"
+    );
     let second = identities.ensure("m").await.unwrap();
     assert_ne!(first.generation_id, second.generation_id);
     assert_eq!(rig.remote().uploads, 2);
@@ -224,7 +234,10 @@ async fn a_deletion_is_told_when_the_hub_is_back() {
 async fn a_refusal_is_told_and_damage_is_no_end() {
     let rig = Rig::new();
     rig.remote().refuses = true;
-    assert!(matches!(rig.open("h").ensure("m").await, Err(IdentityError::Refused { .. })));
+    assert!(matches!(
+        rig.open("h").ensure("m").await,
+        Err(IdentityError::Refused { .. })
+    ));
     rig.remote().refuses = false;
     rig.open("h").ensure("m").await.unwrap();
     std::fs::write(rig.dir.path().join("modules.json"), b"{\"modules\":").unwrap();

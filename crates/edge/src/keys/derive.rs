@@ -16,7 +16,12 @@ const VERSION: u8 = 1;
 const TAG_BYTES: usize = 16;
 
 /// The key of a module.
-pub(super) fn module_key(master: &SymmetricKey, module_id: &str, generation_id: &str, slot: Slot) -> SymmetricKey {
+pub(super) fn module_key(
+    master: &SymmetricKey,
+    module_id: &str,
+    generation_id: &str,
+    slot: Slot,
+) -> SymmetricKey {
     let slot = match slot {
         Slot::Primary => "primary",
         Slot::Secondary => "secondary",
@@ -114,7 +119,10 @@ mod tests {
         for length in [0, 1, 15, 16, 70_000] {
             let plain = vec![7; length];
             let sealed = encrypt(&master, purpose("m", b"vector"), &plain).unwrap();
-            assert_eq!(*decrypt(&master, purpose("m", b"vector"), &sealed).unwrap(), plain);
+            assert_eq!(
+                *decrypt(&master, purpose("m", b"vector"), &sealed).unwrap(),
+                plain
+            );
             assert!(decrypt(&master, purpose("n", b"vector"), &sealed).is_err());
             assert!(decrypt(&master, purpose("m", b"other"), &sealed).is_err());
             for cut in [0, 1, 12, sealed.len() - 1] {

@@ -154,7 +154,14 @@ impl KeyStore for FileKeys {
         generation_id: &'a str,
         slot: Slot,
     ) -> BoxFuture<'a, Result<SymmetricKey, KeyStoreError>> {
-        Box::pin(async move { Ok(derive::module_key(&self.module_master, module_id, generation_id, slot)) })
+        Box::pin(async move {
+            Ok(derive::module_key(
+                &self.module_master,
+                module_id,
+                generation_id,
+                slot,
+            ))
+        })
     }
 
     fn sign_as_module<'a>(
@@ -197,7 +204,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = FileKeys::open(dir.path(), None).unwrap();
         let again = FileKeys::open(dir.path(), None).unwrap();
-        assert!(first.module_master == again.module_master && first.encryption_master == again.encryption_master);
+        assert!(
+            first.module_master == again.module_master && first.encryption_master == again.encryption_master
+        );
         assert!(first.module_master != first.encryption_master);
         for entry in std::fs::read_dir(dir.path()).unwrap() {
             let mode = entry.unwrap().metadata().unwrap().permissions().mode();

@@ -62,8 +62,11 @@ impl SupportBundle {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let file = TemporaryFile(self.folder.join(format!("{number}.zip")));
         let mut zip = ZipWriter::create(&file.0).map_err(|error| error.to_string())?;
-        self.fill(&mut zip, request).await.map_err(|error| format!("the bundle cannot be written: {error}"))?;
-        zip.finish().map_err(|error| format!("the bundle cannot be written: {error}"))?;
+        self.fill(&mut zip, request)
+            .await
+            .map_err(|error| format!("the bundle cannot be written: {error}"))?;
+        zip.finish()
+            .map_err(|error| format!("the bundle cannot be written: {error}"))?;
         Ok(file)
     }
 
@@ -84,7 +87,9 @@ impl SupportBundle {
                 self.log(zip, &container.name, request).await?;
             }
             let told = self.runtime.inspect(&container.name).await;
-            let told = told.map(redacted).unwrap_or_else(|error| Value::String(error.to_string()));
+            let told = told
+                .map(redacted)
+                .unwrap_or_else(|error| Value::String(error.to_string()));
             entry(zip, &format!("inspect/{}.json", container.name), &told)?;
         }
         let told = self.runtime.inspect_network(&self.network).await;
@@ -196,7 +201,16 @@ fn redacted(mut told: Value) -> Value {
             continue;
         };
         let upper = name.to_ascii_uppercase();
-        let speaks = ["KEY", "SECRET", "PASSWORD", "PASSWD", "TOKEN", "CONNECTIONSTRING", "CONNECTION_STRING", "SAS"];
+        let speaks = [
+            "KEY",
+            "SECRET",
+            "PASSWORD",
+            "PASSWD",
+            "TOKEN",
+            "CONNECTIONSTRING",
+            "CONNECTION_STRING",
+            "SAS",
+        ];
         if speaks.iter().any(|word| upper.contains(word)) {
             *variable = Value::String(format!("{name}=***"));
         }
@@ -212,7 +226,8 @@ mod tests {
 
     #[test]
     fn variables_that_speak_of_secrets_lose_their_values() {
-        let told = redacted(json!({"Config": {"Env": ["A=1", "MY_PASSWORD=x=y", "storageConnectionString=z"]}}));
+        let told =
+            redacted(json!({"Config": {"Env": ["A=1", "MY_PASSWORD=x=y", "storageConnectionString=z"]}}));
         assert_eq!(
             told["Config"]["Env"],
             json!(["A=1", "MY_PASSWORD=***", "storageConnectionString=***"])

@@ -56,7 +56,10 @@ impl ZipWriter {
 
     /// Begins an entry.
     pub(super) fn begin(&mut self, name: &str) -> io::Result<()> {
-        let mut file = self.file.take().ok_or_else(|| io::Error::other("an entry is open"))?;
+        let mut file = self
+            .file
+            .take()
+            .ok_or_else(|| io::Error::other("an entry is open"))?;
         let header_at = u32::try_from(file.stream_position()?).map_err(|_| too_large())?;
         let length = u16::try_from(name.len()).map_err(|_| too_large())?;
         file.write_all(&LOCAL_HEADER.to_le_bytes())?;
@@ -81,14 +84,20 @@ impl ZipWriter {
 
     /// Adds to the open entry.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let open = self.open.as_mut().ok_or_else(|| io::Error::other("no entry is open"))?;
+        let open = self
+            .open
+            .as_mut()
+            .ok_or_else(|| io::Error::other("no entry is open"))?;
         open.crc.update(bytes);
         open.encoder.write_all(bytes)
     }
 
     /// Ends the open entry.
     pub(super) fn end(&mut self) -> io::Result<()> {
-        let open = self.open.take().ok_or_else(|| io::Error::other("no entry is open"))?;
+        let open = self
+            .open
+            .take()
+            .ok_or_else(|| io::Error::other("no entry is open"))?;
         let size = u32::try_from(open.encoder.total_in()).map_err(|_| too_large())?;
         let mut file = open.encoder.finish()?;
         let end = file.stream_position()?;
@@ -111,7 +120,10 @@ impl ZipWriter {
 
     /// Writes the directory.
     pub(super) fn finish(mut self) -> io::Result<()> {
-        let mut file = self.file.take().ok_or_else(|| io::Error::other("an entry is open"))?;
+        let mut file = self
+            .file
+            .take()
+            .ok_or_else(|| io::Error::other("an entry is open"))?;
         let start = file.stream_position()?;
         for entry in &self.entries {
             file.write_all(&CENTRAL_HEADER.to_le_bytes())?;
@@ -151,7 +163,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.zip");
         let mut zip = ZipWriter::create(&path).unwrap();
-        for (name, text) in [("logs/a.txt", "hello\n".repeat(10_000)), ("b.json", String::new())] {
+        for (name, text) in [
+            ("logs/a.txt", "hello\n".repeat(10_000)),
+            ("b.json", String::new()),
+        ] {
             zip.begin(name).unwrap();
             zip.write(text.as_bytes()).unwrap();
             zip.end().unwrap();
@@ -159,8 +174,17 @@ mod tests {
         zip.finish().unwrap();
         let script = "import sys, zipfile; z = zipfile.ZipFile(sys.argv[1]); assert z.testzip() is None; \
                       print(z.namelist(), len(z.read('logs/a.txt')), len(z.read('b.json')))";
-        let output = std::process::Command::new("python3").arg("-c").arg(script).arg(&path).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = std::process::Command::new("python3")
+            .arg("-c")
+            .arg(script)
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let text = String::from_utf8_lossy(&output.stdout);
         assert_eq!(text.trim(), "['logs/a.txt', 'b.json'] 60000 0");
     }

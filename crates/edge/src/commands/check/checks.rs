@@ -58,24 +58,68 @@ macro_rules! check {
 pub(super) const ALL: &[Check] = &[
     check!("config-well-formed", "the configuration can be read", config),
     check!("hostname", "the host name can be used by clients", hostname),
-    check!("parent_hostname", "the parent edge device's name resolves", parent),
+    check!(
+        "parent_hostname",
+        "the parent edge device's name resolves",
+        parent
+    ),
     check!("home-writable", "the daemon's folder can be written", home),
     check!("storage-space", "there is room for what the daemon keeps", space),
     check!("host-local-time", "the clock is right", time),
     check!("container-engine-uri", "the container engine answers", engine),
-    check!("container-engine-dns", "containers have a name server of their own", engine_dns),
+    check!(
+        "container-engine-dns",
+        "containers have a name server of their own",
+        engine_dns
+    ),
     check!("connect-management-uri", "the daemon answers", daemon),
-    check!("aziot-edge-version", "daemon and command are of one version", version),
-    check!("certs-read", "given certificates can be read and belong to their keys", certificates),
-    check!("identity-certificate-expiry", "the device's certificate is valid", identity_expiry),
-    check!("local-ca-certificate-expiry", "the edge CA is valid", edge_ca_expiry),
-    check!("edge-ca-trusted", "downstream devices know whom to trust", edge_ca_kind),
+    check!(
+        "aziot-edge-version",
+        "daemon and command are of one version",
+        version
+    ),
+    check!(
+        "certs-read",
+        "given certificates can be read and belong to their keys",
+        certificates
+    ),
+    check!(
+        "identity-certificate-expiry",
+        "the device's certificate is valid",
+        identity_expiry
+    ),
+    check!(
+        "local-ca-certificate-expiry",
+        "the edge CA is valid",
+        edge_ca_expiry
+    ),
+    check!(
+        "edge-ca-trusted",
+        "downstream devices know whom to trust",
+        edge_ca_kind
+    ),
     check!("listen-ports", "the edge hub's ports are open", ports),
     check!("proxy-settings", "the proxy can be used", proxy),
-    check!("host-connect-dps-endpoint", "the provisioning service is reached", dps),
-    check!("host-connect-upstream-amqp", "the hub is reached over AMQP", hub_amqp),
-    check!("host-connect-upstream-https", "the hub is reached over HTTPS", hub_https),
-    check!("host-connect-upstream-mqtt", "the hub is reached over MQTT", hub_mqtt),
+    check!(
+        "host-connect-dps-endpoint",
+        "the provisioning service is reached",
+        dps
+    ),
+    check!(
+        "host-connect-upstream-amqp",
+        "the hub is reached over AMQP",
+        hub_amqp
+    ),
+    check!(
+        "host-connect-upstream-https",
+        "the hub is reached over HTTPS",
+        hub_https
+    ),
+    check!(
+        "host-connect-upstream-mqtt",
+        "the hub is reached over MQTT",
+        hub_mqtt
+    ),
     check!("modules-healthy", "all modules run", modules),
 ];
 
@@ -116,7 +160,8 @@ impl Checks {
         if name.eq_ignore_ascii_case("localhost") || name.starts_with("127.") {
             return Warning(
                 format!("the host name is {name}, by which no other machine reaches this one"),
-                "set device.hostname (hostname in config.toml) to a name that downstream devices resolve".to_owned(),
+                "set device.hostname (hostname in config.toml) to a name that downstream devices resolve"
+                    .to_owned(),
             );
         }
         if name.len() > 64 {
@@ -133,8 +178,13 @@ impl Checks {
             Ok(settings) => settings.parent_hostname.clone(),
             Err(found) => return found,
         };
-        let Some(parent) = parent else { return Skipped("there is no parent edge device".to_owned()) };
-        let resolved = (parent.as_str(), 443).to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+        let Some(parent) = parent else {
+            return Skipped("there is no parent edge device".to_owned());
+        };
+        let resolved = (parent.as_str(), 443)
+            .to_socket_addrs()
+            .ok()
+            .and_then(|mut addresses| addresses.next());
         match resolved {
             Some(_) => Good(parent),
             None => Failed(
@@ -157,7 +207,8 @@ impl Checks {
             }
             Err(error) => Failed(
                 format!("{}: {error}", home.display()),
-                "run the check as root or as the daemon's user; else correct device.home or its rights".to_owned(),
+                "run the check as root or as the daemon's user; else correct device.home or its rights"
+                    .to_owned(),
             ),
         }
     }
@@ -167,7 +218,10 @@ impl Checks {
             Ok(settings) => &settings.home,
             Err(found) => return found,
         };
-        let existing = home.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+        let existing = home
+            .ancestors()
+            .find(|folder| folder.exists())
+            .unwrap_or(Path::new("/"));
         match rustix::fs::statvfs(existing) {
             Ok(state) => {
                 let free = state.f_bavail * state.f_frsize;
@@ -188,7 +242,10 @@ impl Checks {
     async fn time(&self) -> Found {
         match reach::clock_difference(&self.ntp_server).await {
             Ok(seconds) if seconds.abs() > CLOCK_DIFFERENCE_MAX => Failed(
-                format!("the clock differs by {seconds:.0} s from that of {}", self.ntp_server),
+                format!(
+                    "the clock differs by {seconds:.0} s from that of {}",
+                    self.ntp_server
+                ),
                 "set the clock (timedatectl set-ntp true); tokens and certificates depend on it".to_owned(),
             ),
             Ok(seconds) => Good(format!("differs by {seconds:.1} s")),
@@ -206,7 +263,10 @@ impl Checks {
         };
         let address = format!("unix://{}", settings.engine.socket.display());
         let asked = match Endpoint::parse(&address) {
-            Ok(endpoint) => DockerRuntime::new(endpoint).info().await.map_err(|error| error.to_string()),
+            Ok(endpoint) => DockerRuntime::new(endpoint)
+                .info()
+                .await
+                .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         match asked {
@@ -270,9 +330,16 @@ impl Checks {
             EdgeCa::LocalCa { authority, .. } => given.push(authority),
             EdgeCa::SelfSigned { .. } => {}
         }
-        let pairs = given.into_iter().map(|files| pair(files));
-        let bundles = [&settings.trust_bundle, &settings.manifest_trust_bundle, &settings.upstream.ca];
-        let bundles = bundles.into_iter().flatten().map(|path| pem::read_chain(path).map(drop));
+        let pairs = given.into_iter().map(pair);
+        let bundles = [
+            &settings.trust_bundle,
+            &settings.manifest_trust_bundle,
+            &settings.upstream.ca,
+        ];
+        let bundles = bundles
+            .into_iter()
+            .flatten()
+            .map(|path| pem::read_chain(path).map(drop));
         let outcomes: Result<Vec<()>, Failure> = pairs.chain(bundles).collect();
         match outcomes {
             Ok(all) => Good(format!("{} looked at", all.len())),
@@ -297,7 +364,10 @@ impl Checks {
             Err(found) => return found,
         };
         match &settings.edge_ca {
-            EdgeCa::Files(files) => expiry(&files.certificate, "issue a new one and put it in its place; the daemon reads it by itself"),
+            EdgeCa::Files(files) => expiry(
+                &files.certificate,
+                "issue a new one and put it in its place; the daemon reads it by itself",
+            ),
             _ => {
                 let own = settings.identity_folder().join("edge-ca.pem");
                 match own.exists() {
@@ -309,7 +379,10 @@ impl Checks {
     }
 
     async fn edge_ca_kind(&self) -> Found {
-        match self.settings().map(|settings| (&settings.edge_ca, settings.identity_folder())) {
+        match self
+            .settings()
+            .map(|settings| (&settings.edge_ca, settings.identity_folder()))
+        {
             Err(found) => found,
             Ok((EdgeCa::SelfSigned { .. }, folder)) => Warning(
                 "the device is its own authority".to_owned(),
@@ -329,7 +402,11 @@ impl Checks {
         };
         let listen = &settings.listen;
         let mut open = Vec::new();
-        for port in [listen.mqtt, listen.amqp, listen.https].into_iter().flatten().filter(|port| *port != 0) {
+        for port in [listen.mqtt, listen.amqp, listen.https]
+            .into_iter()
+            .flatten()
+            .filter(|port| *port != 0)
+        {
             if let Err(error) = reach::tcp("localhost", port).await {
                 return Failed(
                     format!("nobody listens on port {port}: {error}"),
@@ -369,7 +446,10 @@ impl Checks {
         };
         match crate::provisioning::host_and_port(endpoint) {
             Some((host, port)) => reached(settings, host, port).await,
-            None => Failed(format!("{endpoint} is not an address"), "write https://host[:port]".to_owned()),
+            None => Failed(
+                format!("{endpoint} is not an address"),
+                "write https://host[:port]".to_owned(),
+            ),
         }
     }
 
@@ -399,10 +479,17 @@ impl Checks {
             let account: Value = serde_json::from_slice(&account).ok()?;
             Some(account["hub"].as_str()?.to_owned())
         };
-        let host = settings.parent_hostname.clone().or_else(|| self.hub.clone()).or(told).or_else(assigned);
+        let host = settings
+            .parent_hostname
+            .clone()
+            .or_else(|| self.hub.clone())
+            .or(told)
+            .or_else(assigned);
         match host {
             Some(host) => reached(settings, &host, port(settings)).await,
-            None => Skipped("the device has not been assigned to a hub yet; name one with --iothub-hostname".to_owned()),
+            None => Skipped(
+                "the device has not been assigned to a hub yet; name one with --iothub-hostname".to_owned(),
+            ),
         }
     }
 
@@ -416,13 +503,20 @@ impl Checks {
             .filter(|module| module["status"]["runtimeStatus"]["status"] != "running")
             .map(|module| {
                 let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-                format!("{} is {}", text(&module["name"]), text(&module["status"]["runtimeStatus"]["status"]))
+                format!(
+                    "{} is {}",
+                    text(&module["name"]),
+                    text(&module["status"]["runtimeStatus"]["status"])
+                )
             })
             .collect();
         if bad.is_empty() {
             return Good(format!("{} modules", modules.len()));
         }
-        Warning(bad.join(", "), "holdfast-edge logs MODULE tells why, unless the deployment wants it so".to_owned())
+        Warning(
+            bad.join(", "),
+            "holdfast-edge logs MODULE tells why, unless the deployment wants it so".to_owned(),
+        )
     }
 }
 
@@ -431,13 +525,15 @@ async fn reached(settings: &Settings, host: &str, port: u16) -> Found {
         Ok(()) => Good(format!("{host}:{port}")),
         Err(error) => Failed(
             format!("{host}:{port}: {error}"),
-            "open the port in the firewall, correct the name, or name the authority of the hub (upstream.ca)".to_owned(),
+            "open the port in the firewall, correct the name, or name the authority of the hub (upstream.ca)"
+                .to_owned(),
         ),
     }
 }
 
 fn device_certificate(settings: &Settings) -> Option<&CertificateFiles> {
-    let (Provisioning::Manual { credential, .. } | Provisioning::Dps { credential, .. }) = &settings.provisioning;
+    let (Provisioning::Manual { credential, .. } | Provisioning::Dps { credential, .. }) =
+        &settings.provisioning;
     match credential {
         Credential::Certificate(files) => Some(files),
         Credential::Key(_) => None,
@@ -473,11 +569,20 @@ fn expiry(path: &Path, remedy: &str) -> Found {
     let left = leaf.validity().not_after.timestamp() - now;
     let days = Duration::from_secs(left.unsigned_abs()).as_secs() / 86_400;
     if left <= 0 {
-        Failed(format!("{} ended {days} days ago", path.display()), remedy.to_owned())
+        Failed(
+            format!("{} ended {days} days ago", path.display()),
+            remedy.to_owned(),
+        )
     } else if leaf.validity().not_before.timestamp() > now {
-        Failed(format!("{} is not valid yet", path.display()), "set the clock, or issue it anew".to_owned())
+        Failed(
+            format!("{} is not valid yet", path.display()),
+            "set the clock, or issue it anew".to_owned(),
+        )
     } else if left < EXPIRY_WARNING {
-        Warning(format!("{} ends in {days} days", path.display()), remedy.to_owned())
+        Warning(
+            format!("{} ends in {days} days", path.display()),
+            remedy.to_owned(),
+        )
     } else {
         Good(format!("{days} days left"))
     }

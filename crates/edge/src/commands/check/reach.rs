@@ -46,7 +46,10 @@ pub(super) async fn tls(settings: &Settings, host: &str, port: u16) -> Result<()
 /// Seconds by which this machine's clock is behind that of a time server (RFC 5905, as a simple client).
 pub(super) async fn clock_difference(server: &str) -> Result<f64, String> {
     let asking = async {
-        let address = tokio::net::lookup_host(server).await.map_err(|error| error.to_string())?.next();
+        let address = tokio::net::lookup_host(server)
+            .await
+            .map_err(|error| error.to_string())?
+            .next();
         let address = address.ok_or("the name does not resolve")?;
         let local = if address.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
         let socket = UdpSocket::bind(local).await.map_err(|error| error.to_string())?;
@@ -54,8 +57,14 @@ pub(super) async fn clock_difference(server: &str) -> Result<f64, String> {
         // Version 4, client.
         packet[0] = 0x23;
         let sent = now();
-        socket.send_to(&packet, address).await.map_err(|error| error.to_string())?;
-        let (length, _) = socket.recv_from(&mut packet).await.map_err(|error| error.to_string())?;
+        socket
+            .send_to(&packet, address)
+            .await
+            .map_err(|error| error.to_string())?;
+        let (length, _) = socket
+            .recv_from(&mut packet)
+            .await
+            .map_err(|error| error.to_string())?;
         if length < 48 || packet[1] == 0 {
             return Err("its answer is none".to_owned());
         }
@@ -71,5 +80,8 @@ pub(super) async fn clock_difference(server: &str) -> Result<f64, String> {
 }
 
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
 }

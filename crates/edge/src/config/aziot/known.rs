@@ -75,18 +75,39 @@ const OBEYED: &[&str] = &[
 const IDLE: &[(&str, &str)] = &[
     ("agent.name", "the agent is part of this daemon"),
     ("agent.type", "the agent is part of this daemon"),
-    ("agent.imagePullPolicy", "the agent is part of this daemon, its image is never pulled"),
-    ("agent.config.createOptions.**", "the agent is part of this daemon, it has no container"),
-    ("agent.config.createOptions", "the agent is part of this daemon, it has no container"),
-    ("connect.management_uri", "modules find no management socket unless they mount it"),
+    (
+        "agent.imagePullPolicy",
+        "the agent is part of this daemon, its image is never pulled",
+    ),
+    (
+        "agent.config.createOptions.**",
+        "the agent is part of this daemon, it has no container",
+    ),
+    (
+        "agent.config.createOptions",
+        "the agent is part of this daemon, it has no container",
+    ),
+    (
+        "connect.management_uri",
+        "modules find no management socket unless they mount it",
+    ),
     ("aziot_max_requests.**", "there are no separate identity services"),
     ("aziot_keys.**", "keys are kept in files"),
     ("tpm.**", "keys in a TPM are not supported yet"),
-    ("cert_issuance.est.**", "certificates are not fetched over EST yet"),
+    (
+        "cert_issuance.est.**",
+        "certificates are not fetched over EST yet",
+    ),
     ("preloaded_keys.**", "keys are kept in files of this daemon"),
     ("preloaded_certs.**", "certificates are named where they are used"),
-    ("provisioning.dynamic_reprovisioning", "auto_reprovisioning_mode has replaced it"),
-    ("moby_runtime.content_trust.**", "images are not checked for signatures"),
+    (
+        "provisioning.dynamic_reprovisioning",
+        "auto_reprovisioning_mode has replaced it",
+    ),
+    (
+        "moby_runtime.content_trust.**",
+        "images are not checked for signatures",
+    ),
     ("edge_ca.subject.**", "only CN of the subject is used"),
 ];
 
@@ -111,7 +132,11 @@ fn words(name: &str) -> Option<String> {
 /// Names of all values in a table, dotted.
 fn collect(table: &Table, above: &str, names: &mut Vec<String>) {
     for (key, value) in table {
-        let name = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
+        let name = if above.is_empty() {
+            key.clone()
+        } else {
+            format!("{above}.{key}")
+        };
         match value {
             Value::Table(inner) if !inner.is_empty() => collect(inner, &name, names),
             Value::Array(items) if items.iter().any(Value::is_table) => {

@@ -1,0 +1,119 @@
+//! What goes on while everything runs: signals, certificates, reprovisioning, the watchdog.
+
+use std::sync::Arc;
+
+use holdfast_agent::AgentHandle;
+use sd_notify::NotifyState;
+
+use super::hub::EdgeHub;
+use super::identity::Accounts;
+use super::signals::{Asked, Signals};
+use super::{Base, End, UPKEEP, notify};
+use crate::failure::{Failure, Kind};
+use crate::provisioning::Registrar;
+
+/// What goes on while everything runs.
+pub(super) struct Upkeep<'a> {
+    pub(super) base: &'a Base,
+    pub(super) hub: &'a Arc<EdgeHub>,
+    pub(super) accounts: &'a Arc<Accounts>,
+    pub(super) handle: &'a AgentHandle,
+    pub(super) registrar: Option<&'a Registrar>,
+}
+
+impl Upkeep<'_> {
+    /// Ends when the daemon is to.
+    pub(super) async fn run(&self, signals: &mut Signals) -> anyhow::Result<End> {
+        let mut failures = 0;
+        let mut tick = tokio::time::interval(UPKEEP);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tick.tick().await;
+        if self.base.device.from_memory && self.ask_service().await == Some(End::Reprovisioned) {
+            return Ok(End::Reprovisioned);
+        }
+        let refused = self.accounts.refused();
+        loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::Stop => {
+                        tracing::info!("stopping; modules run on and are taken up again at the next start");
+                        return Ok(End::Stopped);
+                    }
+                    Asked::Reload => {
+                        self.certificates().await;
+                        self.handle.refresh().await;
+                    }
+                },
+                () = self.base.controls.reprovision.notified() => {
+                    tracing::info!("asked to reprovision");
+                    let _ = self.ask_service().await;
+                    return Ok(End::Reprovisioned);
+                }
+                () = self.base.controls.reconcile.notified() => self.handle.refresh().await,
+                () = refused.notified() => {
+                    if self.refused().await == Some(End::Reprovisioned) {
+                        return Ok(End::Reprovisioned);
+                    }
+                }
+                _ = tick.tick() => {
+                    notify(&[NotifyState::Watchdog]);
+                    self.certificates().await;
+                    failures = if self.base.runtime.info().await.is_ok() { 0 } else { failures + 1 };
+                    if self.base.settings.watchdog_retries.is_some_and(|most| failures > most) {
+                        return Err(Failure::new(Kind::Unavailable, format!("the container engine did not answer {failures} times in a row"))
+                            .hint("agent.watchdog_retries says how often it may; look at the engine (systemctl status docker)")
+                            .into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the service says something else than what this daemon runs with.
+    async fn ask_service(&self) -> Option<End> {
+        let answer = self.registrar?.ask().await;
+        match answer {
+            Ok((hub, device_id)) => {
+                let same = hub == self.base.device.hub && device_id == self.base.device.device_id;
+                if same {
+                    return None;
+                }
+                tracing::warn!(
+                    hub,
+                    device = device_id,
+                    "the device belongs to another hub now; starting anew"
+                );
+                Some(End::Reprovisioned)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the provisioning service gave no answer");
+                None
+            }
+        }
+    }
+
+    /// The hub refuses `$edgeAgent`: its keys may have been changed there, or the device belongs elsewhere.
+    async fn refused(&self) -> Option<End> {
+        tracing::warn!(
+            "the hub refuses $edgeAgent; its keys are set anew, and the provisioning service is asked"
+        );
+        self.accounts.renew().await;
+        self.ask_service().await
+    }
+
+    async fn certificates(&self) {
+        let (certificates, hub) = (Arc::clone(&self.base.certificates), Arc::clone(self.hub));
+        let renewing = tokio::task::spawn_blocking(move || {
+            if certificates.ensure()? {
+                tracing::info!("the edge CA is another one now");
+            }
+            hub.renew_certificate()
+        });
+        if let Ok(Err(error)) = renewing.await {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "certificates cannot be renewed; trying again"
+            );
+        }
+    }
+}
