@@ -22,7 +22,7 @@ use crate::keys::{KeyStore, Slot};
 /// Who manages identities that are made here.
 pub const MANAGED_BY: &str = "IotEdge";
 /// How long a known module waits for the hub before what is kept is used.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Workload sockets come and go with identities.
 pub trait ModuleSockets: Send + Sync + 'static {

@@ -13,6 +13,7 @@ pub mod failure;
 pub mod files;
 pub mod http;
 pub mod identities;
+mod journal;
 pub mod keys;
 pub mod modules;
 pub mod provisioning;

@@ -21,6 +21,7 @@ use super::answer::PIECES_WAITING_MAX;
 use super::callers::container_of;
 use super::route::{check_method, check_version, not_found};
 use super::{Answer, Api, Call};
+use crate::journal;
 use crate::modules::{EDGE_AGENT, Modules, engine_answer, is_system};
 use crate::support::SupportBundle;
 use crate::system::SystemInfo;
@@ -139,15 +140,11 @@ impl Management {
 
     async fn logs(&self, call: &Call, name: &str) -> Result<Answer, Answer> {
         let query = log_query(call)?;
-        if is_system(name) {
-            return Err(Answer::error(
-                404,
-                &format!(
-                    "{name} is part of the daemon and logs where the daemon does (journalctl -u holdfast-edge)"
-                ),
-            ));
-        }
-        let log = self.modules.runtime().logs(name, &query).await;
+        let log = if is_system(name) {
+            journal::open(name, &query)
+        } else {
+            self.modules.runtime().logs(name, &query).await
+        };
         let log = log.map_err(|error| engine_answer(&error))?;
         let (sender, pieces) = mpsc::channel(PIECES_WAITING_MAX);
         tokio::spawn(copy_log(log, sender));
