@@ -17,14 +17,11 @@ use holdfast_observe::tracing;
 use holdfast_ports::gateway::{AccessRequest, Credential};
 use holdfast_ports::service::{Grant, Holder};
 use holdfast_trust::{ChainFault, check_dates};
-use holdfast_upstream::port::{Reach, ScopeAuthentication, ScopeIdentity};
+use holdfast_upstream::port::{ScopeAuthentication, ScopeIdentity};
 
 use crate::Broker;
 use crate::metrics::Family;
 use crate::scope::{CHAIN_MAX, ScopeChange};
-
-/// How long a client waits while the hub above is asked for it.
-const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Somebody who proved who they are.
 pub(crate) struct Verified {
@@ -137,7 +134,12 @@ impl Broker {
             Ok(verified) => return Ok(verified),
             Err(refusal) => refusal,
         };
-        if first.may_be_outdated() && self.look_up(&identity).await {
+        let again = first.may_be_outdated()
+            && match request.auth_chain {
+                Some(chain) if chain.contains(';') => self.look_up_below(request.credential, chain).await,
+                _ => self.look_up(&identity).await,
+            };
+        if again {
             return self
                 .verify(&identity, request)
                 .map_err(|refusal| self.refused(identity.as_str(), refusal));
@@ -157,31 +159,6 @@ impl Broker {
             tracing::info!(identity, reason = refusal.as_str(), "edge hub refused a client");
         }
         refusal.into_error()
-    }
-
-    /// Asks the hub above for an identity, not too often. True when the scope has changed.
-    pub(crate) async fn look_up(&self, identity: &Identity) -> bool {
-        let online = !matches!(self.reach(), Reach::Offline { .. });
-        let now = self.clock.monotonic_millis();
-        if !self.scope.has_registry()
-            || !online
-            || !self
-                .scope
-                .may_ask(identity, now, self.config.scope_identity_every)
-        {
-            return false;
-        }
-        match tokio::time::timeout(ASK_TIMEOUT, self.scope.refresh_one(identity)).await {
-            Ok(Ok(change)) => {
-                self.scope_changed(&change);
-                !change.is_empty()
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(identity = identity.as_str(), %error, "the hub above cannot be asked for an identity");
-                false
-            }
-            Err(_) => false,
-        }
     }
 
     fn verify(&self, identity: &Identity, request: &AccessRequest<'_>) -> Result<Verified, Refusal> {
@@ -270,7 +247,7 @@ impl Broker {
     }
 
     /// Either key of the identity, or, for a module, of its device.
-    fn check_signature(
+    pub(crate) fn check_signature(
         &self,
         token: &SasToken<'_>,
         signer: &Identity,

@@ -274,7 +274,7 @@ impl Broker {
             return bad("expected {\"deviceIds\":[\"id\"]} with at most 100 ids");
         };
         for id in &ids {
-            match self.scope.refresh_one(id).await {
+            match self.scope.refresh_one(id, None).await {
                 Ok(change) => self.scope_changed(&change),
                 Err(RefreshFailed::Cloud(error)) => {
                     return (500, json!({ "message": format!("{id}: {error}") }));

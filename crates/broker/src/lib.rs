@@ -40,6 +40,7 @@ mod gateway;
 mod ingest;
 mod inputs;
 mod links;
+mod look_up;
 mod maintenance;
 mod methods;
 pub mod metrics;

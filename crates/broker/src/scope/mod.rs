@@ -12,6 +12,7 @@ use holdfast_model::Identity;
 use holdfast_observe::tracing;
 use holdfast_upstream::port::{CloudRegistry, ScopeIdentity};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 
 use crate::files::Files;
 
@@ -53,6 +54,26 @@ pub(crate) struct Scope {
     attempts: Mutex<HashMap<Identity, u64>>,
     /// One refresh at a time.
     refreshing: tokio::sync::Mutex<()>,
+    /// Identities that are being asked for; told when one is done.
+    under_way: Mutex<Vec<Identity>>,
+    done: Notify,
+}
+
+/// An identity is being asked for, until this is dropped.
+pub(crate) struct Asking<'a> {
+    scope: &'a Scope,
+    identity: Identity,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.scope.under_way.lock();
+        if let Some(at) = under_way.iter().position(|identity| *identity == self.identity) {
+            under_way.swap_remove(at);
+        }
+        drop(under_way);
+        self.scope.done.notify_waiters();
+    }
 }
 
 impl Scope {
@@ -87,6 +108,8 @@ impl Scope {
             files,
             attempts: Mutex::default(),
             refreshing: tokio::sync::Mutex::default(),
+            under_way: Mutex::default(),
+            done: Notify::new(),
         }
     }
 
@@ -158,6 +181,30 @@ impl Scope {
         }
         attempts.insert(identity.clone(), now_millis);
         true
+    }
+
+    /// Notes that an identity is being asked for.
+    pub(crate) fn asking(&self, identity: &Identity) -> Asking<'_> {
+        self.under_way.lock().push(identity.clone());
+        Asking {
+            scope: self,
+            identity: identity.clone(),
+        }
+    }
+
+    /// Waits until an identity is not being asked for any more. False when it was not.
+    pub(crate) async fn asked(&self, identity: &Identity) -> bool {
+        let mut waited = false;
+        loop {
+            let done = self.done.notified();
+            tokio::pin!(done);
+            done.as_mut().enable();
+            if !self.under_way.lock().contains(identity) {
+                return waited;
+            }
+            done.await;
+            waited = true;
+        }
     }
 
     fn save(&self) {

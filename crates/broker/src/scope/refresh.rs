@@ -1,10 +1,10 @@
 //! Asking the hub above for identities.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use holdfast_model::Identity;
-use holdfast_upstream::port::{CloudError, ScopeIdentity};
+use holdfast_upstream::port::{CloudError, CloudRegistry, ScopeIdentity};
 
 use super::{CHAIN_MAX, SCOPE_IDENTITIES_MAX, Scope, ScopeChange};
 
@@ -67,21 +67,29 @@ impl Scope {
         Ok(change)
     }
 
-    /// Reads one identity anew; with it come those that it depends on, as the hub lists them.
-    pub(crate) async fn refresh_one(&self, identity: &Identity) -> Result<ScopeChange, RefreshFailed> {
+    /// Reads one identity anew; with it come those that it depends on, as the hub lists them. `chain` is the way up from it
+    /// to a child of this device, where the scope does not know it.
+    pub(crate) async fn refresh_one(
+        &self,
+        identity: &Identity,
+        chain: Option<&str>,
+    ) -> Result<ScopeChange, RefreshFailed> {
         let registry = self.registry.as_ref().ok_or(RefreshFailed::Alone)?;
-        let chain = self.chain(identity).map_or_else(
-            || match identity.is_module() && identity.device_id() != self.device_id {
+        let given = chain.map(|chain| format!("{chain};{}", self.device_id));
+        let known = || self.chain(identity).map(|chain| chain.join(";"));
+        let chain = given.or_else(known).unwrap_or_else(|| {
+            match identity.is_module() && identity.device_id() != self.device_id {
                 // A module of a device that is perhaps not known either.
                 true => format!("{identity};{};{}", identity.device_id(), self.device_id),
                 false => format!("{identity};{}", self.device_id),
-            },
-            |chain| chain.join(";"),
-        );
+            }
+        });
         let found = match registry.scope_identity(identity, &chain).await {
             Ok(found) => found,
             // The hub's way to say that it is not below this device.
             Err(CloudError::Refused { status: 404, .. }) => Vec::new(),
+            // The chain is none any more; unless it is this device that is refused.
+            Err(CloudError::Unauthorized(_)) if self.is_in_force(registry.as_ref()).await => Vec::new(),
             Err(error) => return Err(error.into()),
         };
         let is_local = self.local.iter().any(|entry| entry.identity == *identity);
@@ -91,6 +99,13 @@ impl Scope {
             let answered = found.iter().any(|entry| entry.identity == *identity);
             if !answered && !is_local && identities.remove(identity).is_some() {
                 change.removed.push(identity.clone());
+            }
+            if !change.removed.is_empty() {
+                let below = self.orphans(&identities);
+                change.removed.extend(below);
+                for gone in &change.removed {
+                    identities.remove(gone);
+                }
             }
             for entry in found {
                 if identities.len() >= SCOPE_IDENTITIES_MAX && !identities.contains_key(&entry.identity) {
@@ -109,6 +124,55 @@ impl Scope {
             self.save();
         }
         Ok(change)
+    }
+
+    /// Whether the hub above still answers this device about itself.
+    async fn is_in_force(&self, registry: &dyn CloudRegistry) -> bool {
+        let Ok(own) = Identity::device(&self.device_id) else {
+            return false;
+        };
+        registry.scope_identity(&own, &self.device_id).await.is_ok()
+    }
+
+    /// Identities that no edge device of the scope is above any more.
+    fn orphans(&self, identities: &BTreeMap<Identity, Arc<ScopeIdentity>>) -> Vec<Identity> {
+        // A hub that does not list the edge device itself does not tell whose children the others are.
+        let own = Identity::device(&self.device_id)
+            .ok()
+            .and_then(|own| identities.get(&own));
+        if own.is_none_or(|own| own.device_scope.is_none()) {
+            return Vec::new();
+        }
+        let mut left: Vec<&ScopeIdentity> = identities.values().map(AsRef::as_ref).collect();
+        let mut gone = Vec::new();
+        loop {
+            let ids: HashSet<&str> = left.iter().map(|entry| entry.identity.as_str()).collect();
+            let edges = left
+                .iter()
+                .filter(|entry| entry.iot_edge && !entry.identity.is_module());
+            let scopes: HashSet<&String> = edges.filter_map(|entry| entry.device_scope.as_ref()).collect();
+            let is_held = |entry: &&ScopeIdentity| {
+                let id = &entry.identity;
+                if id.device_id() == self.device_id || self.local.iter().any(|local| local.identity == *id) {
+                    return true;
+                }
+                if id.is_module() {
+                    return ids.contains(id.device_id());
+                }
+                let of_own = entry.device_scope.as_ref().filter(|_| !entry.iot_edge);
+                entry
+                    .parent_scopes
+                    .iter()
+                    .chain(of_own)
+                    .any(|scope| scopes.contains(scope))
+            };
+            let (held, orphans): (Vec<_>, Vec<_>) = left.into_iter().partition(is_held);
+            if orphans.is_empty() {
+                return gone;
+            }
+            gone.extend(orphans.into_iter().map(|entry| entry.identity.clone()));
+            left = held;
+        }
     }
 
     fn replace(&self, found: BTreeMap<Identity, ScopeIdentity>) -> ScopeChange {
