@@ -543,3 +543,42 @@ async fn drain_rate() {
         }
     }
 }
+
+/// Memory that connected, idle clients take in this process:
+/// `cargo test --release -p holdfast --test upstream -- --ignored --nocapture memory`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn memory_of_idle_clients() {
+    const CLIENTS: usize = 50;
+    let dir = tempfile::tempdir().unwrap();
+    let hub = start(dir.path());
+    let devices: Vec<String> = (0..CLIENTS).map(|number| format!("m{number}")).collect();
+    for device in &devices {
+        hub.json(&["device", "create", device]);
+    }
+    let accounts: Vec<Account> = devices.iter().map(|device| account(&hub, device)).collect();
+    for protocol in [UpstreamProtocol::Amqp, UpstreamProtocol::Mqtt] {
+        let upstream = upstream(config(&hub, protocol));
+        // What the first one needs is not counted: the runtime, the authorities, the shared connection.
+        let first = upstream.client(accounts[0].clone());
+        first.want(ALL);
+        connected(&first).await;
+        let before = resident_kib();
+        let mut clients = vec![first];
+        for account in &accounts[1..] {
+            let client = upstream.client(account.clone());
+            client.want(ALL);
+            connected(&client).await;
+            clients.push(client);
+        }
+        let each = (resident_kib() - before) as f64 / (CLIENTS - 1) as f64;
+        println!("{}: {each:.1} KiB a client", protocol.as_str());
+    }
+}
+
+/// Private memory of this process.
+fn resident_kib() -> i64 {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
