@@ -33,17 +33,18 @@ def hosts_of(*devices):
 class Leaf:
     """One such process."""
 
-    def __init__(self, machine, name, ca, hosts, *, transport="Mqtt", sdk="python", **options):
+    def __init__(self, machine, name, ca, hosts, *, transport="Mqtt", sdk="python", program=CLIENTS / "leaf.py", **options):
         self.machine, self.name, self.sdk = machine, name, sdk
         self.log = machine.folder / f"{name}.out"
         self.log.write_text("")
         self.hosts = machine.folder / f"{name}.hosts"
         self.hosts.write_text(f"127.0.0.1 localhost\n{hosts}")
         self.options = {"ca": str(ca), "transport": transport, **options}
+        self.program = program
         self.process = None
 
     def start(self):
-        program = [sys.executable, CLIENTS / "leaf.py"] if self.sdk == "python" else ["node", CLIENTS / "leaf.mjs"]
+        program = [sys.executable, self.program] if self.sdk == "python" else ["node", CLIENTS / "leaf.mjs"]
         script = 'mount --bind "$0" /etc/hosts && exec "$@"'
         self.process = self.machine.spawn(
             "unshare", "--mount", "sh", "-c", script, self.hosts, *program, json.dumps(self.options),

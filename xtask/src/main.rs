@@ -130,7 +130,10 @@ fn overview() -> String {
         text.push_str(&format!("  {:<6} {}\n", command.name, command.summary));
     }
     text.push_str("\n`cargo xtask COMMAND --help` says more. Variables: CARGO_TARGET_DIR puts build output elsewhere;\n");
-    text.push_str("HOLDFAST_BIN has demo, bench and client suites run this program instead of building one.");
+    text.push_str(
+        "HOLDFAST_BIN has demo, bench and client suites run this program instead of building one;\n",
+    );
+    text.push_str("HOLDFAST_EDGE_BIN and HOLDFAST_EDGE_IMAGES do the same for the edge runtime and the images of modules.");
     text
 }
 

@@ -134,8 +134,9 @@ impl Site {
             || {
                 let file = self.dir.join("deployment.json");
                 std::fs::write(&file, self.manifest().to_string())?;
+                let content = format!("@{}", file.display());
                 self.hub
-                    .text(&["edge", "deploy", DEVICE, &file.display().to_string()])?;
+                    .text(&["edge", "deploy", DEVICE, "--content", &content])?;
                 Ok(((), "the hub has it".to_owned()))
             },
         )?;
@@ -152,7 +153,9 @@ impl Site {
                         .find(|line| line.contains("alert") && line.contains("temperature"))
                         .cloned()
                 })?;
-                Ok(((), shorten(&line)))
+                // What the module made of it stands at the end of a long line.
+                let shown = line.find("\"alert\"").map_or(line.as_str(), |at| &line[at..]);
+                Ok(((), shorten(shown)))
             },
         );
         story.step("Call a direct method of the Python module", || {
@@ -297,7 +300,7 @@ impl Site {
             ])?;
             let reported = &twin["properties"]["reported"];
             let running = |name: &str| reported["modules"][name]["runtimeStatus"] == "running";
-            if running("sensor") && running("filter") {
+            if running("sensor") && running("filter") && reported["lastDesiredStatus"]["code"] == 200 {
                 let lines = ["sensor", "filter"].map(|name| {
                     let module = &reported["modules"][name];
                     format!("{name} runs {}", text(&module["settings"], "image"))

@@ -31,8 +31,17 @@ const DEBIAN: &str = "holdfast-test-debian";
 /// Versions of the sensor: two images that differ, for updates.
 const SENSOR_VERSIONS: [&str; 2] = ["1", "2"];
 
-/// Storage of a registry that holds all images; made when it is not there.
+/// Storage of a registry that holds all images; made when it is not there. `HOLDFAST_EDGE_IMAGES` names one that was made
+/// before, as `HOLDFAST_BIN` names a program.
 pub(crate) fn storage() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("HOLDFAST_EDGE_IMAGES") {
+        let given = PathBuf::from(given);
+        say(&format!(
+            "Using the images in {} (HOLDFAST_EDGE_IMAGES)",
+            given.display()
+        ));
+        return Ok(given);
+    }
     let sensor = build_sensor()?;
     let debian = debian_name();
     let key = key(&sensor, &debian)?;
