@@ -23,6 +23,9 @@ pub const GENERATION_LABEL: &str = "io.holdfast.edge.generation";
 /// Label with the `StopTimeout` of `createOptions` in seconds, if there is one: how long the container may take to end.
 pub const STOP_LABEL: &str = "io.holdfast.edge.stop-seconds";
 
+/// Labels that every container of ours has.
+pub const OWNED_LABELS: [&str; 4] = [OWNER_LABEL, IMAGE_LABEL, DEFINITION_LABEL, GENERATION_LABEL];
+
 /// Variables that a container always gets; a manifest may not set them with `env` (edge.md 4.1). `createOptions` may.
 pub const INJECTED: &[&str] = &[
     "IOTEDGE_WORKLOADURI",

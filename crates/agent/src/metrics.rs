@@ -162,15 +162,21 @@ impl Metrics {
         });
     }
 
-    /// Forgets modules that are no longer deployed, so that names of the past do not gather.
-    pub(crate) fn keep_modules(&self, keep: impl Fn(&str) -> bool) {
+    /// Forgets modules and versions that are no longer deployed, so that names of the past do not gather. `version_of` tells
+    /// the version of a module that is.
+    pub(crate) fn keep_modules(&self, version_of: impl Fn(&str) -> Option<String>) {
         self.with(|inner| {
-            inner.module_start.retain(|(module, _), _| keep(module));
-            inner.module_stop.retain(|(module, _), _| keep(module));
-            inner.module_prepare.retain(|(module, _), _| keep(module));
-            inner.availability.retain(|module, _| keep(module));
-            inner.stats.retain(|module, _| keep(module));
-            inner.cpu.retain(|module, _| keep(module) || module == "host");
+            let is_current =
+                |(module, version): &(String, String)| version_of(module).as_ref() == Some(version);
+            inner.module_start.retain(|key, _| is_current(key));
+            inner.module_stop.retain(|key, _| is_current(key));
+            inner.module_prepare.retain(|key, _| is_current(key));
+            let is_deployed = |module: &str| version_of(module).is_some();
+            inner.availability.retain(|module, _| is_deployed(module));
+            inner.stats.retain(|module, _| is_deployed(module));
+            inner
+                .cpu
+                .retain(|module, _| is_deployed(module) || module == "host");
         });
     }
 
@@ -511,7 +517,8 @@ mod tests {
             ..ContainerStats::default()
         });
         metrics.set_host_information("{\"os\":\"linux\"}".to_owned());
-        metrics.keep_modules(|module| module != "gone");
+        metrics.module_started("sensor", "v0");
+        metrics.keep_modules(|module| (module == "sensor").then(|| "v1".to_owned()));
         let text = metrics.render();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             assert!(
@@ -529,7 +536,7 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} is missing in\n{text}");
         }
-        assert!(!text.contains("gone"));
+        assert!(!text.contains("gone") && !text.contains("v0"));
         let running = text
             .lines()
             .find(|line| line.starts_with("edgeAgent_total_time_running_correctly_seconds{"))

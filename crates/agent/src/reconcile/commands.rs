@@ -139,7 +139,7 @@ pub(super) async fn execute(work: Arc<Work>, mut order: Order) -> Result<(), Fai
     match order.command.action {
         // Done by the caller, who keeps the records.
         Action::Forget => Ok(()),
-        Action::Remove => remove(&work, &name, order.grace).await,
+        Action::Remove => remove(&work, &name, &order).await,
         Action::RemoveDead => work
             .runtime
             .remove(&name)
@@ -153,15 +153,15 @@ pub(super) async fn execute(work: Arc<Work>, mut order: Order) -> Result<(), Fai
         }
         Action::Restart { .. } => {
             order.pass.turn(work.order_wait, true).await;
-            stop(&work, &name, order.grace).await?;
+            stop(&work, &name, &order).await?;
             start_module(&work, &order).await
         }
-        Action::Stop => stop(&work, &name, order.grace).await,
+        Action::Stop => stop(&work, &name, &order).await,
     }
 }
 
-async fn remove(work: &Work, name: &str, grace: Duration) -> Result<(), Failed> {
-    stop(work, name, grace).await?;
+async fn remove(work: &Work, name: &str, order: &Order) -> Result<(), Failed> {
+    stop(work, name, order).await?;
     work.runtime
         .remove(name)
         .await
@@ -190,24 +190,28 @@ pub(super) async fn leave(work: &Work, name: &str) {
 }
 
 /// A container that somebody else has removed meanwhile is stopped, too.
-async fn stop(work: &Work, name: &str, grace: Duration) -> Result<(), Failed> {
-    match work.runtime.stop(name, grace).await {
+async fn stop(work: &Work, name: &str, order: &Order) -> Result<(), Failed> {
+    match work.runtime.stop(name, order.grace).await {
         Ok(()) | Err(RuntimeError::NotFound(_)) => {}
         Err(error) => return Err(Failed::engine("the container cannot be stopped", &error)),
     }
-    work.metrics.module_stopped(name, "");
+    let version = version_of(&order.deployment, name);
+    work.metrics.module_stopped(name, version);
     Ok(())
+}
+
+fn version_of<'a>(deployment: &'a Deployment, name: &str) -> &'a str {
+    deployment
+        .modules
+        .get(name)
+        .map_or("", |spec| spec.version.as_str())
 }
 
 async fn start_module(work: &Work, order: &Order) -> Result<(), Failed> {
     let name = &order.command.module;
     let result = work.runtime.start(name).await;
-    let version = order
-        .deployment
-        .modules
-        .get(name)
-        .map_or("", |spec| spec.version.as_str());
-    work.metrics.module_started(name, version);
+    work.metrics
+        .module_started(name, version_of(&order.deployment, name));
     result.map_err(|error| Failed::engine("the container cannot be started", &error))
 }
 
@@ -233,7 +237,7 @@ async fn make(work: &Work, order: &mut Order, replace: bool, start: bool) -> Res
     order.pass.turn(work.order_wait, false).await;
     if replace {
         work.metrics.module_prepared(&name, &spec.version);
-        stop(work, &name, order.grace).await?;
+        stop(work, &name, order).await?;
         work.runtime
             .remove(&name)
             .await

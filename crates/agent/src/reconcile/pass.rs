@@ -1,6 +1,6 @@
 //! One look at everything: list, judge, plan, begin what can be begun.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -444,10 +444,12 @@ impl Agent {
                 let took = self.now() - self.accepted_at;
                 let took = Duration::from_millis(u64::try_from(took).unwrap_or(0));
                 self.work.metrics.deployment_took(took);
-                let deployed: BTreeSet<String> = deployment.modules.keys().cloned().collect();
-                self.work
-                    .metrics
-                    .keep_modules(|name| deployed.contains(name) || [EDGE_AGENT, EDGE_HUB].contains(&name));
+                self.work.metrics.keep_modules(|name| {
+                    if [EDGE_AGENT, EDGE_HUB].contains(&name) {
+                        return Some(String::new());
+                    }
+                    deployment.modules.get(name).map(|spec| spec.version.clone())
+                });
             }
             if self.settings.rollback.is_none() && self.refused.is_none() {
                 let deployment = Arc::clone(deployment);
