@@ -3,12 +3,14 @@ happen, azure-eventhub reads the built-in endpoint, a webhook takes the same eve
 
 import json
 import re
+import threading
 import uuid
 from datetime import datetime, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from azure.eventhub import EventHubConsumerClient
-from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient
+from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message
 from azure.iot.hub import DigitalTwinClient, IoTHubJobManager, IoTHubRegistryManager
 from azure.iot.hub.models import JobRequest, Twin, TwinProperties
 
@@ -313,3 +315,110 @@ def test_enrichments_on_the_built_in_endpoint(hub, sources, registry, device):
     assert expected.items() <= twins[0].properties.items()
     wait_until(lambda: len(sources.webhook.received) == 2, "both at the webhook")
     assert not any("stage" in event["Properties"] for event in sources.webhook.received)
+
+
+class Subscriber:
+    """A web service that takes events in the schema of Event Grid or CloudEvents, with their handshakes."""
+
+    def __init__(self, schema, origin):
+        self.events, self.handshakes, self.kinds = [], 0, set()
+        subscriber = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_OPTIONS(self):
+                subscriber.handshakes += schema == "cloudevents" and self.headers["webhook-request-origin"] == origin
+                self.answer({}, {"webhook-allowed-origin": origin})
+
+            def do_POST(self):
+                events = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                if self.headers["aeg-event-type"] == "SubscriptionValidation":
+                    subscriber.handshakes += schema == "eventgrid"
+                    return self.answer({"validationResponse": events[0]["data"]["validationCode"]})
+                subscriber.kinds.add((self.headers["content-type"], self.headers["aeg-event-type"]))
+                subscriber.events.extend(events)
+                self.answer({})
+
+            def answer(self, body, headers=()):
+                body = json.dumps(body).encode()
+                self.send_response(200)
+                for name, value in dict(headers).items():
+                    self.send_header(name, value)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/events"
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.mark.parametrize("schema", ["eventgrid", "cloudevents"])
+def test_subscribers_get_the_schemas_of_event_grid(hub, sources, registry, device_id, schema):
+    name = hub.host.split(".")[0]
+    subscriber = Subscriber(schema, name)
+    settings = {"url": subscriber.url, "format": schema, "handshake": True}
+    put(hub, "endpoints/grid", {"type": "http", "settings": settings})
+    kinds = ["DeviceLifecycleEvents", "DeviceConnectionStateEvents", "TwinChangeEvents", "DigitalTwinChangeEvents"]
+    sources.route(*kinds, "DeviceMessages", endpoints=["grid"])
+    hub.create_device(device_id)
+    registry.update_twin(device_id, Twin(tags={"site": "north"}), "*")
+    client = device_client(hub, device_id)
+    client.connect()
+    message = Message('{"t": 21.5}', content_type="application/json", content_encoding="utf-8")
+    message.custom_properties["level"] = "high"
+    client.send_message(message)
+    client.shutdown()
+    registry.create_module_with_sas(device_id, "m", "", KEY, KEY)
+    wait_until(lambda: any("Disconnected" in str(e) for e in subscriber.events), "the end of the session")
+    registry.delete_device(device_id)
+    seen = lambda: [e for e in subscriber.events if e["subject"].startswith(f"devices/{device_id}")]
+    wait_until(lambda: len(seen()) >= 8, "eight events of the device", 30)
+    kind, source, time = ("eventType", "topic", "eventTime") if schema == "eventgrid" else ("type", "source", "time")
+    events = seen()
+    subscriber.close()
+    assert subscriber.handshakes == 1
+    expected = {"eventgrid": ("application/json", "Notification"), "cloudevents": ("application/cloudevents-batch+json", None)}
+    ((content_type, header),) = subscriber.kinds
+    assert (content_type.split(";")[0], header) == expected[schema]
+    by_type = {}
+    for event in events:
+        by_type.setdefault(event[kind], []).append(event)
+        assert event[source].endswith(f"/PROVIDERS/MICROSOFT.DEVICES/IOTHUBS/{name.upper()}")
+        assert event[source].startswith("/SUBSCRIPTIONS/") and TIME.match(event[time])
+    assert len({event["id"] for event in events}) == len(events)
+    counts = {name: len(found) for name, found in by_type.items()}
+    assert counts == {
+        "Microsoft.Devices.DeviceCreated": 2, "Holdfast.Devices.TwinChanged": 1, "Microsoft.Devices.DeviceConnected": 1,
+        "Microsoft.Devices.DeviceTelemetry": 1, "Microsoft.Devices.DeviceDisconnected": 1, "Microsoft.Devices.DeviceDeleted": 2,
+    }
+    telemetry = by_type["Microsoft.Devices.DeviceTelemetry"][0]
+    created, module = by_type["Microsoft.Devices.DeviceCreated"]
+    assert (created["subject"], module["subject"]) == (f"devices/{device_id}", f"devices/{device_id}/modules/m")
+    assert set(created["data"]) == {"twin", "hubName", "deviceId"} and module["data"]["moduleId"] == "m"
+    twin = created["data"]["twin"]
+    assert (twin["deviceId"], twin["status"], twin["version"]) == (device_id, "enabled", 1)
+    assert twin["properties"]["desired"]["$version"] == 1 and "tags" not in twin
+    states = [by_type[f"Microsoft.Devices.Device{state}"][0]["data"] for state in ("Connected", "Disconnected")]
+    numbers = [state["deviceConnectionStateEventInfo"]["sequenceNumber"] for state in states]
+    assert len(numbers[0]) == 64 and numbers[0] < numbers[1]
+    assert [(state["hubName"], state["deviceId"]) for state in states] == [(name, device_id)] * 2
+    data = telemetry["data"]
+    assert (data["properties"], data["body"]) == ({"level": "high"}, {"t": 21.5})
+    assert data["systemProperties"]["iothub-message-source"] == "Telemetry"
+    assert data["systemProperties"]["iothub-connection-device-id"] == device_id
+    assert by_type["Holdfast.Devices.TwinChanged"][0]["data"]["body"]["tags"] == {"site": "north"}
+    if schema == "eventgrid":
+        assert {event["metadataVersion"] for event in events} == {"1"}
+        assert (telemetry["dataVersion"], created["dataVersion"]) == ("", "1")
+    else:
+        assert {event["specversion"] for event in events} == {"1.0"}
