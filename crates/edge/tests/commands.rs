@@ -1,5 +1,7 @@
 //! The program from outside: exit codes, messages, and the edge hub alone.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
