@@ -1,7 +1,7 @@
 """A module behind an edge device, on the unmodified Azure IoT device SDK for Python.
 
-One argument, a JSON object: `connectionString` (with ModuleId and GatewayHostName), `ca` (file), `listen` (prints what comes
-to its inputs), `messages` (how many to send to output `out`), `bytes` (size of each), `delay` (seconds between them).
+One argument, a JSON object: `connectionString` (with ModuleId and GatewayHostName), `ca` (file), `listen` (prints what
+comes to this input), `messages` (how many to send to output `out`), `bytes` (size of each), `delay` (seconds between them).
 Prints one JSON object per line; ends at SIGTERM.
 """
 
@@ -35,6 +35,13 @@ def send(client, number, size):
             STOP.wait(0.3)
 
 
+def listen(client, name):
+    """Not by a handler: the SDK runs those side by side, so that their order says nothing."""
+    while True:
+        message = client.receive_message_on_input(name)
+        say("input", number=int(message.custom_properties["number"]))
+
+
 def main():
     options = json.loads(sys.argv[1])
     with open(options["ca"], encoding="ascii") as file:
@@ -48,8 +55,7 @@ def main():
             say("unreachable", why=repr(error))
             STOP.wait(1)
     if options.get("listen"):
-        client.on_message_received = lambda message: say(
-            "input", input=message.input_name, number=int(message.custom_properties["number"]))
+        threading.Thread(target=listen, args=(client, options["listen"]), daemon=True).start()
     say("ready")
     for number in range(1, options.get("messages", 0) + 1):
         send(client, number, options.get("bytes", 16))
