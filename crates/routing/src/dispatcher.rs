@@ -210,6 +210,7 @@ impl Course {
             }
             if batch.events > 0 {
                 let until = *deadline.get_or_insert_with(|| Instant::now() + self.limits.wait_max);
+                self.note_lag();
                 // A log that is filled all the time is readable all the time.
                 let late = Instant::now() >= until;
                 if late || tokio::time::timeout_at(until, self.readable()).await.is_err() {
@@ -299,17 +300,7 @@ impl Course {
             if outbound.is_empty() {
                 break;
             }
-            // While an endpoint fails this is the only place that is passed.
-            self.note_lag();
-            let delivery = self.parts.endpoint.deliver(&outbound);
-            let outcome = match tokio::time::timeout(self.parts.policy.timeout, delivery).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(DeliveryError::retry(format!(
-                    "no answer within {} s",
-                    self.parts.policy.timeout.as_secs_f64()
-                ))),
-            };
-            let pause = match outcome {
+            let pause = match self.bounded(self.parts.endpoint.deliver(&outbound)).await {
                 Ok(()) => {
                     self.failures = 0;
                     self.health(|health, now| health.succeeded(outbound.len() as u64, now));
@@ -324,11 +315,41 @@ impl Course {
             drop(outbound);
             self.settle(&batch, done);
             if let Some(pause) = pause {
-                tokio::time::sleep(pause).await;
+                self.noting_lag(pause, std::future::pending::<()>()).await;
             }
         }
         // Everything that was read is delivered, given up or others'.
         self.settle_lanes();
+    }
+
+    /// A delivery that fails when its time is over.
+    async fn bounded(
+        &self,
+        delivery: impl Future<Output = Result<(), DeliveryError>>,
+    ) -> Result<(), DeliveryError> {
+        let limit = self.parts.policy.timeout;
+        let outcome = self.noting_lag(limit, delivery).await;
+        outcome.unwrap_or_else(|| {
+            let message = format!("no answer within {} s", limit.as_secs_f64());
+            Err(DeliveryError::retry(message))
+        })
+    }
+
+    /// Waits for `awaited`, at the most `limit`. Meanwhile the lag is told: with an endpoint that hangs, is slow or
+    /// rests there is no other place that is passed.
+    async fn noting_lag<T>(&self, limit: Duration, awaited: impl Future<Output = T>) -> Option<T> {
+        let end = Instant::now() + limit;
+        let mut awaited = std::pin::pin!(awaited);
+        loop {
+            self.note_lag();
+            let next = end.min(Instant::now() + SAVE_INTERVAL);
+            if let Ok(outcome) = tokio::time::timeout_at(next, &mut awaited).await {
+                return Some(outcome);
+            }
+            if Instant::now() >= end {
+                return None;
+            }
+        }
     }
 
     /// What a failed delivery means: how many events at the front are settled by it, and how long to wait.

@@ -336,6 +336,35 @@ async fn an_endpoint_that_hangs_is_given_up_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_lag_grows_while_an_endpoint_hangs_or_rests() {
+    let bench = Bench::new(10);
+    *bench.endpoint.hangs.lock() = true;
+    let (_stop, _task) = bench.start().await;
+    bench.mine(0, &["a"]);
+    let mut health = bench.health.subscribe();
+    let mut lag = async |lag: u64| {
+        let told = health.wait_for(|health| health.lag == lag);
+        let told = tokio::time::timeout(Duration::from_secs(2), told).await;
+        told.expect("within two seconds").expect("there").delivered
+    };
+    assert_eq!(lag(1).await, 0);
+    bench.mine(0, &["b", "c"]);
+    assert_eq!(lag(3).await, 0, "while it hangs");
+    *bench.endpoint.hangs.lock() = false;
+    let long = DeliveryError {
+        retry_after: Some(Duration::from_secs(50)),
+        ..DeliveryError::retry("not now")
+    };
+    bench.endpoint.answers.lock().push_back(Err(long));
+    let mut asked = bench.health.subscribe();
+    let asked = asked.wait_for(|health| health.last_known_error.as_deref() == Some("not now"));
+    asked.await.expect("there");
+    bench.mine(1, &["d"]);
+    assert_eq!(lag(4).await, 0, "while it asks for a rest");
+    assert_eq!(bench.bodies(4).await.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn burials_that_cannot_be_stored_lose_nothing() {
     let bench = Bench::new(10);
     let refused = || Err(DeliveryError::refused("no"));

@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_model::event::EventView;
 use holdfast_model::routing::EndpointDefinition;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::endpoint::{Endpoint, Outbound};
@@ -213,6 +214,11 @@ pub(crate) fn routed<'a>(event: &'a Outbound<'a>) -> Routed<'a> {
         event: &event.event,
         enrichments: &event.enrichments,
     }
+}
+
+/// The device that an event is of. Jobs and producers stand in the log under names of their own, which are no devices'.
+pub(crate) fn device_of<'a>(event: &EventView<'a>) -> Option<&'a str> {
+    event.source.concerns_identity().then(|| event.device_id())
 }
 
 /// Checks that a number is within its bounds.

@@ -3,7 +3,7 @@
 use holdfast_ports::endpoint::Outbound;
 use serde_json::{Map, Value};
 
-use crate::endpoints::routed;
+use crate::endpoints::{device_of, routed};
 
 /// Deepest nesting of a template.
 const DEPTH_MAX: usize = 32;
@@ -32,7 +32,7 @@ impl Values {
             std::str::from_utf8(event.body).map_or(Value::Null, text)
         };
         let mut root = Map::new();
-        root.insert("deviceId".to_owned(), text(event.device_id()));
+        root.insert("deviceId".to_owned(), device_of(event).map_or(Value::Null, text));
         root.insert("moduleId".to_owned(), event.module_id().map_or(Value::Null, text));
         root.insert("source".to_owned(), text(event.source.as_str()));
         root.insert("enqueuedTime".to_owned(), text(&event.enqueued_at.to_string()));

@@ -9,7 +9,7 @@ use holdfast_model::message::SystemProperty;
 use holdfast_ports::endpoint::Outbound;
 use holdfast_wire::annotations;
 
-use crate::endpoints::routed;
+use crate::endpoints::{device_of, routed};
 
 /// Appends the encoded message.
 pub(super) fn write(outbound: &Outbound<'_>, out: &mut Vec<u8>) {
@@ -82,12 +82,8 @@ fn annotations_of<'a>(event: &EventView<'a>) -> Vec<(&'static str, Annotation<'a
             all.push((name, text(value)));
         }
     }
-    if event.source.concerns_identity() {
+    if let Some(device_id) = device_of(event) {
         // Keeps the events of a device in order at a receiver with partitions.
-        let device_id = event
-            .identity
-            .split_once('/')
-            .map_or(event.identity, |(device_id, _)| device_id);
         key = key.or(Some(device_id));
         all.push((annotations::CONNECTION_DEVICE_ID, text(device_id)));
         if let Some((_, module_id)) = event.identity.split_once('/') {

@@ -42,8 +42,10 @@ pub(super) const KIND: Kind = Kind {
     described: described::<HttpConfig>,
 };
 
-/// Requests that are made of one batch of the dispatcher; at most 64 MiB of events.
-const REQUESTS_AT_ONCE: usize = 4;
+/// Requests that are made of one batch of the dispatcher: between two batches the service has nothing to do.
+const REQUESTS_AT_ONCE: usize = 16;
+/// Bytes of a batch of the dispatcher.
+const BATCH_BYTES_MAX: usize = 64 << 20;
 /// How often other tasks get their turn until a request has been written.
 const TURNS_TO_LEAVE: usize = 3;
 /// Longest `Retry-After` that is believed.
@@ -301,7 +303,7 @@ impl Endpoint for HttpEndpoint {
         };
         BatchLimits {
             events_max: self.config.batch_events_max * requests,
-            bytes_max: self.config.batch_bytes_max * requests,
+            bytes_max: (self.config.batch_bytes_max * requests).min(BATCH_BYTES_MAX),
             wait_max: Duration::from_millis(self.config.batch_wait_milliseconds),
         }
     }

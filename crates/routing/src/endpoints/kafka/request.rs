@@ -8,7 +8,7 @@ use holdfast_ports::endpoint::Outbound;
 use holdfast_wire::routed::storage;
 
 use super::config::{Compression, Payload};
-use crate::endpoints::routed;
+use crate::endpoints::{device_of, routed};
 
 /// Bytes of a batch before its records.
 const HEAD_BYTES: usize = 61;
@@ -27,8 +27,7 @@ pub(super) fn key<'a>(event: &Outbound<'a>) -> Option<&'a str> {
     let view = &event.event;
     let named = view.system(SystemProperty::PartitionKey);
     // No device had a part in what a producer sent or in what became of a job.
-    let device = view.source.concerns_identity().then(|| view.device_id());
-    named.or(device)
+    named.or_else(|| device_of(view))
 }
 
 /// The partition of an event. For keys it is the one that Kafka's own clients choose, so that others who write with the

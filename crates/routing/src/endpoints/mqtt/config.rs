@@ -39,8 +39,8 @@ pub struct MqttConfig {
     pub url: String,
     /// `3.1.1` (default) or `5`.
     pub version: Version,
-    /// Topic to publish to, with `{hub}`, `{deviceId}`, `{moduleId}` (`-` for devices) and `{source}` (the message source).
-    /// Default `holdfast/{hub}/{deviceId}/{source}`.
+    /// Topic to publish to, with `{hub}`, `{deviceId}` (`-` for events of jobs), `{moduleId}` (`-` for devices) and
+    /// `{source}` (the message source). Default `holdfast/{hub}/{deviceId}/{source}`.
     pub topic: String,
     /// `body` (default) or `record`.
     pub payload: Payload,

@@ -8,7 +8,7 @@ use holdfast_ports::endpoint::Outbound;
 use holdfast_wire::routed::storage;
 
 use super::config::{Payload, Version};
-use crate::endpoints::routed;
+use crate::endpoints::{device_of, routed};
 
 /// Longest topic template, in bytes.
 const TEMPLATE_BYTES_MAX: usize = 512;
@@ -68,7 +68,7 @@ impl Topic {
             match part {
                 Part::Text(text) => topic.push_str(text),
                 Part::Hub => put_level(hub_name, &mut topic),
-                Part::DeviceId => put_level(event.device_id(), &mut topic),
+                Part::DeviceId => put_level(device_of(event).unwrap_or("-"), &mut topic),
                 Part::ModuleId => put_level(event.module_id().unwrap_or("-"), &mut topic),
                 Part::Source => topic.push_str(event.source.as_str()),
             }

@@ -1,12 +1,13 @@
 //! Against a broker by script. The suite `brokers` has Mosquitto.
 
+use holdfast_model::event::EventSource;
 use holdfast_mqtt::codec::{self, Packet};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::endpoints::testing::{environment, outbound, telemetry};
+use crate::endpoints::testing::{environment, events, outbound, telemetry};
 
 /// What the broker saw: topics and payloads.
 type Log = Arc<Mutex<Vec<(String, String)>>>;
@@ -166,4 +167,14 @@ fn faults_in_settings_are_named() {
     let filled = MqttConfig::check(&json!({"url": "mqtts://[::1]:1"})).unwrap();
     assert_eq!(MqttConfig::check(&filled).unwrap(), filled);
     assert_eq!((&filled["version"], &filled["qos"]), (&json!("3.1.1"), &json!(1)));
+}
+
+#[test]
+fn events_of_jobs_have_no_device() {
+    let block = events(EventSource::JobLifecycle, "job7", &["1"]);
+    let topic = super::request::Topic::parse("x/{deviceId}/{source}").unwrap();
+    assert_eq!(
+        topic.of(&outbound(&block)[0], "hub1"),
+        "x/-/deviceJobLifecycleEvents"
+    );
 }

@@ -31,7 +31,7 @@ pub struct NatsConfig {
     /// Token in place of user name and password. Secret.
     pub token: Option<Secret>,
     /// Subject, with any of `{iothub} {source} {deviceid} {moduleid} {partition}`; characters of a value that have a
-    /// meaning in subjects become `_`. Default `{iothub}.{source}.{deviceid}`.
+    /// meaning in subjects become `_`, and so does a value that there is none of, such as the device of a job. Default `{iothub}.{source}.{deviceid}`.
     pub subject: String,
     /// Whether a stream stores the events: each is accepted when the stream says so, and its id lets the stream drop
     /// repeats. Default true. Otherwise accepted means that the server has read them.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use holdfast_ports::endpoint::Outbound;
 use holdfast_wire::routed::storage;
 
-use crate::endpoints::routed;
+use crate::endpoints::{device_of, routed};
 
 /// The subject of an event.
 pub(super) fn subject(format: &str, hub_name: &str, event: &Outbound<'_>) -> String {
@@ -14,7 +14,7 @@ pub(super) fn subject(format: &str, hub_name: &str, event: &Outbound<'_>) -> Str
         .replace("{source}", view.source.as_str())
         .replace("{iothub}", &part(hub_name))
         .replace("{moduleid}", &part(view.module_id().unwrap_or("_")))
-        .replace("{deviceid}", &part(view.device_id()))
+        .replace("{deviceid}", &part(device_of(&view).unwrap_or("_")))
 }
 
 /// A value as one part of a subject.

@@ -4,11 +4,12 @@
 use std::process::{Child, Command, Stdio};
 
 use async_nats::jetstream;
+use holdfast_model::event::EventSource;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::*;
-use crate::endpoints::testing::{environment, outbound, telemetry};
+use crate::endpoints::testing::{environment, events, outbound, telemetry};
 
 /// A server, ended with this.
 struct Server {
@@ -184,4 +185,11 @@ fn settings_are_filled_and_wrong_ones_named() {
             "{settings}: {error}"
         );
     }
+}
+
+#[test]
+fn events_of_jobs_have_no_device() {
+    let block = events(EventSource::JobLifecycle, "job7", &["1"]);
+    let subject = super::request::subject("{iothub}.{source}.{deviceid}", "hub1", &outbound(&block)[0]);
+    assert_eq!(subject, "hub1.deviceJobLifecycleEvents._");
 }

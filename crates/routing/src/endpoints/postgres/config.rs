@@ -28,7 +28,7 @@ pub struct PostgresConfig {
     /// Password. Secret.
     pub password: Option<Secret>,
     /// Table, or schema and table with a dot between; each 1 to 63 lower-case letters, digits and underscores.
-    /// Default `iothub_events`.
+    /// Events of jobs have an empty `device_id`. Default `iothub_events`.
     pub table: String,
     /// Whether to make the table when it is not there. Default true.
     pub create_table: bool,

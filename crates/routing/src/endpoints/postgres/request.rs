@@ -6,7 +6,7 @@ use holdfast_ports::endpoint::Outbound;
 use holdfast_wire::routed::storage;
 use serde_json::value::RawValue;
 
-use crate::endpoints::routed;
+use crate::endpoints::{device_of, routed};
 
 /// Makes the table. The key is also what makes repeated deliveries harmless.
 pub(super) fn create_table(table: &str) -> String {
@@ -65,7 +65,8 @@ impl<'a> Rows<'a> {
             rows.sequence_number.push(view.sequence_number as i64);
             rows.enqueued_at.push(view.enqueued_at.as_micros());
             rows.source.push(view.source.as_str());
-            rows.device_id.push(view.device_id());
+            // Tables that people have made may say NOT NULL, as the one made here does.
+            rows.device_id.push(device_of(&view).unwrap_or_default());
             rows.module_id.push(view.module_id());
             rows.properties.push(object(event.properties().into_iter()));
             rows.system_properties

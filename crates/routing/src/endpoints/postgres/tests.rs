@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use holdfast_model::event::EventSource;
 use holdfast_ports::endpoint::Endpoint as _;
 use serde_json::json;
 
 use super::*;
-use crate::endpoints::testing::{outbound, telemetry};
+use crate::endpoints::testing::{events, outbound, telemetry};
 
 /// A server, ended with this.
 struct Server {
@@ -221,4 +222,12 @@ fn settings_are_filled_and_wrong_ones_named() {
         let error = PostgresConfig::check(&settings).unwrap_err();
         assert!(error.contains(name), "{settings}: {error}");
     }
+}
+
+#[test]
+fn events_of_jobs_have_no_device() {
+    let block = events(EventSource::JobLifecycle, "job7", &["1"]);
+    let events = outbound(&block);
+    let rows = super::request::Rows::of(&events);
+    assert_eq!((rows.device_id, rows.module_id), (vec![""], vec![None]));
 }
