@@ -543,3 +543,34 @@ async fn a_panicking_mutation_harms_nobody() {
         .expect("the writer lives on");
     assert_eq!((twin.version, twin.reported.version), (1, 2));
 }
+
+#[tokio::test]
+async fn a_damaged_event_of_the_outbox_does_not_hold_up_the_others() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    let store = open(&path);
+    store.add_to_outbox(vec![told(); 5]).await.expect("room");
+    drop(store);
+    sql(
+        &path,
+        "UPDATE outbox SET record = x'05' WHERE number = 1; UPDATE outbox SET source = 300 WHERE number = 3;
+         UPDATE outbox SET identity = '' WHERE number = 4; UPDATE outbox SET record = x'' WHERE number = 5",
+    );
+    let store = open(&path);
+    let numbers = async |store: &SqliteStore| -> Vec<u64> {
+        let waiting = store.outbox(9, usize::MAX).await.expect("readable");
+        waiting.iter().map(|waiting| waiting.number).collect()
+    };
+    assert_eq!(numbers(&store).await, [2]);
+    store.remove_from_outbox(2).await.expect("removed");
+    assert!(numbers(&store).await.is_empty());
+    // Beside nothing but what was set aside, numbers still grow.
+    store.add_to_outbox(vec![told(), told()]).await.expect("room");
+    assert_eq!(numbers(&store).await, [1, 2]);
+    drop(store);
+    let connection = rusqlite::Connection::open(&path).expect("it opens");
+    let aside = connection.query_row("SELECT count(*) FROM outbox WHERE number < 0", [], |row| {
+        row.get(0)
+    });
+    assert_eq!(aside, Ok(4), "for somebody to look at");
+}

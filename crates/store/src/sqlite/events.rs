@@ -26,6 +26,8 @@ pub struct Metrics {
     pub readers: Gauge,
     /// Feedback records dropped because nobody fetches them.
     pub feedback_dropped: Counter,
+    /// Rows of the outbox that cannot be read, set aside.
+    pub outbox_unreadable: Counter,
     /// Duration of a page of a query, whether it succeeded or not.
     pub query_seconds: Histogram,
     /// Queries that were stopped at their time, or refused since too many were running.
@@ -67,6 +69,10 @@ impl Metrics {
             feedback_dropped: registry.counter(
                 "holdfast_state_feedback_dropped_total",
                 "Feedback records dropped because nobody fetches them",
+            ),
+            outbox_unreadable: registry.counter(
+                "holdfast_state_outbox_unreadable_total",
+                "Events of the hub that were stored but cannot be read, and were set aside",
             ),
             query_seconds: registry.histogram(
                 "holdfast_state_query_seconds",
@@ -163,6 +169,25 @@ impl Event for FeedbackDropped {
     fn emit(self, metrics: &Metrics) {
         metrics.feedback_dropped.add(self.records as u64);
         tracing::debug!(records = self.records, "oldest feedback dropped");
+    }
+}
+
+/// An event of the hub cannot be read any more: it is kept, but will not come to the log.
+pub(super) struct OutboxRowSetAside<'a> {
+    pub(super) number: i64,
+    pub(super) problem: &'a str,
+}
+
+impl Event for OutboxRowSetAside<'_> {
+    type Metrics = Metrics;
+    fn emit(self, metrics: &Metrics) {
+        metrics.outbox_unreadable.inc();
+        let OutboxRowSetAside { number, problem } = self;
+        tracing::error!(
+            number,
+            problem,
+            "an event of the hub is damaged in the state database: it is set aside and will not be told"
+        );
     }
 }
 
