@@ -1,9 +1,8 @@
 //! Events that the hub makes of what happens in it (languages.md section 3), and their way into the log.
 //!
 //! ```text
-//! twin change, identity created or deleted ─ one transaction with its events ─┐
-//! job ─ after it is stored ───────────────────────────────────────────────────┼▶ outbox ─▶ relay ─▶ event log
-//! session began or ended ─ bounded queue in memory ─ in batches ──────────────┘
+//! change of a twin, an identity or a job ─ one transaction with its events ─┐
+//! session began or ended ─ bounded queue in memory ─ in batches ────────────┴▶ outbox ─▶ relay ─▶ event log
 //! ```
 //!
 //! Nothing is made, and nothing is paid, of which no enabled route wants anything. The relay decides by the routes in
@@ -23,6 +22,7 @@ use holdfast_model::{Error, ErrorCode, Identity, Timestamp};
 use holdfast_observe::Event as _;
 use holdfast_ports::StoreError;
 use holdfast_ports::event_log::{AppendTicket, LogError, durable};
+use holdfast_ports::job::JobTelling;
 use holdfast_ports::outbox::OutboxEvent;
 use holdfast_ports::registry::{Interrupted, LifecycleTelling};
 use holdfast_ports::twin::TwinTelling;
@@ -124,12 +124,13 @@ impl Hub {
     }
 
     /// When a change that begins now gives up waiting for room in the outbox.
-    pub(crate) fn room_deadline(&self) -> Instant {
+    #[must_use]
+    pub fn room_deadline(&self) -> Instant {
         Instant::now() + self.config.outbox_wait
     }
 
     /// Whether a change is to be tried again: it found no room for its events, and there was time to wait a little.
-    pub(crate) async fn waited_for_room(&self, error: &StoreError, deadline: Instant) -> bool {
+    pub async fn waited_for_room(&self, error: &StoreError, deadline: Instant) -> bool {
         let full =
             matches!(error, StoreError::Refused(error) if error.code == ErrorCode::ThrottlingException);
         if !full || Instant::now() >= deadline {
@@ -140,7 +141,7 @@ impl Hub {
     }
 
     /// A change was stored, with what is to be told of it if anything.
-    pub(crate) fn told(&self) {
+    pub fn told(&self) {
         if self.routing.table().wants_hub_events() {
             self.outgoing.wake.notify_one();
         }
@@ -173,30 +174,30 @@ impl Hub {
         self.outgoing.wake.notify_one();
     }
 
-    /// Tells that a job was created; durable on return.
+    /// What is to be told of a new job.
+    #[must_use]
+    pub fn job_creation_telling(&self) -> Option<JobTelling> {
+        let teller = self.teller(&[EventSource::JobLifecycle])?;
+        Some(Arc::new(move |job| vec![teller.job_created(job)]))
+    }
+
+    /// What is to be told of a job that began or ended.
+    #[must_use]
+    pub fn job_change_telling(&self) -> Option<JobTelling> {
+        let teller = self.teller(&[EventSource::JobLifecycle])?;
+        Some(Arc::new(move |job| vec![teller.job_changed(job)]))
+    }
+
+    /// Tells of an ended job once more, whose counts have changed since; durable on return.
     ///
     /// # Errors
     /// `ServiceUnavailable`; `ThrottlingException` when too many events wait.
-    pub async fn tell_job_created(&self, job: &Job) -> Result<(), Error> {
-        self.tell_job(job, Teller::job_created).await
-    }
-
-    /// Tells that a job began or ended.
-    ///
-    /// # Errors
-    /// As [`Hub::tell_job_created`].
     pub async fn tell_job_changed(&self, job: &Job) -> Result<(), Error> {
-        self.tell_job(job, Teller::job_changed).await
-    }
-
-    async fn tell_job(&self, job: &Job, event: fn(&Teller, &Job) -> OutboxEvent) -> Result<(), Error> {
-        let Some(teller) = self.teller(&[EventSource::JobLifecycle]) else {
+        let Some(telling) = self.job_change_telling() else {
             return Ok(());
         };
-        let added = self.stores.outbox.add_to_outbox(vec![event(&teller, job)]);
-        added
-            .await
-            .map_err(|error| self.store_error("tell of a job", error))?;
+        let added = self.stores.outbox.add_to_outbox(telling(job)).await;
+        added.map_err(|error| self.store_error("tell of a job", error))?;
         self.told();
         Ok(())
     }

@@ -1,11 +1,17 @@
 //! Store of jobs and of what came of them at each target.
 
+use std::sync::Arc;
+
 use holdfast_model::job::{
     DeviceJob, DeviceJobResult, DeviceJobStatus, Job, JobCounts, JobError, JobKind, JobSpec, JobStatus,
 };
 use holdfast_model::{Identity, Timestamp};
 
+use crate::outbox::OutboxEvent;
 use crate::{BoxFuture, StoreResult};
+
+/// What is to be told of a job that was created or has changed; may be called several times for one change.
+pub type JobTelling = Arc<dyn Fn(&Job) -> Vec<OutboxEvent> + Send + Sync>;
 
 /// A job to be stored.
 #[derive(Clone, Debug)]
@@ -61,7 +67,20 @@ pub trait JobStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Exists`; `Full` when `unfinished_max` jobs have not ended.
-    fn create_job(&self, job: NewJob, unfinished_max: usize) -> BoxFuture<'_, StoreResult<Job>>;
+    fn create_job(&self, job: NewJob, unfinished_max: usize) -> BoxFuture<'_, StoreResult<Job>> {
+        self.create_job_telling(job, unfinished_max, None)
+    }
+
+    /// As [`JobStore::create_job`]; what `telling` says goes into the outbox in the same transaction.
+    ///
+    /// # Errors
+    /// As [`JobStore::create_job`], and [`crate::outbox::full`].
+    fn create_job_telling(
+        &self,
+        job: NewJob,
+        unfinished_max: usize,
+        telling: Option<JobTelling>,
+    ) -> BoxFuture<'_, StoreResult<Job>>;
 
     /// A job by its id.
     fn job<'a>(&'a self, id: &'a str) -> BoxFuture<'a, StoreResult<Option<Job>>>;
@@ -89,6 +108,22 @@ pub trait JobStore: Send + Sync + 'static {
         status: JobStatus,
         failure: Option<String>,
         at: Timestamp,
+    ) -> BoxFuture<'a, StoreResult<Job>> {
+        self.set_job_status_telling(id, status, failure, at, None)
+    }
+
+    /// As [`JobStore::set_job_status`]; what `telling` says of the job as it is then goes into the outbox in the same
+    /// transaction.
+    ///
+    /// # Errors
+    /// As [`JobStore::set_job_status`], and [`crate::outbox::full`].
+    fn set_job_status_telling<'a>(
+        &'a self,
+        id: &'a str,
+        status: JobStatus,
+        failure: Option<String>,
+        at: Timestamp,
+        telling: Option<JobTelling>,
     ) -> BoxFuture<'a, StoreResult<Job>>;
 
     /// Adds pending targets and notes how far the search is. Targets that are there already are skipped.

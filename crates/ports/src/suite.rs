@@ -175,6 +175,7 @@ macro_rules! store_suite {
             groups_are_told_apart_from_each_other
             deletions_tell_of_all_who_went
             events_of_one_twin_follow_its_versions
+            a_job_and_its_events_are_one
         }
         $crate::store_suite! { @suite $fresh, file:
             uploads_are_kept_whole_and_end_once

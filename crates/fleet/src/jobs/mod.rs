@@ -31,10 +31,10 @@ use holdfast_model::job::{Job, JobStatus};
 use holdfast_model::limits::JOB_HISTORY_SECONDS;
 use holdfast_model::{Error, ErrorCode};
 use holdfast_observe::Event as _;
-use holdfast_ports::StoreError;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::job::{JobFilter, JobStore, NewJob};
 use holdfast_ports::query::QueryStore;
+use holdfast_ports::{StoreError, StoreResult};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -138,11 +138,16 @@ impl Jobs {
             start_at: start_at.max(now),
             status,
         };
-        let made = self
-            .drivers
-            .store
-            .create_job(job, self.config.unfinished_max)
-            .await;
+        let deadline = self.hub.room_deadline();
+        let made = loop {
+            let telling = self.hub.job_creation_telling();
+            let store = &self.drivers.store;
+            let made = store.create_job_telling(job.clone(), self.config.unfinished_max, telling);
+            match made.await {
+                Err(error) if self.hub.waited_for_room(&error, deadline).await => {}
+                made => break made,
+            }
+        };
         let made = made.map_err(|error| match error {
             StoreError::Exists => Error::new(
                 ErrorCode::JobAlreadyExists,
@@ -158,8 +163,7 @@ impl Jobs {
             other => self.store_error("create job", id, other),
         })?;
         self.metrics.created.inc();
-        // The job is made, whether it can be told of or not; the engine logs why not.
-        let _ = self.hub.tell_job_created(&made).await;
+        self.hub.told();
         self.wake.notify_one();
         Ok(made)
     }
@@ -194,12 +198,7 @@ impl Jobs {
     /// # Errors
     /// `JobNotFound`; `InvalidOperation` for a job that has ended otherwise; `ServiceUnavailable`.
     pub async fn cancel(&self, id: &str) -> Result<Job, Error> {
-        let now = self.drivers.clock.now();
-        let cancelled = self
-            .drivers
-            .store
-            .set_job_status(id, JobStatus::Cancelled, None, now);
-        match cancelled.await {
+        match self.set_status(id, JobStatus::Cancelled, None).await {
             Ok(job) => {
                 if let Some(stop) = self.at_work.lock().get(id) {
                     stop.now();
@@ -221,6 +220,23 @@ impl Jobs {
                 ))
             }
             Err(error) => Err(self.store_error("cancel job", id, error)),
+        }
+    }
+
+    /// Moves a job to another status, and tells of it.
+    async fn set_status(&self, id: &str, status: JobStatus, failure: Option<String>) -> StoreResult<Job> {
+        let deadline = self.hub.room_deadline();
+        loop {
+            let telling = self.hub.job_change_telling();
+            let (store, now) = (&self.drivers.store, self.drivers.clock.now());
+            let changed = store.set_job_status_telling(id, status, failure.clone(), now, telling);
+            match changed.await {
+                Err(error) if self.hub.waited_for_room(&error, deadline).await => {}
+                changed => {
+                    self.hub.told();
+                    return changed;
+                }
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use holdfast_hub::{IfMatch, ServiceCaller};
 use holdfast_model::job::{
-    DeviceJobResult, DeviceJobStatus, Job, JobError, JobKind, JobStatus, MethodOutcome,
+    DeviceJobResult, DeviceJobStatus, Job, JobCounts, JobError, JobKind, JobStatus, MethodOutcome,
 };
 use holdfast_model::method::{MethodCall, MethodResponse};
 use holdfast_model::policy::Rights;
@@ -105,21 +105,15 @@ impl Jobs {
     /// Runs a job to its end, from wherever it stands.
     pub(super) async fn work(&self, job: Job, stop: &Stop) -> StoreResult<()> {
         if job.status.is_final() {
-            return self.put_in_order(&job).await;
+            return self.put_in_order(&job, None).await;
         }
-        let now = self.drivers.clock.now();
-        let running = self
-            .drivers
-            .store
-            .set_job_status(&job.id, JobStatus::Running, None, now);
-        let job = match running.await {
+        let job = match self.set_status(&job.id, JobStatus::Running, None).await {
             Ok(job) => job,
             // Cancelled a moment ago.
             Err(StoreError::Conflict | StoreError::Missing) => return Ok(()),
             Err(error) => return Err(error),
         };
         Started { id: &job.id }.emit(&self.metrics);
-        let _ = self.hub.tell_job_changed(&job).await;
         self.give_up_interrupted(&job).await?;
         let search = Search::default();
         let outcome = {
@@ -145,19 +139,14 @@ impl Jobs {
             }
             Outcome::Impossible(reason) => (JobStatus::Failed, Some(reason)),
         };
-        let now = self.drivers.clock.now();
-        let ended = self
-            .drivers
-            .store
-            .set_job_status(&job.id, status, failure, now)
-            .await;
-        match ended {
-            Ok(_) | Err(StoreError::Conflict | StoreError::Missing) => {}
+        let told = match self.set_status(&job.id, status, failure).await {
+            Ok(job) => Some(job.counts),
+            Err(StoreError::Conflict | StoreError::Missing) => None,
             Err(error) => return Err(error),
-        }
+        };
         // As it is stored: a cancellation may have come first.
         match self.drivers.store.job(&job.id).await? {
-            Some(job) => self.put_in_order(&job).await,
+            Some(job) => self.put_in_order(&job, told).await,
             None => Ok(()),
         }
     }
@@ -178,8 +167,9 @@ impl Jobs {
         self.finish(job, DeviceJobStatus::Running, remainder).await
     }
 
-    /// Gives the targets that an ended job has left their last status.
-    async fn put_in_order(&self, job: &Job) -> StoreResult<()> {
+    /// Gives the targets that an ended job has left their last status. `told` are the counts that were told with its
+    /// end, if they are known; others are told now.
+    async fn put_in_order(&self, job: &Job, told: Option<JobCounts>) -> StoreResult<()> {
         let (status, error) = match job.status {
             JobStatus::Cancelled => (DeviceJobStatus::Canceled, None),
             _ => {
@@ -204,8 +194,10 @@ impl Jobs {
             status: job.status.as_str(),
         }
         .emit(&self.metrics);
-        // With the counts as they are now.
-        if let Some(job) = self.drivers.store.job(&job.id).await? {
+        if let Some(job) = self.drivers.store.job(&job.id).await?
+            && told.as_ref() != Some(&job.counts)
+        {
+            // That it has ended was told with its status; if this is lost, only the last counts are. The engine logs why.
             let _ = self.hub.tell_job_changed(&job).await;
         }
         Ok(())

@@ -8,7 +8,7 @@ use holdfast_model::routing::{Route, RouteSource};
 use holdfast_model::{ErrorCode, Timestamp};
 use holdfast_ports::clock::{Clock as _, SystemClock};
 use holdfast_ports::job::{JobFilter, JobStore as _};
-use holdfast_ports::outbox::OutboxStore as _;
+use holdfast_ports::outbox::{OutboxStore as _, Waiting};
 use serde_json::json;
 
 use crate::harness::{World, id, object, until};
@@ -77,11 +77,8 @@ async fn every_target_is_done_once() {
     }
 }
 
-/// What a route of jobs is told: each step once.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_is_told_of() {
-    let mut world = World::new().await;
-    devices(&world, 3).await;
+/// Routes events of jobs to the built-in endpoint.
+async fn route_jobs(world: &World) {
     let route = Route {
         name: "jobs".to_owned(),
         source: RouteSource::DeviceJobLifecycleEvents,
@@ -94,18 +91,31 @@ async fn a_job_is_told_of() {
         Ok(())
     });
     defined.await.expect("a good route");
+}
+
+/// The events in the outbox, as text.
+async fn told(world: &World) -> Vec<String> {
+    let waiting = world.store.outbox(99, usize::MAX).await.expect("listed");
+    assert!(
+        waiting
+            .iter()
+            .all(|waiting| waiting.event.identity.as_str() == "j-1")
+    );
+    let text = |waiting: &Waiting| String::from_utf8_lossy(waiting.event.records.as_bytes()).into_owned();
+    waiting.iter().map(text).collect()
+}
+
+/// What a route of jobs is told: each step once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_told_of() {
+    let mut world = World::new().await;
+    devices(&world, 3).await;
+    route_jobs(&world).await;
     world.run();
     world.jobs.create("j~1", update("*")).await.expect("a new job");
     ended(&world, "j~1").await;
-    until("three events", async || {
-        world.store.outbox(9, usize::MAX).await.expect("listed").len() == 3
-    })
-    .await;
-    let waiting = world.store.outbox(9, usize::MAX).await.expect("listed");
-    let texts: Vec<String> = waiting
-        .iter()
-        .map(|waiting| String::from_utf8_lossy(waiting.event.records.as_bytes()).into_owned())
-        .collect();
+    let texts = told(&world).await;
+    assert_eq!(texts.len(), 3, "{texts:?}");
     for (text, (operation, status)) in texts.iter().zip([
         ("createJob", "queued"),
         ("updateJob", "running"),
@@ -117,11 +127,22 @@ async fn a_job_is_told_of() {
         );
         assert!(text.contains(&format!(r#""status":"{status}""#)), "{text}");
     }
-    assert!(
-        waiting
-            .iter()
-            .all(|waiting| waiting.event.identity.as_str() == "j-1")
-    );
+}
+
+/// A job that is cancelled before it has begun is told of, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_job_that_never_began_is_told() {
+    let world = World::new().await;
+    route_jobs(&world).await;
+    let request = JobRequest {
+        start_at: Some(SystemClock::new().now().plus(Duration::from_secs(3_600))),
+        ..update("*")
+    };
+    world.jobs.create("j~1", request).await.expect("a new job");
+    world.jobs.cancel("j~1").await.expect("it waits");
+    let texts = told(&world).await;
+    assert_eq!(texts.len(), 2, "{texts:?}");
+    assert!(texts[1].contains(r#""status":"cancelled""#), "{texts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use holdfast_model::job::{DeviceJob, DeviceJobResult, DeviceJobStatus, Job, JobC
 use holdfast_model::{Identity, Timestamp};
 
 use super::MemoryStore;
-use crate::job::{History, JobFilter, JobStore, NewJob, Remainder, Targets};
+use crate::job::{History, JobFilter, JobStore, JobTelling, NewJob, Remainder, Targets};
 use crate::{BoxFuture, StoreError, StoreResult};
 
 /// Jobs and their targets.
@@ -60,7 +60,12 @@ impl Jobs {
 }
 
 impl JobStore for MemoryStore {
-    fn create_job(&self, job: NewJob, unfinished_max: usize) -> BoxFuture<'_, StoreResult<Job>> {
+    fn create_job_telling(
+        &self,
+        job: NewJob,
+        unfinished_max: usize,
+        telling: Option<JobTelling>,
+    ) -> BoxFuture<'_, StoreResult<Job>> {
         self.run(move |state| {
             let all = &mut state.jobs;
             if all.number(&job.id).is_ok() {
@@ -70,9 +75,8 @@ impl JobStore for MemoryStore {
             if unfinished >= unfinished_max {
                 return Err(StoreError::Full);
             }
-            all.last_number += 1;
             let job = Job {
-                number: all.last_number,
+                number: all.last_number + 1,
                 id: job.id,
                 spec: job.spec,
                 status: job.status,
@@ -85,6 +89,9 @@ impl JobStore for MemoryStore {
                 expanded: false,
                 counts: JobCounts::default(),
             };
+            state.outbox.tell(telling.as_ref(), &job)?;
+            let all = &mut state.jobs;
+            all.last_number = job.number;
             all.jobs.insert(job.number, job.clone());
             Ok(job)
         })
@@ -121,15 +128,16 @@ impl JobStore for MemoryStore {
         })
     }
 
-    fn set_job_status<'a>(
+    fn set_job_status_telling<'a>(
         &'a self,
         id: &'a str,
         status: JobStatus,
         failure: Option<String>,
         at: Timestamp,
+        telling: Option<JobTelling>,
     ) -> BoxFuture<'a, StoreResult<Job>> {
         self.run(move |state| {
-            let job = state.jobs.job(id)?;
+            let mut job = state.jobs.job(id)?.clone();
             if job.status.is_final() {
                 return Err(StoreError::Conflict);
             }
@@ -141,7 +149,9 @@ impl JobStore for MemoryStore {
             }
             job.status = status;
             job.failure = failure;
-            Ok(job.clone())
+            state.outbox.tell(telling.as_ref(), &job)?;
+            state.jobs.jobs.insert(job.number, job.clone());
+            Ok(job)
         })
     }
 

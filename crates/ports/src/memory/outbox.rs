@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 
+use holdfast_model::job::Job;
+
+use crate::job::JobTelling;
 use crate::outbox::{OUTBOX_EVENTS_MAX, OutboxEvent, OutboxStore, Waiting, full};
 use crate::{BoxFuture, StoreResult};
 
@@ -19,6 +22,16 @@ impl Outbox {
             true => Ok(()),
             false => Err(full()),
         }
+    }
+
+    /// Adds what is told of a job, if there is room for it.
+    pub(super) fn tell(&mut self, telling: Option<&JobTelling>, job: &Job) -> StoreResult<()> {
+        if let Some(telling) = telling {
+            let told = telling(job);
+            self.check_room(told.len())?;
+            self.add(told);
+        }
+        Ok(())
     }
 
     pub(super) fn add(&mut self, events: Vec<OutboxEvent>) {

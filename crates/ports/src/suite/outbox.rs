@@ -4,11 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use holdfast_model::event::{EventSource, Records};
+use holdfast_model::job::JobStatus;
 use holdfast_model::message::SystemProperty;
 use holdfast_model::twin::Twin;
 use holdfast_model::{Error, ErrorCode};
 
 use super::fixtures::{at, create, id, record};
+use super::job::method_job;
+use crate::assert_fails;
+use crate::job::{JobStore, JobTelling};
 use crate::outbox::{OUTBOX_EVENTS_MAX, OutboxEvent, OutboxStore};
 use crate::registry::{LifecycleTelling, RegistryStore};
 use crate::twin::{TwinMutation, TwinStore, TwinTelling};
@@ -249,4 +253,35 @@ pub async fn events_of_one_twin_follow_its_versions<S: OutboxStore + TwinStore +
         assert_eq!(body, format!("{version}-{}", *version + 1));
         *version += 1;
     }
+}
+
+/// What is told of a job is there exactly if the job was made or has changed.
+pub async fn a_job_and_its_events_are_one(store: Arc<impl OutboxStore + JobStore>) {
+    let telling = || -> Option<JobTelling> {
+        Some(Arc::new(|job| {
+            vec![event(EventSource::JobLifecycle, &job.id, job.status.as_str())]
+        }))
+    };
+    let create = |max| store.create_job_telling(method_job("j1"), max, telling());
+    assert_fails!(create(0).await, Full);
+    create(9).await.expect("new");
+    assert_fails!(create(9).await, Exists);
+    let set = |status| store.set_job_status_telling("j1", status, None, at(3), telling());
+    set(JobStatus::Running).await.expect("it is there");
+    set(JobStatus::Completed).await.expect("it is there");
+    assert_fails!(set(JobStatus::Cancelled).await, Conflict);
+    let expected = [("j1", "queued"), ("j1", "running"), ("j1", "completed")];
+    assert_eq!(told(&*store).await, pairs(&expected));
+    // Refused for want of room: the job is as it was.
+    let filled = vec![event(EventSource::TwinChange, "d1", ""); OUTBOX_EVENTS_MAX as usize - 3];
+    store.add_to_outbox(filled).await.expect("room");
+    let refused = store.create_job_telling(method_job("j2"), 9, telling()).await;
+    assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
+    assert_eq!(store.job("j2").await.expect("readable"), None);
+    let silent = store.create_job(method_job("j2"), 9).await;
+    assert_eq!(silent.expect("told to nobody").status, JobStatus::Queued);
+    let refused = store.set_job_status_telling("j2", JobStatus::Running, None, at(3), telling());
+    assert!(matches!(refused.await, Err(StoreError::Refused(_))));
+    let kept = store.job("j2").await.expect("readable").expect("there");
+    assert_eq!((kept.status, kept.started_at), (JobStatus::Queued, None));
 }

@@ -4,14 +4,14 @@ use holdfast_model::job::{
     DeviceJob, DeviceJobResult, DeviceJobStatus, Job, JobCounts, JobKind, JobSpec, JobStatus,
 };
 use holdfast_model::{Identity, Timestamp};
-use holdfast_ports::job::{History, JobFilter, JobStore, NewJob, Remainder, Targets};
+use holdfast_ports::job::{History, JobFilter, JobStore, JobTelling, NewJob, Remainder, Targets};
 use holdfast_ports::{BoxFuture, StoreError, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
 use super::configurations::identity;
 use super::fault::Fault;
 use super::writer::WriteContext;
-use super::{SqliteStore, module_column};
+use super::{SqliteStore, module_column, outbox};
 
 macro_rules! select {
     ($rest:literal) => {
@@ -30,8 +30,13 @@ pub(super) const DEVICE_JOB_COLUMNS: &str =
     j.started_at, j.ended_at, j.updated_at, j.outcome, j.error";
 
 impl JobStore for SqliteStore {
-    fn create_job(&self, job: NewJob, unfinished_max: usize) -> BoxFuture<'_, StoreResult<Job>> {
-        self.write_single(move |context| {
+    fn create_job_telling(
+        &self,
+        job: NewJob,
+        unfinished_max: usize,
+        telling: Option<JobTelling>,
+    ) -> BoxFuture<'_, StoreResult<Job>> {
+        self.write(move |context| {
             let db = &context.db;
             if find(db, &job.id)?.is_some() {
                 return Err(StoreError::Exists.into());
@@ -56,7 +61,7 @@ impl JobStore for SqliteStore {
                 job.start_at.as_micros(),
                 document
             ])?;
-            existing(db, &job.id)
+            told(db, &job.id, telling.as_ref())
         })
     }
 
@@ -98,15 +103,16 @@ impl JobStore for SqliteStore {
         })
     }
 
-    fn set_job_status<'a>(
+    fn set_job_status_telling<'a>(
         &'a self,
         id: &'a str,
         status: JobStatus,
         failure: Option<String>,
         at: Timestamp,
+        telling: Option<JobTelling>,
     ) -> BoxFuture<'a, StoreResult<Job>> {
         let id = id.to_owned();
-        self.write_single(move |context| {
+        self.write(move |context| {
             let job = changeable(&context.db, &id)?;
             let now = Some(at.as_micros());
             let started_at = job.started_at.map(Timestamp::as_micros);
@@ -124,7 +130,7 @@ impl JobStore for SqliteStore {
                     started_at,
                     ended_at
                 ])?;
-            existing(&context.db, &id)
+            told(&context.db, &id, telling.as_ref())
         })
     }
 
@@ -423,6 +429,15 @@ fn find(db: &Connection, id: &str) -> Result<Option<Job>, Fault> {
 
 fn existing(db: &Connection, id: &str) -> Result<Job, Fault> {
     find(db, id)?.ok_or(Fault::Store(StoreError::Missing))
+}
+
+/// A job as it is now; what is to be told of it goes into the outbox.
+fn told(db: &Connection, id: &str, telling: Option<&JobTelling>) -> Result<Job, Fault> {
+    let job = existing(db, id)?;
+    if let Some(telling) = telling {
+        outbox::insert(db, &telling(&job))?;
+    }
+    Ok(job)
 }
 
 fn changeable(db: &Connection, id: &str) -> Result<Job, Fault> {
