@@ -159,9 +159,8 @@ impl<'a> Reader<'a> {
         while let Some(c) = self.text[at..].chars().next() {
             let rest = &self.text[at..];
             let length = match c {
-                '\'' | '"' if !is_name(before) => text_length(rest).ok_or_else(|| {
-                    QueryError::new(self.text, at..self.text.len(), "the text has no end")
-                })?,
+                '\'' | '"' if !is_name(before) => text_length(rest)
+                    .ok_or_else(|| QueryError::new(self.text, at..self.text.len(), "the text has no end"))?,
                 '/' => rest
                     .strip_prefix("/*")
                     .and_then(|comment| comment.find("*/"))
@@ -281,22 +280,35 @@ mod tests {
     fn every_form_of_the_grammar() {
         let upstream = |text: &str, source: &str| {
             let route = route(text);
-            assert_eq!((route.source.as_str(), &route.sink), (source, &Sink::Upstream), "{text}");
+            assert_eq!(
+                (route.source.as_str(), &route.sink),
+                (source, &Sink::Upstream),
+                "{text}"
+            );
         };
         upstream("FROM /* INTO $upstream", "/");
         upstream("FROM /messages/* INTO $upstream", "/messages/");
-        upstream("select * from /MESSAGES/modules/Temp/* into $UPSTREAM", "/messages/modules/temp/");
+        upstream(
+            "select * from /MESSAGES/modules/Temp/* into $UPSTREAM",
+            "/messages/modules/temp/",
+        );
         upstream("FROM /messages INTO $upstream", "/messages/");
         upstream(
             "/* all */ FROM /messages/modules/m/outputs/* /* c */ WHERE a = 'INTO' INTO $upstream /* end */",
             "/messages/modules/m/outputs/",
         );
-        upstream("FROM /messages/* WHERE NOT IS_DEFINED($connectionModuleId) INTO $upstream", "/messages/");
+        upstream(
+            "FROM /messages/* WHERE NOT IS_DEFINED($connectionModuleId) INTO $upstream",
+            "/messages/",
+        );
         upstream(
             "FROM /twinChangeNotifications WHERE twin_change_includes(properties.reported.a) INTO $upstream",
             "/twinchangenotifications/",
         );
-        upstream("FROM\n/messages/*\nWHERE\n$body.x > 3\nINTO\n$upstream", "/messages/");
+        upstream(
+            "FROM\n/messages/*\nWHERE\n$body.x > 3\nINTO\n$upstream",
+            "/messages/",
+        );
         for text in [
             "FROM /messages/* INTO BrokeredEndpoint(\"/modules/Filter/inputs/In-1\")",
             "FROM /messages/* INTO brokeredendpoint ( '/modules/Filter/inputs/In-1' )",
@@ -329,12 +341,28 @@ mod tests {
             ("FROM /messages/* WHERE a = 'x INTO $upstream", 1, 28),
             ("FROM /messages/* WHERE $twin.tags.a = 1 INTO $upstream", 1, 24),
             ("FROM /messages/* INTO BrokeredEndpoint(\"/modules/a\")", 1, 23),
-            ("FROM /messages/* INTO BrokeredEndpoint(/modules/a/inputs/b)", 1, 40),
-            ("FROM /messages/* INTO BrokeredEndpoint(\"/modules/a/inputs/b/c\")", 1, 23),
-            ("FROM /messages/* WHERE twin_change_includes(properties.reported.a) INTO $upstream", 1, 24),
+            (
+                "FROM /messages/* INTO BrokeredEndpoint(/modules/a/inputs/b)",
+                1,
+                40,
+            ),
+            (
+                "FROM /messages/* INTO BrokeredEndpoint(\"/modules/a/inputs/b/c\")",
+                1,
+                23,
+            ),
+            (
+                "FROM /messages/* WHERE twin_change_includes(properties.reported.a) INTO $upstream",
+                1,
+                24,
+            ),
         ] {
             let error = EdgeRoute::compile(text, &mut symbols).expect_err(text);
-            assert_eq!((error.start.line, error.start.column), (line, column), "{text}: {error}");
+            assert_eq!(
+                (error.start.line, error.start.column),
+                (line, column),
+                "{text}: {error}"
+            );
         }
     }
 }
