@@ -148,11 +148,8 @@ fn module_rows(twin: &Value, identities: &Value) -> Vec<Value> {
         .into_keys()
         .map(|name| {
             let (wanted, is) = (wanted.get(name.as_str()), reported_module(reported, &name));
-            let wanted_status = wanted.map(|module| match module["status"].as_str() {
-                Some(status) => status,
-                // The agent has no status: it always runs.
-                None => "running",
-            });
+            // The agent has no status: it always runs.
+            let wanted_status = wanted.map(|module| module["status"].as_str().unwrap_or("running"));
             let image = wanted.map_or(&is["settings"]["image"], |module| &module["settings"]["image"]);
             json!({
                 "desiredStatus": wanted_status,
