@@ -229,7 +229,7 @@ fn containers(options: &Options) -> Result<Counts> {
     let mut command = scenarios(&images)?;
     long(&mut command, options);
     command.args(&options.passed_on);
-    let minutes = if options.long { 120 } else { 15 };
+    let minutes = if options.long { 120 } else { 25 };
     let outcome = tee(&mut command, Duration::from_secs(minutes * 60))?;
     let scenarios = counts::pytest(&outcome.lines).with_status(outcome.success, outcome.note);
     Ok(runtime.strict().and(scenarios.strict()))
