@@ -100,7 +100,9 @@ impl Broker {
             200 => String::new(),
             _ => format!("Error while parsing desired properties - {description}"),
         };
-        if code != 200 {
+        if desired.is_empty() {
+            tracing::info!(version, "the edge hub has no configuration yet");
+        } else if code != 200 {
             tracing::error!(
                 version,
                 description,

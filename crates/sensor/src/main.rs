@@ -17,6 +17,8 @@ mod reading;
 mod settings;
 mod workload;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use connection::Connection;
@@ -33,6 +35,11 @@ fn say(text: &str) {
 }
 
 fn main() -> anyhow::Result<()> {
+    // The first process of a container gets no signal that it has no handler for: without one, every stop would take the
+    // engine's patience.
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 0, Arc::new(AtomicBool::new(true)))?;
+    }
     let settings = Settings::from_environment(|name| std::env::var(name).ok())?;
     say(&format!(
         "simulated sensor {}: {} messages, one each {:?}",
