@@ -44,6 +44,8 @@ const MODULE: &str = "$edgeHub";
 const SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(600);
 /// TLS handshakes at once, and clients that have not logged in yet: an edge device has few.
 const LOGINS_MAX: usize = 256;
+/// Messages for inputs that a module may hold unanswered: enough for the next ones to be fetched meanwhile.
+const INPUTS_IN_FLIGHT: usize = 64;
 
 /// The edge hub inside this process.
 pub(super) struct EdgeHub {
@@ -375,6 +377,7 @@ pub(super) fn serve(
         silence_max: SILENCE_MAX,
         logins_pending_max: LOGINS_MAX,
         tolerant: true,
+        c2d_in_flight_max: INPUTS_IN_FLIGHT,
         ..MqttConfig::default()
     };
     let mqtt = MqttHead::new(config, Arc::clone(&gateway), Arc::clone(clock), metrics.clone());
@@ -382,6 +385,7 @@ pub(super) fn serve(
         logins_pending_max: LOGINS_MAX,
         connections_max: LOGINS_MAX,
         module_inputs: true,
+        c2d_in_flight_max: INPUTS_IN_FLIGHT,
         ..AmqpConfig::default()
     };
     let amqp = AmqpHead::new(

@@ -302,7 +302,13 @@ fn a_caller_that_resends_itself_finds_nothing_in_flight_after_a_reconnect() {
     session.publish(&message, 0, &mut out).expect("room");
     session.connection_lost();
     // Still told, so that the caller knows what was not acknowledged.
-    assert_eq!(session.in_flight_tokens().map(|(_, token)| token).collect::<Vec<_>>(), [9]);
+    assert_eq!(
+        session
+            .in_flight_tokens()
+            .map(|(_, token)| token)
+            .collect::<Vec<_>>(),
+        [9]
+    );
     session.connect(&connect, 1, &mut out).expect("fits");
     session.handle(accepted, 1, &mut out).expect("accepted");
     assert_eq!(session.resend(1, &mut out), 0);
