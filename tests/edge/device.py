@@ -38,7 +38,7 @@ class EdgeDevice:
         self.config = self.folder / "edge.toml"
         self.log = self.machine.folder / f"{device_id}.log"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.expect_errors = False
+        self.binary = edge_binary()
         self.hosts = None
         connection_string = self.hub.create_edge_device(device_id)
         self.write_config(connection_string, settings or {})
@@ -81,7 +81,7 @@ class EdgeDevice:
         self.started = time.monotonic()
         names = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', self.hosts]
         self.process = self.machine.spawn(
-            *(names if self.hosts else []), edge_binary(), "run", "--config", self.config, log=f"{self.id}.log", env=env
+            *(names if self.hosts else []), self.binary, "run", "--config", self.config, log=f"{self.id}.log", env=env
         )
         if wait:
             wait_until(self.answers, f"holdfast-edge of {self.id} to answer", 30)
