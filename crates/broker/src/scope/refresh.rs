@@ -63,6 +63,7 @@ impl Scope {
         let change = self.replace(found);
         if !change.is_empty() {
             self.save();
+            self.forget_attempts(&change);
         }
         Ok(change)
     }
@@ -75,6 +76,8 @@ impl Scope {
         chain: Option<&str>,
     ) -> Result<ScopeChange, RefreshFailed> {
         let registry = self.registry.as_ref().ok_or(RefreshFailed::Alone)?;
+        // What a child claims and the hub does not confirm changes nothing: it may be wrong, and others rest on the entry.
+        let may_go = chain.is_none();
         let given = chain.map(|chain| format!("{chain};{}", self.device_id));
         let known = || self.chain(identity).map(|chain| chain.join(";"));
         let chain = given.or_else(known).unwrap_or_else(|| {
@@ -97,7 +100,7 @@ impl Scope {
         {
             let mut identities = self.identities.write();
             let answered = found.iter().any(|entry| entry.identity == *identity);
-            if !answered && !is_local && identities.remove(identity).is_some() {
+            if may_go && !answered && !is_local && identities.remove(identity).is_some() {
                 change.removed.push(identity.clone());
             }
             if !change.removed.is_empty() {
@@ -122,8 +125,20 @@ impl Scope {
         }
         if !change.is_empty() {
             self.save();
+            self.forget_attempts(&change);
         }
         Ok(change)
+    }
+
+    /// Who stands below an edge device that has come may be asked for at once, however lately it was not there.
+    fn forget_attempts(&self, change: &ScopeChange) {
+        let is_edge = |id: &Identity| {
+            self.get(id)
+                .is_some_and(|entry| entry.iot_edge && !id.is_module())
+        };
+        if change.added.iter().any(is_edge) {
+            self.attempts.lock().clear();
+        }
     }
 
     /// Whether the hub above still answers this device about itself.
