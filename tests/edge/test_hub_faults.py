@@ -269,6 +269,7 @@ def test_a_flood_and_broken_connections_harm_nobody(gateway, hub, field, leaf_of
         queues_are_empty(gateway)
 
 
+@pytest.mark.long
 def test_certificates_are_renewed_under_load(make_device, hub, leaf_of):
     """The edge CA, and with it the server certificate, is renewed while devices send."""
     # A life of 90 days, and dated back by one.

@@ -401,3 +401,40 @@ async fn child_edges_speak_for_what_is_below_them() {
     assert!(sender.session.is_ended());
     assert!(connect("below", "below;child").await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_new_below_a_child_is_asked_for_by_its_chain() {
+    let mut child = entry("child");
+    child.iot_edge = true;
+    child.device_scope = Some("ms-azure-iot-edge://child-1".to_owned());
+    child.parent_scopes = vec![EDGE_SCOPE.to_owned()];
+    let mut new = entry("new");
+    new.parent_scopes = vec!["ms-azure-iot-edge://child-1".to_owned()];
+    let mut identities = scope();
+    identities.extend([child, entry("child/$edgeHub")]);
+    let cloud = FakeCloud::new(true);
+    cloud.state.lock().scope = identities;
+    let edge = Edge::below(&cloud, Arc::new(SimDisk::new())).await;
+    let leaf = edge.client("leaf").await;
+    {
+        let mut state = cloud.state.lock();
+        state.scope.push(new);
+        let ways = [("new", "new;child;edge"), ("leaf", "leaf;edge")];
+        state
+            .ways
+            .extend(ways.map(|(id, way)| (id.to_owned(), way.to_owned())));
+    }
+    let actor = edge.token("child/$edgeHub", &key_of("child/$edgeHub"));
+    let stranger = edge.token("child/$edgeHub", &key_of("stranger"));
+    let connect = async |token: &str, identity: &str, chain: &str| {
+        let credential = Credential::Sas(token);
+        edge.connect_with(identity, credential, Persistence::Untouched, Some(chain))
+            .await
+    };
+    // A stranger does not use up the look-up, and a claim that is wrong harms nobody.
+    assert!(connect(&stranger, "new", "new;child").await.is_err());
+    assert!(connect(&actor, "leaf", "leaf;child").await.is_err());
+    assert!(!leaf.session.is_ended());
+    edge.client("leaf").await;
+    assert!(connect(&actor, "new", "new;child").await.is_ok());
+}

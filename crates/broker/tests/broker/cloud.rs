@@ -43,6 +43,8 @@ pub(crate) struct State {
     pub(crate) scope: Vec<ScopeIdentity>,
     pub(crate) scope_reads: usize,
     pub(crate) identity_reads: Vec<String>,
+    /// Chains by which identities are found; whoever is not named here is found by any.
+    pub(crate) ways: HashMap<String, String>,
     events: HashMap<String, mpsc::UnboundedSender<CloudEvent>>,
     /// Most calls of `send` under way at once.
     pub(crate) sending_max: usize,
@@ -380,7 +382,7 @@ impl CloudRegistry for Registry {
     fn scope_identity<'a>(
         &'a self,
         target: &'a Identity,
-        _: &'a str,
+        chain: &'a str,
     ) -> BoxFuture<'a, Result<Vec<ScopeIdentity>, CloudError>> {
         Box::pin(async move {
             let mut state = self.0.state.lock();
@@ -388,6 +390,9 @@ impl CloudRegistry for Registry {
                 return Err(unreachable());
             }
             state.identity_reads.push(target.as_str().to_owned());
+            if state.ways.get(target.as_str()).is_some_and(|way| way != chain) {
+                return Err(CloudError::Unauthorized("the chain is none".to_owned()));
+            }
             let found = state.scope.iter().filter(|entry| entry.identity == *target);
             Ok(found.cloned().collect())
         })
