@@ -9,15 +9,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_model::Identity;
-use holdfast_ports::clock::Clock;
-use holdfast_upstream::port::{Account, ClientCertificate, CloudError, Proof, TokenSigner};
+use holdfast_model::credential::SymmetricKey;
+use holdfast_observe::Registry;
+use holdfast_ports::clock::{Clock, SystemClock};
+use holdfast_upstream::KeySigner;
+use holdfast_upstream::port::{
+    Account, ClientCertificate, CloudError, CloudRegistry as _, Proof, TokenSigner,
+};
 use holdfast_upstream::provisioning::{Attestation, ProvisioningClient, ProvisioningConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::certificates::pem;
-use crate::config::{CertificateFiles, Credential, Provisioning, Reprovisioning, Settings};
+use crate::config::{CertificateFiles, Credential, KeySource, Provisioning, Reprovisioning, Settings};
 use crate::failure::{Failure, Kind};
 use crate::files::{self, PRIVATE};
 use crate::keys::{DeviceSigner, FileKeys, KeyStore};
@@ -26,6 +31,9 @@ use crate::upstream;
 
 /// Between two attempts while nothing is kept.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// What to do when the hub does not accept the device.
+pub const NOT_ACCEPTED: &str = "the device must exist at the hub, be enabled and an edge device, and have this key or the thumbprint of this certificate; `holdfast device show` tells what the hub has";
 
 /// This device.
 #[derive(Clone)]
@@ -121,14 +129,69 @@ pub async fn provision(
     }
 }
 
+/// Asks whether the provisioning service and the hub accept this device, and changes nothing there or here; what was
+/// seen, in words.
+///
+/// # Errors
+/// When credentials cannot be read, or somebody refuses the device or cannot be reached.
+pub async fn verify(settings: &Settings) -> Result<String, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let (Provisioning::Manual { credential, .. } | Provisioning::Dps { credential, .. }) =
+        &settings.provisioning;
+    let proof = match credential {
+        Credential::Key(source) => Proof::Key(Arc::new(KeySigner::new(read_key(source)?))),
+        Credential::Certificate(given) => Proof::Certificate(certificate(given)?),
+    };
+    let (hub, device_id) = match &settings.provisioning {
+        Provisioning::Manual { hub, device_id, .. } => (hub.clone(), device_id.clone()),
+        Provisioning::Dps { .. } => {
+            let registrar = Registrar::new(settings, &proof, &clock)?;
+            let id = &registrar.registration_id;
+            let found = registrar.client.look_up(id, &registrar.attestation).await;
+            match found.map_err(|error| registrar.refusal(&error))? {
+                Some(assignment) => (assignment.hub_host, assignment.device_id),
+                None => return Ok(format!("{id} has not registered yet")),
+            }
+        }
+    };
+    let metrics = holdfast_upstream::Metrics::register(&mut Registry::new());
+    let upstream = upstream::open(settings, &hub, clock, metrics)?;
+    let device = Device {
+        hub,
+        device_id,
+        proof,
+        from_memory: false,
+    };
+    let (hub, device_id) = (&device.hub, &device.device_id);
+    match upstream.registry(device.account()?).modules().await {
+        Ok(_) => Ok(format!("{device_id} at {hub}")),
+        Err(CloudError::Unreachable(cause)) => {
+            let words = format!("{hub} cannot be reached: {cause}");
+            Err(Failure::new(Kind::Unavailable, words).hint("the checks of the connection tell more"))
+        }
+        Err(CloudError::Unauthorized(cause)) => Err(not_accepted(hub, device_id, &cause)),
+        Err(CloudError::Refused { status, message }) => {
+            Err(not_accepted(hub, device_id, &format!("{status} {message}")))
+        }
+    }
+}
+
+fn not_accepted(hub: &str, device_id: &str, cause: &str) -> Failure {
+    let words = format!("the hub refuses the device {device_id} at {hub}: {cause}");
+    Failure::new(Kind::Unauthorized, words).hint(NOT_ACCEPTED)
+}
+
+fn read_key(source: &KeySource) -> Result<SymmetricKey, Failure> {
+    crate::keys::read_key(source, "of the device").map_err(|error| {
+        Failure::usage(error.to_string()).hint("give the device's key as the hub shows it, in base64")
+    })
+}
+
 /// The device's proof from its credential.
 fn proof(credential: &Credential, keys: &Arc<FileKeys>) -> Result<Proof, Failure> {
     match credential {
         Credential::Key(source) => {
-            let key = crate::keys::read_key(source, "of the device").map_err(|error| {
-                Failure::usage(error.to_string()).hint("give the device's key as the hub shows it, in base64")
-            })?;
-            keys.set_device_key(Some(key));
+            keys.set_device_key(Some(read_key(source)?));
             Ok(Proof::Key(Arc::new(DeviceSigner(
                 Arc::clone(keys) as Arc<dyn KeyStore>
             ))))
@@ -251,12 +314,31 @@ impl Registrar {
                 return Ok(kept);
             }
             if !matches!(error, CloudError::Unreachable(_)) {
-                return Err(Failure::new(Kind::Unauthorized, format!("the provisioning service: {error}"))
-                    .hint("check id scope, registration id and key or certificate; `holdfast dps registration show` tells what the service has"));
+                return Err(self.refusal(&error));
             }
             tracing::warn!(%error, "the provisioning service cannot be reached; trying again");
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    /// What a person can do about what the service answers.
+    fn refusal(&self, error: &CloudError) -> Failure {
+        let id = &self.registration_id;
+        let (kind, words) = match error {
+            CloudError::Unreachable(cause) => (
+                Kind::Unavailable,
+                format!("the provisioning service cannot be reached: {cause}"),
+            ),
+            CloudError::Unauthorized(cause) => (
+                Kind::Unauthorized,
+                format!("the provisioning service refuses the registration id {id}: {cause}"),
+            ),
+            CloudError::Refused { status, message } => (
+                Kind::Unauthorized,
+                format!("the provisioning service refuses the registration id {id}: {status} {message}"),
+            ),
+        };
+        Failure::new(kind, words).hint("check id scope, registration id and key or certificate; `holdfast dps registration show` tells what the service has")
     }
 
     /// Asks once, and keeps the answer.

@@ -166,6 +166,32 @@ impl ProvisioningClient {
         }
     }
 
+    /// What the service last said of the device, without registering it; `None` when it has not registered yet. Not for
+    /// TPMs, which get their key by registering.
+    ///
+    /// # Errors
+    /// As of [`Self::register`].
+    pub async fn look_up(
+        &self,
+        registration_id: &str,
+        attestation: &Attestation,
+    ) -> Result<Option<Assignment>, CloudError> {
+        let caller = self.caller(registration_id, attestation, None)?;
+        let path = format!("{}?api-version={API_VERSION}", self.registration(registration_id));
+        let answer = self.call(&caller, Method::POST, &path, true).await?;
+        match answer.status {
+            200..=299 => {}
+            404 => return Ok(None),
+            status => return Err(cloud_error(status, &answer.body)),
+        }
+        let state: StateJson = read(&answer.body).ok_or_else(unreadable)?;
+        match state.status.as_deref() {
+            Some("assigned") => assigned(attestation, state).await.map(Some),
+            Some("assigning" | "unassigned") => Ok(None),
+            status => Err(not_assigned(status.unwrap_or("unknown"), state.error_message)),
+        }
+    }
+
     fn caller<'a>(
         &self,
         registration_id: &str,
@@ -244,9 +270,13 @@ impl ProvisioningClient {
     }
 
     fn path(&self, registration_id: &str, operation: &str) -> String {
+        let registration = self.registration(registration_id);
+        format!("{registration}/{operation}?api-version={API_VERSION}")
+    }
+
+    fn registration(&self, registration_id: &str) -> String {
         let id_scope = encoded(&self.config.id_scope);
-        let registration_id = encoded(registration_id);
-        format!("/{id_scope}/registrations/{registration_id}/{operation}?api-version={API_VERSION}")
+        format!("/{id_scope}/registrations/{}", encoded(registration_id))
     }
 
     async fn call(
@@ -263,7 +293,7 @@ impl ProvisioningClient {
                 Some(token::sign(signer, &caller.resource, expiry, Some(POLICY)).await?)
             }
         };
-        let body = (method == Method::PUT).then(|| caller.body.clone());
+        let body = (method != Method::GET).then(|| caller.body.clone());
         let call = Call {
             method,
             path: path.to_owned(),
@@ -291,7 +321,6 @@ fn progress(answer: &Answer) -> Result<Progress, CloudError> {
         429 | 500..=599 => return Ok(Progress::Later(refused())),
         _ => return Err(refused()),
     }
-    let unreadable = || CloudError::Unreachable("the service's answer cannot be read".to_owned());
     let json: OperationJson = read(&answer.body).ok_or_else(unreadable)?;
     match (json.status.as_str(), json.registration_state) {
         ("assigned", Some(state)) => Ok(Progress::Assigned(state)),
@@ -299,13 +328,17 @@ fn progress(answer: &Answer) -> Result<Progress, CloudError> {
             let operation = json.operation_id.filter(|id| !id.is_empty());
             operation.map(Progress::Assigning).ok_or_else(unreadable)
         }
-        (status, state) => {
-            let message = state.and_then(|state| state.error_message).unwrap_or_default();
-            Err(CloudError::Unauthorized(format!(
-                "the registration is {status}: {message}"
-            )))
-        }
+        (status, state) => Err(not_assigned(status, state.and_then(|state| state.error_message))),
     }
+}
+
+fn unreadable() -> CloudError {
+    CloudError::Unreachable("the service's answer cannot be read".to_owned())
+}
+
+fn not_assigned(status: &str, message: Option<String>) -> CloudError {
+    let message = message.unwrap_or_default();
+    CloudError::Unauthorized(format!("the registration is {status}: {message}"))
 }
 
 async fn assigned(attestation: &Attestation, state: StateJson) -> Result<Assignment, CloudError> {
@@ -386,6 +419,8 @@ struct OperationJson {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct StateJson {
+    #[serde(default)]
+    status: Option<String>,
     #[serde(default)]
     assigned_hub: Option<String>,
     #[serde(default)]

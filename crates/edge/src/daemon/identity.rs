@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_agent::identities::{ModuleIdentities as _, ModuleIdentity};
+use holdfast_agent::identities::{IdentityError, ModuleIdentities as _, ModuleIdentity};
 use holdfast_agent::runtime::ModuleRuntime;
 use holdfast_upstream::Upstream;
 use holdfast_upstream::port::{Account, Cloud as _, CloudClient, Interests, Proof};
@@ -13,6 +13,7 @@ use super::Base;
 use super::twin::Conversation;
 use crate::identities::Identities;
 use crate::keys::{KeyStore, ModuleSigner};
+use crate::provisioning::NOT_ACCEPTED;
 use crate::system::SystemInfo;
 
 /// Id of the agent at the hub.
@@ -33,6 +34,8 @@ pub(super) struct Accounts {
     refused: Arc<Notify>,
     renewed: tokio::sync::Mutex<Option<tokio::time::Instant>>,
     instance: String,
+    hub: String,
+    device_id: String,
 }
 
 impl Accounts {
@@ -48,6 +51,8 @@ impl Accounts {
             refused: Arc::new(Notify::new()),
             renewed: tokio::sync::Mutex::new(None),
             instance: uuid(),
+            hub: base.device.hub.clone(),
+            device_id: base.device.device_id.clone(),
         })
     }
 
@@ -76,7 +81,18 @@ impl Accounts {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the agent has no identity yet; trying again");
+                    match &error {
+                        IdentityError::Refused { cause, .. } => tracing::error!(
+                            device = self.device_id,
+                            hub = self.hub,
+                            cause,
+                            hint = NOT_ACCEPTED,
+                            "the hub refuses this device; trying again. `holdfast-edge check` tells more"
+                        ),
+                        IdentityError::Offline { .. } => {
+                            tracing::warn!(%error, "the agent has no identity yet; trying again");
+                        }
+                    }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY.1);
                 }

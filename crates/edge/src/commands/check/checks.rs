@@ -120,6 +120,11 @@ pub(super) const ALL: &[Check] = &[
         "the hub is reached over MQTT",
         hub_mqtt
     ),
+    check!(
+        "device-accepted",
+        "provisioning service and hub accept the device",
+        accepted
+    ),
     check!("modules-healthy", "all modules run", modules),
 ];
 
@@ -490,6 +495,17 @@ impl Checks {
             None => Skipped(
                 "the device has not been assigned to a hub yet; name one with --iothub-hostname".to_owned(),
             ),
+        }
+    }
+
+    async fn accepted(&self) -> Found {
+        let settings = match self.settings() {
+            Ok(settings) => settings,
+            Err(found) => return found,
+        };
+        match crate::provisioning::verify(settings).await {
+            Ok(seen) => Good(seen),
+            Err(error) => Failed(error.message, error.hint.unwrap_or_default()),
         }
     }
 

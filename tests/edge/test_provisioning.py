@@ -1,0 +1,293 @@
+"""Who a device is: a provisioning service or a configuration that tells, keys and certificates, and what is refused."""
+
+import http.client
+import json
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "clients" / "python"))
+
+from device import SECRET, EdgeDevice, edge_binary, wait_until  # noqa: E402
+from dps import Certificate  # noqa: E402
+
+class AziotDevice(EdgeDevice):
+    """A device with a `config.toml` of the original, whose hub is told or assigned as that file says."""
+
+    def __init__(self, machine, device_id, folder, provisioning, *, protocol="amqp", mode=None):
+        self.machine, self.id, self.folder = machine, device_id, Path(folder)
+        self.hub = machine.site.hub
+        self.process = self.hosts = None
+        self.home = self.folder / "home"
+        self.config = self.folder / "config.toml"
+        self.log = machine.folder / f"{device_id}.log"
+        self.binary = edge_binary()
+        self.protocol, self.mode = protocol, mode
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.configure(provisioning)
+
+    def configure(self, provisioning):
+        """Writes the file; `provisioning` is everything from `[provisioning]` on."""
+        ports = self.hub.ports
+        mode = f'auto_reprovisioning_mode = "{self.mode}"\n' if self.mode else ""
+        self.config.write_text(f"""\
+hostname = "{self.id}"
+{mode}
+{provisioning}
+
+[connect]
+workload_uri = "unix://{self.folder}/workload.sock"
+management_uri = "unix://{self.folder}/mgmt.sock"
+
+[listen]
+workload_uri = "unix://{self.folder}/workload.sock"
+management_uri = "unix://{self.folder}/mgmt.sock"
+
+[moby_runtime]
+uri = "{self.machine.engine_socket}"
+network = "azure-iot-edge"
+
+[holdfast]
+home = "{self.home}"
+
+[holdfast.upstream]
+protocol = "{self.protocol}"
+ca = "{self.hub.ca}"
+amqp_port = {ports["amqp"]}
+mqtt_port = {ports["mqtt"]}
+https_port = {ports["https"]}
+
+[holdfast.observe]
+filter = "info,holdfast_agent=debug"
+""")
+        self.config.chmod(0o600)
+
+    def works(self):
+        """Becomes connected, takes an empty deployment and reports it; and so again with what it has kept."""
+        self.start()
+        wait_until(lambda: self.hub.request("GET", f"/devices/{self.id}")[0] == 200, f"{self.id} to exist", 30)
+        version = self.deploy({})
+        self.wait_status(200, version)
+        for module in ("$edgeAgent", "$edgeHub"):
+            path = f"/devices/{self.id}/modules/{module.replace('$', '%24')}"
+            wait_until(lambda: self.hub.ok("GET", path)["connectionState"] == "Connected", f"{module} connected", 30)
+        return self
+
+    def check(self):
+        """What `check` finds, by name."""
+        done = self.cli("check", "--output", "json", "--ntp-server", "127.0.0.1:9", check=False)
+        return json.loads(done.stdout)["checks"]
+
+    def ended(self, seconds=30):
+        """Waits until the daemon has ended by itself; its exit code."""
+        return self.process.wait(timeout=seconds)
+
+    def wait_log(self, words, seconds=30):
+        def said():
+            return all(word in self.log_text() for word in words)
+
+        try:
+            wait_until(said, f"the log to say {words}", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log_tail()}") from None
+
+
+@pytest.fixture
+def aziot(machine, folder, request):
+    """Makes such devices."""
+    made = []
+
+    def make(device_id, provisioning, **options):
+        device = AziotDevice(machine, device_id, folder / f"p{time.monotonic_ns() % 10**9}", provisioning, **options)
+        made.append(device)
+        return device
+
+    yield make
+    for device in made:
+        device.close()
+
+
+@pytest.fixture
+def name(request):
+    """An id for devices and groups that no other test has."""
+    return f"p{time.monotonic_ns() % 10**10}"
+
+
+def dps(hub, attestation):
+    return f"""\
+[provisioning]
+source = "dps"
+global_endpoint = "https://{hub.dps_host}:{hub.ports["https"]}"
+id_scope = "{hub.id_scope}"
+
+[provisioning.attestation]
+{attestation}
+"""
+
+
+def dps_key(hub, registration_id, key):
+    return dps(hub, f'method = "symmetric_key"\nregistration_id = "{registration_id}"\nsymmetric_key = {{ value = "{key}" }}')
+
+
+def x509_lines(files):
+    certificate, key = files
+    return f'method = "x509"\nidentity_cert = "file://{certificate}"\nidentity_pk = "file://{key}"'
+
+
+def manual(hub, device_id, lines):
+    return f"""\
+[provisioning]
+source = "manual"
+iothub_hostname = "{hub.address}"
+device_id = "{device_id}"
+
+[provisioning.authentication]
+{lines}
+"""
+
+
+def group(hub, group_id, *arguments):
+    hub.cli("dps", "group", "create", group_id, "--edge", "true", *arguments)
+
+
+def device_key(hub, name):
+    """The key of a device in a new group."""
+    group(hub, f"g-{name}")
+    return hub.cli("dps", "compute-device-key", "--group", f"g-{name}", "--registration-id", name).strip()
+
+
+def thumbprint_device(hub, device_id, certificate):
+    from cryptography.hazmat.primitives import hashes
+
+    thumbprint = certificate.certificate.fingerprint(hashes.SHA256()).hex()
+    hub.ok("PUT", f"/devices/{device_id}", {
+        "deviceId": device_id, "capabilities": {"iotEdge": True},
+        "authentication": {"type": "selfSigned", "x509Thumbprint": {"primaryThumbprint": thumbprint}}})
+
+
+def management(device, method, path):
+    """A request to the management socket; its status."""
+    connection = http.client.HTTPConnection("localhost", timeout=20)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(device.folder / "mgmt.sock"))
+    try:
+        connection.request(method, path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def other_key():
+    import base64
+    import os
+
+    return base64.b64encode(os.urandom(32)).decode()
+
+
+def test_a_key_of_an_enrollment_group(aziot, hub, name):
+    device = aziot(name, dps_key(hub, name, device_key(hub, name))).works()
+    found = device.check()
+    assert found["device-accepted"]["result"] == "ok", found["device-accepted"]
+    assert name in found["device-accepted"]["details"][0]
+    # Asked to reprovision it ends with a code by which its supervisor starts it again, and the hub is the same.
+    assert management(device, "POST", "/device/reprovision?api-version=2019-10-22") == 204
+    assert device.ended() == 153, device.log_tail()
+    device.start()
+    device.wait_status(200, device.deploy({}))
+    assert device.stop() == 0
+
+
+def test_what_the_service_said_is_enough_for_a_start_without_it(aziot, hub, name):
+    device = aziot(name, dps_key(hub, name, device_key(hub, name))).works()
+    device.stop()
+    device.machine.cut_from_hub()
+    try:
+        device.start()
+    finally:
+        device.machine.mend_to_hub()
+    device.wait_status(200, device.deploy({}))
+
+
+@pytest.mark.parametrize("protocol", ["amqp", "mqtt"])
+def test_a_certificate_of_an_enrollment_group(aziot, hub, name, tmp_path, protocol):
+    authority = Certificate(f"authority of {name}", is_ca=True)
+    (tmp_path / "ca.pem").write_text(authority.pem)
+    group(hub, f"g-{name}", "--certificate", str(tmp_path / "ca.pem"))
+    files = Certificate(name, authority).files(tmp_path)
+    device = aziot(name, dps(hub, x509_lines(files)), protocol=protocol).works()
+    authentication = hub.ok("GET", f"/devices/{name}")["authentication"]
+    assert authentication["type"] in ("selfSigned", "certificateAuthority"), authentication
+    assert device.check()["device-accepted"]["result"] == "ok"
+
+
+@pytest.mark.parametrize("protocol", ["amqp", "mqtt"])
+def test_a_certificate_whose_thumbprint_the_hub_has(aziot, hub, name, tmp_path, protocol):
+    certificate = Certificate(name)
+    thumbprint_device(hub, name, certificate)
+    device = aziot(name, manual(hub, name, x509_lines(certificate.files(tmp_path))), protocol=protocol).works()
+    assert device.check()["device-accepted"]["result"] == "ok"
+
+
+def test_a_key_in_a_file(aziot, hub, name, tmp_path):
+    import base64
+
+    text = hub.create_edge_device(name).rpartition("SharedAccessKey=")[2]
+    path = tmp_path / "device.key"
+    # As keyd takes it: the bytes themselves.
+    path.write_bytes(base64.b64decode(text))
+    path.chmod(0o600)
+    lines = f'method = "sas"\ndevice_id_pk = {{ uri = "file://{path}" }}'
+    device = aziot(name, manual(hub, name, lines)).works()
+    assert device.check()["device-accepted"]["result"] == "ok"
+
+
+def test_a_wrong_key_is_refused_by_the_service(aziot, hub, name):
+    group(hub, f"g-{name}")
+    device = aziot(name, dps_key(hub, name, other_key())).start(wait=False)
+    assert device.ended() == 4, device.log_tail()
+    device.wait_log(["the provisioning service refuses", name, "401"])
+    found = device.check()["device-accepted"]
+    assert found["result"] == "error", found
+    assert "provisioning service refuses" in found["details"][0] and "registration id" in found["remedy"], found
+    assert hub.request("GET", f"/devices/{name}")[0] == 404
+
+
+def test_a_foreign_certificate_is_refused_by_the_service(aziot, hub, name, tmp_path):
+    authority, foreign = (Certificate(f"authority {n} of {name}", is_ca=True) for n in (1, 2))
+    (tmp_path / "ca.pem").write_text(authority.pem)
+    group(hub, f"g-{name}", "--certificate", str(tmp_path / "ca.pem"))
+    device = aziot(name, dps(hub, x509_lines(Certificate(name, foreign).files(tmp_path)))).start(wait=False)
+    assert device.ended() == 4, device.log_tail()
+    device.wait_log(["the provisioning service refuses", name])
+    found = device.check()["device-accepted"]
+    assert found["result"] == "error" and "provisioning service refuses" in found["details"][0], found
+    assert hub.request("GET", f"/devices/{name}")[0] == 404
+
+
+@pytest.mark.parametrize("kind", ["key", "certificate"])
+def test_a_wrong_credential_is_refused_by_the_hub_until_it_is_right(aziot, hub, name, tmp_path, kind):
+    certificate = Certificate(name)
+    if kind == "key":
+        text = hub.create_edge_device(name).rpartition("SharedAccessKey=")[2]
+        right, wrong = (manual(hub, name, f'method = "sas"\ndevice_id_pk = {{ value = "{key}" }}')
+                        for key in (text, other_key()))
+    else:
+        thumbprint_device(hub, name, certificate)
+        folders = [tmp_path / "right", tmp_path / "wrong"]
+        for folder in folders:
+            folder.mkdir()
+        right = manual(hub, name, x509_lines(certificate.files(folders[0])))
+        wrong = manual(hub, name, x509_lines(Certificate(name).files(folders[1])))
+    device = aziot(name, wrong).start()
+    device.wait_log(["the hub refuses this device", name, "holdfast-edge check"])
+    found = device.check()["device-accepted"]
+    assert found["result"] == "error", found
+    assert "the hub refuses" in found["details"][0] and name in found["details"][0], found
+    assert found["remedy"]
+    device.stop()
+    assert not SECRET.search(device.log_text())
+    device.configure(right)
+    device.works()
