@@ -1,18 +1,31 @@
 """Who a device is: a provisioning service or a configuration that tells, keys and certificates, and what is refused."""
 
+import base64
+import gzip
 import http.client
+import io
 import json
+import os
+import re
 import socket
+import ssl
 import sys
 import time
+import zipfile
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import pytest
+from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
+from cryptography.hazmat.primitives import hashes
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "clients" / "python"))
 
-from device import SECRET, EdgeDevice, edge_binary, wait_until  # noqa: E402
+from device import SECRET, EdgeDevice, edge_binary, module, wait_until  # noqa: E402
 from dps import Certificate  # noqa: E402
+from hub import parse_connection_string, read_env  # noqa: E402
 
 class AziotDevice(EdgeDevice):
     """A device with a `config.toml` of the original, whose hub is told or assigned as that file says."""
@@ -71,9 +84,9 @@ filter = "info,holdfast_agent=debug"
         wait_until(lambda: self.hub.request("GET", f"/devices/{self.id}")[0] == 200, f"{self.id} to exist", 30)
         version = self.deploy({})
         self.wait_status(200, version)
-        for module in ("$edgeAgent", "$edgeHub"):
-            path = f"/devices/{self.id}/modules/{module.replace('$', '%24')}"
-            wait_until(lambda: self.hub.ok("GET", path)["connectionState"] == "Connected", f"{module} connected", 30)
+        for own in ("%24edgeAgent", "%24edgeHub"):
+            path = f"/devices/{self.id}/modules/{own}"
+            wait_until(lambda: self.hub.ok("GET", path)["connectionState"] == "Connected", f"{own} to be connected", 30)
         return self
 
     def check(self):
@@ -96,7 +109,7 @@ filter = "info,holdfast_agent=debug"
 
 
 @pytest.fixture
-def aziot(machine, folder, request):
+def aziot(machine, folder):
     """Makes such devices."""
     made = []
 
@@ -111,7 +124,7 @@ def aziot(machine, folder, request):
 
 
 @pytest.fixture
-def name(request):
+def name():
     """An id for devices and groups that no other test has."""
     return f"p{time.monotonic_ns() % 10**10}"
 
@@ -160,8 +173,6 @@ def device_key(hub, name):
 
 
 def thumbprint_device(hub, device_id, certificate):
-    from cryptography.hazmat.primitives import hashes
-
     thumbprint = certificate.certificate.fingerprint(hashes.SHA256()).hex()
     hub.ok("PUT", f"/devices/{device_id}", {
         "deviceId": device_id, "capabilities": {"iotEdge": True},
@@ -181,9 +192,6 @@ def management(device, method, path):
 
 
 def other_key():
-    import base64
-    import os
-
     return base64.b64encode(os.urandom(32)).decode()
 
 
@@ -232,8 +240,6 @@ def test_a_certificate_whose_thumbprint_the_hub_has(aziot, hub, name, tmp_path, 
 
 
 def test_a_key_in_a_file(aziot, hub, name, tmp_path):
-    import base64
-
     text = hub.create_edge_device(name).rpartition("SharedAccessKey=")[2]
     path = tmp_path / "device.key"
     # As keyd takes it: the bytes themselves.
@@ -291,3 +297,123 @@ def test_a_wrong_credential_is_refused_by_the_hub_until_it_is_right(aziot, hub, 
     assert not SECRET.search(device.log_text())
     device.configure(right)
     device.works()
+
+
+# Uploads to the hub's own blob store
+
+
+class Blobs:
+    """A container of the hub's blob store, with an address that lets a device write into it."""
+
+    def __init__(self, hub, name, sign="rcwa"):
+        text = read_env(hub.data_dir / "connection.env")["HOLDFAST_BLOB_CS"]
+        parts = parse_connection_string(text.rstrip(";"))
+        self.service = BlobServiceClient.from_connection_string(text, connection_verify=hub.ca)
+        self.container = self.service.create_container(name)
+        self.ca = hub.ca
+        signature = generate_container_sas(
+            parts["AccountName"], name, account_key=parts["AccountKey"],
+            permission=ContainerSasPermissions.from_string(sign), expiry=datetime.now(timezone.utc) + timedelta(hours=1),
+        )
+        self.signature = signature.rpartition("sig=")[2]
+        self.url = f"{self.container.url}?{signature}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.service.close()
+
+    def read(self):
+        """Content of all blobs by name, as it is stored: the SDK would unpack it."""
+        return {blob.name: self._raw(blob.name) for blob in self.container.list_blobs()}
+
+    def _raw(self, name):
+        address, _, signature = self.url.partition("?")
+        context = ssl.create_default_context(cafile=self.ca)
+        with urlopen(f"{address}/{quote(name)}?{signature}", context=context, timeout=20) as answer:
+            return answer.read()
+
+
+def upload(hub, device, method, payload, wanted="Completed"):
+    """Calls a method that uploads and waits for its task; the task's last state."""
+    status, task = hub.method(device.id, "$edgeAgent", method, {"schemaVersion": "1.0", **payload})
+    assert status == 200, task
+    assert task["status"] in ("NotStarted", "Running", wanted), task
+
+    def state():
+        ask = {"schemaVersion": "1.0", "correlationId": task["correlationId"]}
+        return hub.method(device.id, "$edgeAgent", "GetTaskStatus", ask)[1]
+
+    def over():
+        last = state()
+        return last if last["status"] in ("Completed", "Failed", "Cancelled") else None
+
+    last = wait_until(over, f"{method} to end", 90)
+    assert last["status"] == wanted, f"{last}\n{device.log_tail()}"
+    assert last["correlationId"] == task["correlationId"]
+    return last
+
+
+STAMP = r"\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d"
+
+
+@pytest.fixture
+def chatty(make_device, sensor):
+    """A device with a module that has printed something."""
+    device = make_device().start()
+    device.deploy({"sensor": module(sensor, env={"MessageCount": "3", "MessageDelay": "0.1"})})
+    device.wait_container("sensor")
+    wait_until(lambda: device.machine.docker("logs", "sensor").strip(), "lines of the sensor", 30)
+    return device
+
+
+@pytest.mark.parametrize(("encoding", "content", "suffix"), [
+    ("none", "text", ".log"), ("gzip", "text", ".log.gz"), ("none", "json", ".json"), ("gzip", "json", ".json.gz")])
+def test_logs_are_uploaded(chatty, hub, name, encoding, content, suffix):
+    with Blobs(hub, name) as blobs:
+        upload(hub, chatty, "UploadModuleLogs", {
+            "sasUrl": blobs.url, "encoding": encoding, "contentType": content,
+            "items": [{"id": "^sensor$", "filter": {"tail": 200}}]})
+        (blob, data), = blobs.read().items()
+    assert re.fullmatch(rf"{re.escape(hub.address)}/{chatty.id}/sensor-{STAMP}{re.escape(suffix)}", blob), blob
+    text = (gzip.decompress(data) if encoding == "gzip" else data).decode()
+    printed = chatty.machine.docker("logs", "sensor").splitlines()
+    assert printed
+    if content == "text":
+        lines = text.splitlines()
+    else:
+        records = json.loads(text)
+        assert {(record["iothub"], record["device"], record["id"]) for record in records} == {
+            (hub.address, chatty.id, "sensor")}, records[:2]
+        lines = [record["text"] for record in records]
+    # What was printed since is not there yet.
+    assert lines and lines == printed[: len(lines)]
+    assert blobs.signature not in chatty.log_text()
+
+
+def test_a_support_bundle_is_uploaded(chatty, hub, name):
+    with Blobs(hub, name) as blobs:
+        upload(hub, chatty, "UploadSupportBundle", {"sasUrl": blobs.url})
+        (blob, data), = blobs.read().items()
+    assert re.fullmatch(rf"{re.escape(hub.address)}/{chatty.id}/support-bundle-{STAMP}\.zip", blob), blob
+    with zipfile.ZipFile(io.BytesIO(data)) as bundle:
+        assert bundle.testzip() is None
+        names = set(bundle.namelist())
+        assert {"logs/sensor_log.txt", "inspect/sensor.json", "network/azure-iot-edge.json", "check.json"} <= names, names
+        first = chatty.machine.docker("logs", "sensor").splitlines()[0]
+        assert first in bundle.read("logs/sensor_log.txt").decode()
+        assert json.loads(bundle.read("inspect/sensor.json"))["Name"] == "/sensor"
+        assert "device-accepted" in json.loads(bundle.read("check.json"))["checks"]
+        for entry in names:
+            assert not SECRET.search(bundle.read(entry).decode(errors="replace")), entry
+
+
+def test_an_upload_that_the_store_refuses_fails_and_says_why(chatty, hub, name):
+    with Blobs(hub, name, sign="r") as blobs:
+        task = upload(hub, chatty, "UploadModuleLogs", {
+            "sasUrl": blobs.url, "encoding": "none", "contentType": "text", "items": [{"id": "sensor", "filter": {}}]},
+            wanted="Failed")
+        assert "403" in task["message"], task
+        assert blobs.signature not in task["message"] + chatty.log_text()
+        assert blobs.read() == {}

@@ -1,7 +1,7 @@
 //! Uploads to a blob container by its SAS address: logs and support bundles (edge.md section 5).
 //!
 //! Text goes to an append blob as it is read, in parts of at most 100 lines or 10 s, each its own gzip member if compressed;
-//! JSON and files go to a block blob. Memory is bounded by one part.
+//! where the store has no append blobs, the parts are blocks. JSON and files go to a block blob. Memory is bounded by one part.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -17,7 +17,7 @@ use holdfast_model::Timestamp;
 use super::logs::{Joiner, Reader, Source};
 use super::request::{Filter, Form};
 use super::{BLOCK_BYTES_MAX, MethodError, Place};
-use crate::host::{Host, Put};
+use crate::host::{Host, Put, UploadError};
 
 /// Lines of a part.
 const LINES_MAX: usize = 100;
@@ -98,6 +98,17 @@ impl Blob {
         headers: Vec<(&'static str, String)>,
         body: Bytes,
     ) -> Result<(), String> {
+        let put = self.try_put(host, operation, headers, body).await;
+        put.map_err(|error| format!("{}: {}", self.url, error.message))
+    }
+
+    async fn try_put(
+        &self,
+        host: &dyn Host,
+        operation: &str,
+        headers: Vec<(&'static str, String)>,
+        body: Bytes,
+    ) -> Result<(), UploadError> {
         let mut headers = headers;
         headers.push(("x-ms-version", STORAGE_VERSION.to_owned()));
         let put = Put {
@@ -113,7 +124,7 @@ impl Blob {
                     attempt += 1;
                     tokio::time::sleep(RETRY_PAUSE * attempt).await;
                 }
-                Err(error) => return Err(format!("{}: {}", self.url, error.message)),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -164,6 +175,8 @@ struct Writer<'a> {
     host: &'a dyn Host,
     blob: &'a Blob,
     form: Form,
+    /// An append blob is written; else a block blob.
+    append: bool,
     part: Vec<u8>,
     lines: usize,
     since: tokio::time::Instant,
@@ -172,15 +185,23 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     async fn begin(host: &'a dyn Host, blob: &'a Blob, form: Form) -> Result<Self, String> {
-        if !form.json {
+        let mut append = !form.json;
+        if append {
             let mut headers = content(form);
             headers.push(("x-ms-blob-type", "AppendBlob".to_owned()));
-            blob.put(host, "", headers, Bytes::new()).await?;
+            match blob.try_put(host, "", headers, Bytes::new()).await {
+                Ok(()) => {}
+                // Stores that know only block blobs, as the hub's own, get one. Whatever else is wrong, the first block
+                // is refused for it too.
+                Err(error) if !error.transient => append = false,
+                Err(error) => return Err(format!("{}: {}", blob.url, error.message)),
+            }
         }
         Ok(Writer {
             host,
             blob,
             form,
+            append,
             part: Vec::new(),
             lines: 0,
             since: tokio::time::Instant::now(),
@@ -210,7 +231,7 @@ impl<'a> Writer<'a> {
         self.lines = 0;
         let part = std::mem::take(&mut self.part);
         let bytes = if self.form.gzip { compress(&part)? } else { part };
-        if self.form.json {
+        if !self.append {
             return self.blocks.put(self.host, self.blob, bytes.into()).await;
         }
         self.blob
@@ -221,7 +242,7 @@ impl<'a> Writer<'a> {
     async fn finish(mut self, end: &[u8]) -> Result<(), String> {
         self.part.extend_from_slice(end);
         self.flush().await?;
-        if self.form.json {
+        if !self.append {
             self.blocks
                 .commit(self.host, self.blob, content(self.form))
                 .await?;
