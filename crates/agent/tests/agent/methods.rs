@@ -325,13 +325,32 @@ async fn uploads_of_json_are_one_blob() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn uploads_of_text_are_blocks_where_the_store_cannot_append() {
+    let (site, run) = site().await;
+    site.host.fail_puts(vec![UploadError {
+        message: "400".to_owned(),
+        transient: false,
+    }]);
+    let request = json!({"schemaVersion": "1.0", "sasUrl": SAS, "items": {"id": "filter"}});
+    let (_, body) = site.twin.method("UploadModuleLogs", &request).await;
+    assert_eq!(ended(&site, &body).await["status"], "Completed");
+    let puts = site.host.puts();
+    assert_eq!(puts.len(), 3, "the refused blob, a block, the list");
+    assert!(puts[1].url.contains(".log?comp=block&blockid="));
+    assert!(!puts[1].body.is_empty());
+    assert!(puts[2].url.contains(".log?comp=blocklist&"));
+    run.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn uploads_that_fail_say_why() {
     let (site, run) = site().await;
     let refused = UploadError {
         message: "403 AuthenticationFailed".to_owned(),
         transient: false,
     };
-    site.host.fail_puts(vec![refused]);
+    // The append blob, and the block that is tried in its place.
+    site.host.fail_puts(vec![refused.clone(), refused]);
     let request = json!({"schemaVersion": "1.0", "sasUrl": SAS, "items": {"id": "filter"}});
     let (_, body) = site.twin.method("UploadModuleLogs", &request).await;
     let body = ended(&site, &body).await;
