@@ -245,8 +245,10 @@ async fn the_scope_is_kept_for_offline_starts_and_followed() {
         edge.try_connect("new", &key_of("new")).await.is_err(),
         "never seen"
     );
-    for path in disk.paths() {
-        let content = disk.content(&path);
+    // A copy, since the edge hub goes on writing.
+    let kept = disk.copy();
+    for path in kept.paths() {
+        let content = kept.content(&path);
         let key = key_of("leaf");
         let secret = key.reveal().as_bytes();
         assert!(
@@ -261,6 +263,9 @@ async fn the_scope_is_kept_for_offline_starts_and_followed() {
     cloud.state.lock().scope.push(entry("new"));
     edge.broker.refresh_scope().await.expect("online");
     edge.client("new").await;
+    // The edge hub reads its scope by itself, too, when the hub is back. What it reads then must not be older than what is
+    // made below.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     cloud.state.lock().scope.push(entry("newer"));
     edge.client("newer").await;
     assert_eq!(
