@@ -17,8 +17,8 @@
 //!
 //! A directory of segments, each a file of about [`QueueConfig::segment_bytes`] that belongs to one queue and names it in
 //! its header ([`format`]). An append copies frames behind what is pending of each queue, under one lock, and gets the next
-//! number of the accept sequence. One thread takes all that is pending, writes each queue's part with one call, syncs each
-//! file touched, and publishes the accept number as durable. While many append it lets
+//! number of the accept sequence. One thread takes all that is pending, writes each queue's part with one call, syncs
+//! the files touched side by side, and publishes the accept number as durable. While many append it lets
 //! [`QueueConfig::commit_interval`] pass between two syncs.
 //!
 //! A write that finds the disk full is tried again until there is room, and nobody is told that anything is durable
@@ -30,6 +30,7 @@ mod format;
 mod read;
 mod recover;
 mod state;
+mod sync;
 mod wait;
 mod writer;
 
@@ -83,6 +84,8 @@ pub struct QueueConfig {
     pub chores_every: Duration,
     /// Pause before a failed write is tried again. Default 200 ms.
     pub retry_after: Duration,
+    /// Most files synced at the same time; 1 for one after the other. Default 8.
+    pub sync_threads: usize,
 }
 
 impl QueueConfig {
@@ -99,6 +102,7 @@ impl QueueConfig {
             empty_after: Duration::from_secs(1),
             chores_every: Duration::from_millis(500),
             retry_after: Duration::from_millis(200),
+            sync_threads: 8,
         }
     }
 }

@@ -12,6 +12,7 @@ use parking_lot::MutexGuard;
 
 use super::format::SegmentHeader;
 use super::state::{Inner, Segment, Shared, WriterState};
+use super::sync::Syncers;
 use super::{OpenError, QueueId};
 
 /// Space is reserved in such steps, so that a full disk shows before anything of a batch is written.
@@ -31,6 +32,7 @@ pub(super) fn start(shared: Arc<Shared>) -> Result<std::thread::JoinHandle<()>, 
         last_chores: Instant::now(),
         gathering: false,
         stalled: false,
+        syncers: Syncers::new(shared.config.sync_threads),
     };
     std::thread::Builder::new()
         .name("queue-writer".to_owned())
@@ -54,6 +56,7 @@ struct Writer {
     last_chores: Instant,
     gathering: bool,
     stalled: bool,
+    syncers: Syncers,
 }
 
 /// A segment being written.
@@ -218,17 +221,8 @@ impl Writer {
                 }
             }
         }
-        for part in batch.parts.iter_mut().filter(|part| part.written) {
-            let synced = match self.active.get(&part.queue) {
-                Some(active) => active.file.sync(),
-                None => Err(io::Error::other("the segment is gone")),
-            };
-            if let Err(error) = synced {
-                // What the kernel could not write it may have dropped: never synced again, written anew elsewhere.
-                part.written = false;
-                self.leave(part.queue);
-                failure = Some(error);
-            }
+        if let Some(error) = self.sync(batch) {
+            failure = Some(error);
         }
         let named = batch
             .parts
@@ -245,6 +239,31 @@ impl Writer {
         }
         self.publish(batch);
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Syncs what was written; what fails is no longer taken for written. Tells the last failure.
+    fn sync(&mut self, batch: &mut Batch) -> Option<io::Error> {
+        let mut failure = None;
+        let mut files = Vec::with_capacity(batch.parts.len());
+        for part in batch.parts.iter_mut().filter(|part| part.written) {
+            match self.active.get(&part.queue) {
+                Some(active) => files.push(Arc::clone(&active.file)),
+                None => {
+                    part.written = false;
+                    failure = Some(io::Error::other("the segment is gone"));
+                }
+            }
+        }
+        let results = self.syncers.sync(files);
+        for (part, result) in batch.parts.iter_mut().filter(|part| part.written).zip(results) {
+            if let Err(error) = result {
+                // What the kernel could not write it may have dropped: never synced again, written anew elsewhere.
+                part.written = false;
+                self.leave(part.queue);
+                failure = Some(error);
+            }
+        }
+        failure
     }
 
     fn is_fresh(&self, queue: QueueId) -> bool {

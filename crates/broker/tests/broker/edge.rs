@@ -94,6 +94,7 @@ pub(crate) fn settings() -> BrokerConfig {
         empty_after: Duration::from_millis(10),
         chores_every: Duration::from_millis(5),
         retry_after: Duration::from_millis(2),
+        sync_threads: 1,
         ..QueueConfig::new(PathBuf::from("/edge/queues"))
     };
     config.reported_sync_after = Duration::from_millis(5);

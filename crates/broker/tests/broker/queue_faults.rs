@@ -166,6 +166,7 @@ fn random_faults_and_restarts_lose_nothing() {
         for _ in 0..6 {
             let settings = QueueConfig {
                 segment_bytes: 500 << random.below(4),
+                sync_threads: 1 + random.below(4),
                 ..config()
             };
             let process = Process::start(&disk);

@@ -82,6 +82,8 @@ pub(crate) fn config() -> QueueConfig {
         empty_after: Duration::ZERO,
         chores_every: Duration::from_millis(1),
         retry_after: Duration::from_millis(1),
+        // One after the other, so that a seed means the same each time.
+        sync_threads: 1,
         ..QueueConfig::new(dir())
     }
 }
