@@ -92,7 +92,8 @@ pub trait Tpm: TokenSigner {
     /// The storage root key, public part, TPM wire form.
     fn storage_root_key(&self) -> Vec<u8>;
 
-    /// Takes a key that the service encrypted for this TPM; signatures are made with it from then on.
+    /// Takes a key that the service encrypted for this TPM; signatures are made with it from then on. A registration imports
+    /// two: first one for its own tokens, last the one for the hub.
     ///
     /// # Errors
     /// When the TPM refuses it.
@@ -167,7 +168,7 @@ impl ProvisioningClient {
     }
 
     /// What the service last said of the device, without registering it; `None` when it has not registered yet. Not for
-    /// TPMs, which get their key by registering.
+    /// TPMs, which get their key by registering; see [`Self::challenge`].
     ///
     /// # Errors
     /// As of [`Self::register`].
@@ -189,6 +190,32 @@ impl ProvisioningClient {
             Some("assigned") => assigned(attestation, state).await.map(Some),
             Some("assigning" | "unassigned") => Ok(None),
             status => Err(not_assigned(status.unwrap_or("unknown"), state.error_message)),
+        }
+    }
+
+    /// Whether the service knows this TPM, and the TPM can take its keys, without registering: the TPM answers a challenge
+    /// to itself.
+    ///
+    /// # Errors
+    /// As of [`Self::register`].
+    pub async fn challenge(&self, registration_id: &str, tpm: &Arc<dyn Tpm>) -> Result<(), CloudError> {
+        let attestation = Attestation::Tpm(Arc::clone(tpm));
+        let caller = self.caller(registration_id, &attestation, None)?;
+        let register = self.path(registration_id, "register");
+        self.meet_challenge(tpm.as_ref(), &caller, &register).await
+    }
+
+    /// The first request of a TPM has no token: its refusal brings the key to sign with.
+    async fn meet_challenge(
+        &self,
+        tpm: &dyn Tpm,
+        caller: &Caller<'_>,
+        register: &str,
+    ) -> Result<(), CloudError> {
+        let refused = self.call(caller, Method::PUT, register, false).await?;
+        match challenge_in(&refused) {
+            Some(key) => tpm.import(&key).await,
+            None => Err(cloud_error(refused.status, &refused.body)),
         }
     }
 
@@ -238,12 +265,7 @@ impl ProvisioningClient {
         let register = self.path(registration_id, "register");
         let mut answer = None;
         if let Attestation::Tpm(tpm) = attestation {
-            // The first request has no token: its refusal brings the key to sign with.
-            let refused = self.call(caller, Method::PUT, &register, false).await?;
-            let key =
-                read::<ChallengeJson>(&refused.body).and_then(|json| from_base64(&json.authentication_key));
-            tpm.import(&key.ok_or_else(|| cloud_error(refused.status, &refused.body))?)
-                .await?;
+            self.meet_challenge(tpm.as_ref(), caller, &register).await?;
         }
         let started = Instant::now();
         loop {
@@ -332,6 +354,15 @@ fn progress(answer: &Answer) -> Result<Progress, CloudError> {
     }
 }
 
+/// The encrypted key in the refusal of a request without a token.
+fn challenge_in(answer: &Answer) -> Option<Vec<u8>> {
+    if answer.status != 401 {
+        return None;
+    }
+    let json: ChallengeJson = read(&answer.body)?;
+    from_base64(&json.authentication_key)
+}
+
 fn unreadable() -> CloudError {
     CloudError::Unreachable("the service's answer cannot be read".to_owned())
 }
@@ -342,11 +373,11 @@ fn not_assigned(status: &str, message: Option<String>) -> CloudError {
 }
 
 async fn assigned(attestation: &Attestation, state: StateJson) -> Result<Assignment, CloudError> {
-    if let (Attestation::Tpm(tpm), Some(key)) = (attestation, state.tpm)
-        && let Some(key) = from_base64(&key.authentication_key)
-    {
-        // The key for the hub.
-        tpm.import(&key).await?;
+    if let Attestation::Tpm(tpm) = attestation {
+        // The key for the hub. Without it the TPM would go on with that of the challenge, which the hub does not know.
+        let key = state.tpm.and_then(|key| from_base64(&key.authentication_key));
+        let missing = || CloudError::Unreachable("the service sent no key for the hub".to_owned());
+        tpm.import(&key.ok_or_else(missing)?).await?;
     }
     let missing = || CloudError::Unreachable("the service assigned no hub or device id".to_owned());
     Ok(Assignment {
@@ -463,5 +494,64 @@ mod tests {
             Err(CloudError::Refused { status: 404, .. })
         ));
         assert!(matches!(judged(200, "<html>"), Err(CloudError::Unreachable(_))));
+    }
+
+    #[test]
+    fn challenges_are_found_where_they_are() {
+        let found = |status, body| challenge_in(&answer(status, body));
+        let challenge =
+            r#"{"message":"Authorization required","authenticationKey":"AAEC","keyName":"registration"}"#;
+        assert_eq!(found(401, challenge), Some(vec![0, 1, 2]));
+        for (status, body) in [
+            (200, challenge),
+            (401, r#"{"errorCode":401002,"message":"no"}"#),
+            (401, r#"{"authenticationKey":"%"}"#),
+            (401, "<html>"),
+        ] {
+            assert_eq!(found(status, body), None, "{status} {body}");
+        }
+    }
+
+    /// Takes keys and tells them.
+    #[derive(Default)]
+    struct Keys(parking_lot::Mutex<Vec<Vec<u8>>>);
+
+    impl TokenSigner for Keys {
+        fn sign<'a>(&'a self, _: &'a [u8]) -> BoxFuture<'a, Result<[u8; 32], CloudError>> {
+            Box::pin(std::future::ready(Ok([0; 32])))
+        }
+    }
+
+    impl Tpm for Keys {
+        fn endorsement_key(&self) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn storage_root_key(&self) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn import<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<(), CloudError>> {
+            self.0.lock().push(key.to_vec());
+            Box::pin(std::future::ready(Ok(())))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tpm_is_given_the_key_for_the_hub() {
+        let keys = Arc::new(Keys::default());
+        let attestation = Attestation::Tpm(Arc::clone(&keys) as Arc<dyn Tpm>);
+        let state = |tpm: &str| {
+            let text = format!(r#"{{"assignedHub":"h","deviceId":"d"{tpm}}}"#);
+            read::<StateJson>(text.as_bytes()).expect("a state")
+        };
+        let whole = state(r#","tpm":{"authenticationKey":"AQ=="}"#);
+        assigned(&attestation, whole).await.expect("assigned");
+        assert_eq!(*keys.0.lock(), [vec![1]]);
+        for lacking in ["", r#","tpm":{"authenticationKey":"%"}"#] {
+            let refused = assigned(&attestation, state(lacking)).await;
+            assert!(matches!(refused, Err(CloudError::Unreachable(_))), "{lacking}");
+        }
+        assert_eq!(keys.0.lock().len(), 1);
     }
 }

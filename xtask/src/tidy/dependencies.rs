@@ -33,6 +33,7 @@ const TABLE: &[Row] = &[
     row("mqtt", These(&[])),
     row("amqp", These(&[])),
     row("observe", These(&[])),
+    row("program", These(&["observe"])),
     row("query", These(&["model"])),
     row("wire", These(&["model"])),
     row("trust", These(&["model"])),
@@ -78,6 +79,7 @@ const TABLE: &[Row] = &[
         "upstream",
         These(&["ports", "wire", "mqtt", "amqp", "model", "observe"]),
     ),
+    row("tpm", These(&[])),
     row("agent", These(&["ports", "model", "observe"])),
     row("docker", These(&["agent", "ports", "model", "observe"])),
     row(
@@ -86,7 +88,7 @@ const TABLE: &[Row] = &[
     ),
     Row {
         name: "server",
-        may: AllBut(&["edge", "sim", "agent", "docker", "broker", "upstream"]),
+        may: AllBut(&["edge", "sim", "agent", "docker", "broker", "upstream", "tpm"]),
         // The client of a hub is tested against the hub.
         tests_may: &["upstream"],
     },
