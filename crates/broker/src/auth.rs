@@ -4,7 +4,6 @@
 //! a device is disabled; to everybody else a wrong key, an unknown device and a device with certificates look the same.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use holdfast_model::credential::{KeyFingerprint, SasToken, SymmetricKey, Thumbpr
 use holdfast_model::event::AuthMethod;
 use holdfast_model::limits::CLOCK_SKEW_SECONDS;
 use holdfast_model::{Error, ErrorCode, Identity, Timestamp};
-use holdfast_observe::tracing;
+use holdfast_observe::{Repeats, tracing};
 use holdfast_ports::gateway::{AccessRequest, Credential};
 use holdfast_ports::service::{Grant, Holder};
 use holdfast_trust::{ChainFault, check_dates};
@@ -22,6 +21,9 @@ use holdfast_upstream::port::{ScopeAuthentication, ScopeIdentity};
 use crate::Broker;
 use crate::metrics::Family;
 use crate::scope::{CHAIN_MAX, ScopeChange};
+
+/// By identity and reason; whoever knocks under ever new names does not fill the log.
+static REFUSED: Repeats = Repeats::new();
 
 /// Somebody who proved who they are.
 pub(crate) struct Verified {
@@ -130,21 +132,19 @@ impl Broker {
     pub(crate) async fn authenticate(&self, request: &AccessRequest<'_>) -> Result<Verified, Error> {
         let identity = Identity::new(request.device_id, request.module_id)
             .map_err(|_| self.refused("malformed", Refusal::MalformedIdentity))?;
-        let first = match self.verify(&identity, request) {
-            Ok(verified) => return Ok(verified),
-            Err(refusal) => refusal,
-        };
-        let again = first.may_be_outdated()
-            && match request.auth_chain {
+        let seen = self.scope.revision();
+        let mut outcome = self.verify(&identity, request);
+        if outcome.as_ref().is_err_and(|refusal| refusal.may_be_outdated()) {
+            match request.auth_chain {
                 Some(chain) if chain.contains(';') => self.look_up_below(request.credential, chain).await,
                 _ => self.look_up(&identity).await,
-            };
-        if again {
-            return self
-                .verify(&identity, request)
-                .map_err(|refusal| self.refused(identity.as_str(), refusal));
+            }
+            // Whoever learned it: the scope may be read by others at the same time.
+            if self.scope.revision() != seen {
+                outcome = self.verify(&identity, request);
+            }
         }
-        Err(self.refused(identity.as_str(), first))
+        outcome.map_err(|refusal| self.refused(identity.as_str(), refusal))
     }
 
     pub(crate) fn refused(&self, identity: &str, refusal: Refusal) -> Error {
@@ -153,10 +153,9 @@ impl Broker {
         let label = if known { identity } else { "unknown" };
         self.metrics
             .count(Family::ConnectFailed, &[label, refusal.as_str()], 1);
-        // One line a second: whoever knocks does not fill the log.
-        let second = self.clock.monotonic_millis() / 1_000 + 1;
-        if self.refusal_told.swap(second, Ordering::Relaxed) != second {
-            tracing::info!(identity, reason = refusal.as_str(), "edge hub refused a client");
+        let reason = refusal.as_str();
+        if let Some(times) = REFUSED.happened(&format!("{identity} {reason}")) {
+            tracing::info!(identity, reason, times, "edge hub refused a client");
         }
         refusal.into_error()
     }
@@ -383,16 +382,15 @@ impl Broker {
                 key: Some(fingerprint),
             })
         };
-        let first = match check() {
-            Ok(grant) => return Ok(grant),
-            Err(refusal) => refusal,
-        };
-        let again = first.may_be_outdated() && self.look_up(&identity).await;
-        let refusal = if again { check().err() } else { Some(first) };
-        match refusal {
-            None => check().map_err(|refusal| self.refused(identity.as_str(), refusal)),
-            Some(refusal) => Err(self.refused(identity.as_str(), refusal)),
+        let seen = self.scope.revision();
+        let mut outcome = check();
+        if outcome.as_ref().is_err_and(|refusal| refusal.may_be_outdated()) {
+            self.look_up(&identity).await;
+            if self.scope.revision() != seen {
+                outcome = check();
+            }
         }
+        outcome.map_err(|refusal| self.refused(identity.as_str(), refusal))
     }
 
     /// Whether a session may go on, by what the scope says now.

@@ -8,7 +8,7 @@ use holdfast_model::event::{AuthMethod, EventSource, Origin, Records};
 use holdfast_model::message::SystemProperty;
 use holdfast_model::method::{MethodRequest, MethodResponse};
 use holdfast_model::{Identity, Timestamp};
-use holdfast_observe::tracing;
+use holdfast_observe::{Repeats, tracing};
 use serde_json::{Map, Value, json};
 
 use crate::Broker;
@@ -22,6 +22,9 @@ const FILE: &str = "desired.json";
 const DESCRIPTION_BYTES_MAX: usize = 2_048;
 /// Most devices of one call of the method.
 const REFRESH_DEVICES_MAX: usize = 100;
+
+static NOT_REPORTED: Repeats = Repeats::new();
+static NOT_TAKEN: Repeats = Repeats::new();
 
 impl Broker {
     /// Puts the configuration in force that was in force before the restart, if any.
@@ -132,7 +135,9 @@ impl Broker {
             return;
         }
         if let Err(error) = self.report(&self.own, patch.to_string().as_bytes(), None).await {
-            tracing::warn!(%error, "the edge hub cannot report");
+            if let Some(times) = NOT_REPORTED.happened(self.own.as_str()) {
+                tracing::warn!(%error, times, "the edge hub cannot report");
+            }
         }
     }
 
@@ -236,7 +241,9 @@ impl Broker {
             auth: AuthMethod::Hub,
         };
         if let Err(error) = self.ingest(&origin, None, records) {
-            tracing::warn!(%error, "a message of the edge hub itself was not taken");
+            if let Some(times) = NOT_TAKEN.happened(self.own.as_str()) {
+                tracing::warn!(%error, times, "a message of the edge hub itself was not taken");
+            }
         }
     }
 
@@ -277,7 +284,7 @@ impl Broker {
         };
         for id in &ids {
             match self.scope.refresh_one(id, None).await {
-                Ok(change) => self.scope_changed(&change),
+                Ok(applied) => self.scope_changed(&applied.change),
                 Err(RefreshFailed::Cloud(error)) => {
                     return (500, json!({ "message": format!("{id}: {error}") }));
                 }
@@ -294,6 +301,8 @@ impl Broker {
     pub async fn refresh_scope(&self) -> Result<(), String> {
         let change = self.scope.refresh().await.map_err(|error| error.to_string())?;
         self.scope_changed(&change);
+        // Another reading may have learned of a change this instant, and not have said so yet.
+        self.recheck_sessions();
         self.scope_fresh.store(true, Ordering::Release);
         Ok(())
     }

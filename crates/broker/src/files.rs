@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_store::log::disk::Disk;
+use parking_lot::RwLock;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
 /// Largest file that is read back.
@@ -34,6 +35,8 @@ pub(crate) struct Files {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     key: LessSafeKey,
+    /// Nothing is written any more: the directory may belong to a successor.
+    closed: RwLock<bool>,
 }
 
 impl Files {
@@ -45,7 +48,20 @@ impl Files {
             disk,
             dir,
             key: LessSafeKey::new(key),
+            closed: RwLock::new(false),
         })
+    }
+
+    /// Waits for writes that are under way and refuses all later ones, so that whoever opens the directory next is alone.
+    pub(crate) fn close(&self) {
+        *self.closed.write() = true;
+    }
+
+    fn check_open(closed: bool) -> io::Result<()> {
+        if closed {
+            return Err(io::Error::other("the edge hub has been stopped"));
+        }
+        Ok(())
     }
 
     /// The content of a file; `None` when there is none.
@@ -67,6 +83,8 @@ impl Files {
 
     /// Replaces a file, durably.
     pub(crate) fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let closed = self.closed.read();
+        Self::check_open(*closed)?;
         let (path, new) = (self.path(name), self.path(&format!("{name}.new")));
         // Left by a crash.
         match self.disk.remove(&new) {
@@ -126,6 +144,8 @@ impl Files {
 
     /// Removes a file; none is no error.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        let closed = self.closed.read();
+        Self::check_open(*closed)?;
         match self.disk.remove(&self.path(name)) {
             Ok(()) => self.disk.sync_dir(&self.dir),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -178,6 +198,24 @@ mod tests {
         files.remove("a").unwrap();
         files.remove("a").unwrap();
         assert_eq!(files.names().unwrap(), ["b"]);
+    }
+
+    #[test]
+    fn what_is_closed_writes_nothing_into_its_successors_files() {
+        let disk = SimDisk::new();
+        let open = || {
+            let dir = PathBuf::from("/state");
+            Files::open(Arc::new(disk.clone()), dir, &SealingKey::new([1; 32])).unwrap()
+        };
+        let former = open();
+        former.write("a", b"old").unwrap();
+        former.close();
+        let successor = open();
+        successor.write("a", b"new").unwrap();
+        assert!(former.write("a", b"late").is_err());
+        assert!(former.write_sealed("a", b"late".to_vec()).is_err());
+        assert!(former.remove("a").is_err());
+        assert_eq!(successor.read("a").unwrap().as_deref(), Some(&b"new"[..]));
     }
 
     #[test]

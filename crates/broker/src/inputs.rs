@@ -14,13 +14,15 @@ use holdfast_model::c2d::{AckMode, C2dDelivery, C2dMessage, LockToken, ModuleInp
 use holdfast_model::event::{BlockCursor, EventBlock, EventField, EventView};
 use holdfast_model::message::Message;
 use holdfast_model::{Error, ErrorCode, Identity, Timestamp};
-use holdfast_observe::tracing;
+use holdfast_observe::{Repeats, tracing};
 use holdfast_ports::clock::Clock;
 use parking_lot::Mutex;
 
 use crate::metrics::{Family, Metrics};
 use crate::queue::{Age, QueueId, QueueStore, StoredBlock};
 use crate::routes::output_of;
+
+static UNREADABLE: Repeats = Repeats::new();
 
 /// Bytes read ahead of what is handed out.
 const READ_BYTES: usize = 64 << 10;
@@ -162,7 +164,9 @@ impl Inputs {
             let blocks = match self.read(id, from).await {
                 Ok(blocks) => blocks,
                 Err(error) => {
-                    tracing::error!(%error, "messages of a module's input cannot be read");
+                    if let Some(times) = UNREADABLE.happened(identity.as_str()) {
+                        tracing::error!(module = identity.as_str(), %error, times, "messages of a module's input cannot be read");
+                    }
                     return out;
                 }
             };
@@ -275,7 +279,9 @@ impl Inputs {
                     return Next::Message(message);
                 }
                 Some(Err(error)) => {
-                    tracing::error!(%error, input = queue.input, "a stored message cannot be read and is dropped");
+                    if let Some(times) = UNREADABLE.happened(&queue.input) {
+                        tracing::error!(%error, input = queue.input, times, "stored messages cannot be read and are dropped");
+                    }
                     queue.next = queue.next.max(block.end_sequence_number());
                     queue.pop_block();
                 }

@@ -51,7 +51,7 @@ mod scope;
 mod sessions;
 mod twins;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -63,19 +63,19 @@ use bytes::Bytes;
 use holdfast_model::subscription::Channel;
 use holdfast_model::{Error, Identity, Timestamp};
 use holdfast_ports::clock::Clock;
+use holdfast_ports::method_calls::MethodCalls;
 use holdfast_ports::session::{CloseReason, Downlink, SessionHandle};
 use holdfast_store::log::disk::Disk;
 use holdfast_trust::Authorities;
 use holdfast_upstream::port::ScopeIdentity;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
 
 use files::Files;
 use inputs::Inputs;
 use links::Links;
-use methods::Calls;
 use metrics::{Family, Metrics};
 use queue::{Listener, Loss, OpenError, QueueConfig, QueueId, QueueKey, QueueStore};
 use relay::Relayed;
@@ -187,6 +187,8 @@ pub struct Broker {
     pub(crate) host_names: Arc<[String]>,
     pub(crate) files: Arc<Files>,
     pub(crate) scope: Scope,
+    /// Places of questions for identities.
+    pub(crate) asking: Semaphore,
     pub(crate) trust: ArcSwap<Authorities>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) queues: Arc<QueueStore>,
@@ -194,10 +196,12 @@ pub struct Broker {
     pub(crate) routes: ArcSwap<RouteTable>,
     pub(crate) twins: Twins,
     pub(crate) links: Links,
-    pub(crate) calls: Calls,
+    pub(crate) calls: MethodCalls,
     pub(crate) relayed: Relayed,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) upstream_ready: Arc<Notify>,
+    /// Whose conversations with the hub above were opened since the forwarder looked: they pause no longer.
+    pub(crate) opened: Mutex<HashSet<Identity>>,
     /// Upstream queues may be new.
     pub(crate) lanes_changed: AtomicBool,
     /// The scope was read from above since the start.
@@ -210,10 +214,8 @@ pub struct Broker {
     pub(crate) bytes_max: AtomicU64,
     pub(crate) runtime: OnceLock<Handle>,
     pub(crate) me: Weak<Broker>,
-    /// Second at which a refusal was last told in the log.
-    pub(crate) refusal_told: AtomicU64,
     watcher: Arc<StoreWatcher>,
-    tasks: Mutex<Vec<AbortHandle>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
     stopping: AtomicBool,
 }
 
@@ -337,23 +339,24 @@ impl Broker {
             host_names: host_names.into(),
             files: state,
             scope,
+            asking: Semaphore::new(look_up::ASKING_MAX),
             trust: ArcSwap::default(),
             sessions,
             queues,
             routes: ArcSwap::default(),
             twins,
             links: Links::new(above),
-            calls: Calls::default(),
+            calls: MethodCalls::default(),
             relayed: Relayed::default(),
             metrics,
             upstream_ready,
+            opened: Mutex::default(),
             lanes_changed: AtomicBool::new(true),
             scope_fresh: AtomicBool::new(false),
             clients_seen: Mutex::default(),
             epochs: AtomicU64::new(1),
             message_numbers: AtomicU64::new(0),
             message_id_seed: u128::from_le_bytes(seed),
-            refusal_told: AtomicU64::new(0),
             runtime: OnceLock::new(),
             me: me.clone(),
             watcher,
@@ -399,23 +402,32 @@ impl Broker {
             tokio::spawn(forward::run(Arc::clone(self))),
             tokio::spawn(twins::run_sync(Arc::clone(self))),
         ];
-        *self.tasks.lock() = tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect();
+        *self.tasks.lock() = tasks.into();
         self.interests_changed(&self.own);
         self.twins.sync.notify_one();
     }
 
-    /// Ends all sessions, writes what is pending, and stops working. What is accepted stays for the next start.
+    /// Ends all sessions, writes what is pending, and stops working. What is accepted stays for the next start; when this
+    /// returns, nothing writes to the directory any more and another edge hub may open it.
     pub async fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         for session in self.sessions.all() {
             self.ended(&session, CloseReason::ShuttingDown);
         }
-        for task in std::mem::take(&mut *self.tasks.lock()) {
-            task.abort();
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        tasks.iter().for_each(JoinHandle::abort);
+        for task in tasks {
+            // One that is in the middle of something would begin a conversation again.
+            let _ = task.await;
         }
         self.links.drop_all();
         let queues = Arc::clone(&self.queues);
-        let _ = tokio::task::spawn_blocking(move || queues.close()).await;
+        let files = [Arc::clone(&self.files), self.twins.files()];
+        let _ = tokio::task::spawn_blocking(move || {
+            queues.close();
+            files.iter().for_each(|files| files.close());
+        })
+        .await;
     }
 
     pub(crate) fn check_serving(&self) -> Result<(), Error> {

@@ -266,6 +266,7 @@ async fn converse(broker: Weak<Broker>, link: Weak<Link>, client: Arc<dyn CloudC
         match event {
             CloudEvent::Connected => {
                 tracing::debug!(identity = identity.as_str(), "edge hub connected upstream");
+                broker.opened.lock().insert(identity.clone());
                 broker.forward_now();
                 broker.read_twin_again(identity).await;
             }

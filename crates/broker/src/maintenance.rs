@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_model::subscription::Channel;
-use holdfast_observe::tracing;
+use holdfast_observe::{Repeats, tracing};
 use holdfast_ports::session::Downlink;
 use holdfast_upstream::port::Reach;
 use tokio::time::Instant;
@@ -19,6 +19,8 @@ const TICK: Duration = Duration::from_secs(1);
 const CLIENTS_EVERY: Duration = Duration::from_secs(5);
 /// Pause after a scope that could not be read.
 const SCOPE_RETRY: Duration = Duration::from_secs(60);
+
+static SCOPE_NOT_READ: Repeats = Repeats::new();
 
 /// Tokens, locks, ages, idle conversations.
 pub(crate) async fn run(broker: Arc<Broker>) {
@@ -100,6 +102,7 @@ fn note_reach(broker: &Broker, state: Reach, offline_since: &mut Option<u64>) ->
                     .observe_duration(Family::OfflineDuration, &own, took);
                 tracing::info!(seconds = took.as_secs(), "the hub above can be reached again");
             }
+            broker.scope.questions.forget();
             broker.twins.sync.notify_one();
             broker.forward_now();
             true
@@ -113,10 +116,15 @@ async fn read_scope(broker: &Broker) -> bool {
         Ok(change) => {
             broker.scope_changed(&change);
             broker.scope_fresh.store(true, Ordering::Release);
+            if let Some(more) = SCOPE_NOT_READ.over(broker.scope.device_id()) {
+                tracing::info!(more, "the scope of the edge hub was read again");
+            }
             true
         }
         Err(error) => {
-            tracing::warn!(%error, "the scope of the edge hub cannot be read; who was seen before can still log in");
+            if let Some(times) = SCOPE_NOT_READ.happened(broker.scope.device_id()) {
+                tracing::warn!(%error, times, "the scope of the edge hub cannot be read; who was seen before can still log in");
+            }
             false
         }
     }

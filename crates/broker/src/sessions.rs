@@ -9,7 +9,7 @@ use holdfast_model::event::{EventSource, Origin};
 use holdfast_model::limits::CLOCK_SKEW_SECONDS;
 use holdfast_model::subscription::{Channel, Subscriptions};
 use holdfast_model::{Error, ErrorCode, Identity};
-use holdfast_observe::tracing;
+use holdfast_observe::{Repeats, tracing};
 use holdfast_ports::gateway::{ConnectRequest, Connected, Disconnect, Persistence};
 use holdfast_ports::session::{CloseReason, Downlink, SessionHandle};
 use parking_lot::Mutex;
@@ -18,6 +18,10 @@ use crate::Broker;
 use crate::auth::{Proof, Refusal, Verified};
 use crate::files::Files;
 use crate::metrics::Family;
+
+static NOT_STORED: Repeats = Repeats::new();
+/// By identity and reason.
+static ENDED: Repeats = Repeats::new();
 
 const FILE: &str = "sessions.json";
 /// Most stored sessions; the scope is what really bounds them.
@@ -110,7 +114,9 @@ impl Sessions {
         match written {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
-                tracing::error!(%error, "stored sessions of the edge hub cannot be written");
+                if let Some(times) = NOT_STORED.happened(FILE) {
+                    tracing::error!(%error, times, "stored sessions of the edge hub cannot be written");
+                }
                 Err(unavailable("the session cannot be stored"))
             }
             Err(_) => Err(unavailable("the session cannot be stored")),
@@ -148,8 +154,13 @@ impl Broker {
         }
         // The scope may have changed while this login was under way.
         self.recheck_session(&identity);
-        if session.is_ended() {
-            return Err(Refusal::Disabled.into_error());
+        match session.close_reason() {
+            None => {}
+            Some(CloseReason::IdentityChanged) => return Err(Refusal::Disabled.into_error()),
+            Some(CloseReason::TakenOver) => {
+                return Err(unavailable("a newer connection of the same identity took over"));
+            }
+            Some(_) => return Err(unavailable("the session has ended")),
         }
         self.connected(&session);
         self.channels_changed(&session, Subscriptions::NONE, subscriptions);
@@ -225,11 +236,18 @@ impl Broker {
     pub(crate) fn ended(&self, session: &Arc<SessionHandle>, reason: CloseReason) {
         if session.close(reason) {
             self.forget(session);
-            tracing::info!(
-                identity = session.identity().as_str(),
-                ?reason,
-                "edge hub ended a session"
-            );
+            let identity = session.identity().as_str();
+            match reason {
+                // The whole edge hub stops.
+                CloseReason::ShuttingDown => {}
+                // Each client comes to that once an hour or so.
+                CloseReason::TokenExpired => tracing::debug!(identity, ?reason, "edge hub ended a session"),
+                _ => {
+                    if let Some(times) = ENDED.happened(&format!("{identity} {reason:?}")) {
+                        tracing::info!(identity, ?reason, times, "edge hub ended a session");
+                    }
+                }
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use holdfast_model::subscription::Channel;
 use holdfast_model::twin::{Section, Twin, parse_object};
 use holdfast_model::{Error, ErrorCode, Identity};
-use holdfast_observe::tracing;
+use holdfast_observe::{Repeats, tracing};
 use holdfast_ports::session::Downlink;
 use holdfast_upstream::port::{CloudError, Reach};
 use parking_lot::Mutex;
@@ -29,6 +29,10 @@ use crate::Broker;
 use crate::files::Files;
 use crate::metrics::Family;
 use crate::sessions::unavailable;
+
+static UNREADABLE: Repeats = Repeats::new();
+static NOT_KEPT: Repeats = Repeats::new();
+static NO_TWIN: Repeats = Repeats::new();
 
 /// How long a client waits for the hub above before it gets what is kept here.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -144,6 +148,11 @@ impl Twins {
         Ok(twins)
     }
 
+    /// Where twins are kept.
+    pub(crate) fn files(&self) -> Arc<Files> {
+        Arc::clone(&self.files)
+    }
+
     /// A damaged file is told and counts as none: the cloud has the twin.
     fn load_file(&self, name: &str) -> Option<Record> {
         let read = self.files.read_sealed(name).and_then(|content| {
@@ -154,7 +163,9 @@ impl Twins {
         match read {
             Ok(record) => record,
             Err(error) => {
-                tracing::error!(file = name, %error, "a twin kept by the edge hub cannot be read");
+                if let Some(times) = UNREADABLE.happened(name) {
+                    tracing::error!(file = name, %error, times, "a twin kept by the edge hub cannot be read");
+                }
                 None
             }
         }
@@ -172,7 +183,9 @@ impl Twins {
         match written {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::error!(identity = identity.as_str(), %error, "a twin cannot be kept");
+                if let Some(times) = NOT_KEPT.happened(identity.as_str()) {
+                    tracing::error!(identity = identity.as_str(), %error, times, "a twin cannot be kept");
+                }
                 return Err(unavailable(
                     "the twin cannot be stored; check the disk of the edge device",
                 ));
@@ -264,7 +277,9 @@ impl Broker {
         let cloud: CloudTwin = match serde_json::from_slice(&answer) {
             Ok(cloud) => cloud,
             Err(error) => {
-                tracing::warn!(identity = identity.as_str(), %error, "the hub above answered something else than a twin");
+                if let Some(times) = NO_TWIN.happened(identity.as_str()) {
+                    tracing::warn!(identity = identity.as_str(), %error, times, "the hub above answered something else than a twin");
+                }
                 return None;
             }
         };
@@ -272,10 +287,11 @@ impl Broker {
         let known = self.twins.load(identity);
         let mut record = known.clone().unwrap_or_else(|| Record::new(identity));
         let change = record.take_cloud(cloud);
-        if known.as_ref() != Some(&record)
-            && let Err(error) = self.twins.save(identity, &record).await
-        {
-            tracing::warn!(identity = identity.as_str(), %error, "a twin is not kept");
+        if known.as_ref() != Some(&record) && self.twins.save(identity, &record).await.is_err() {
+            tracing::debug!(
+                identity = identity.as_str(),
+                "the twin is as it is above, and not kept"
+            );
         }
         if let Some(change) = change.filter(|_| known.is_some()) {
             self.push_desired(identity, change, record.desired_version);
@@ -319,8 +335,8 @@ impl Broker {
                     let (change, _) = split_version(change);
                     patch::apply(&mut record.desired, &change);
                     record.desired_version = version;
-                    if let Err(error) = self.twins.save(identity, &record).await {
-                        tracing::warn!(identity = identity.as_str(), %error, "a twin is not kept");
+                    if self.twins.save(identity, &record).await.is_err() {
+                        tracing::debug!(identity = identity.as_str(), "the change of a twin is not kept");
                     }
                     self.push_desired(identity, change, version);
                     Some(record)

@@ -73,9 +73,11 @@ pub mod health;
 pub mod logging;
 pub mod metrics;
 pub mod process;
+mod repeats;
 
 pub use health::Health;
 pub use metrics::Registry;
+pub use repeats::Repeats;
 /// The logging front-end, so that a crate needs no dependency of its own for it.
 pub use tracing;
 

@@ -3,8 +3,9 @@
 //! *Driving* ports are called by protocol heads and implemented by engines ([`gateway`], [`service`],
 //! [`session`], [`provisioning`]). *Driven* ports
 //! are called by engines and implemented by stores ([`registry`], [`twin`], [`event_log`], [`queue`], [`settings`],
-//! [`enrollment`], [`configuration`], [`job`], [`outbox`], [`file`], [`clock`]). [`memory`] has an in-memory double of every driven port; [`suite`] is the behaviour suite that each
-//! implementation passes.
+//! [`enrollment`], [`configuration`], [`job`], [`outbox`], [`file`], [`clock`]). [`memory`] has an in-memory double of every
+//! driven port; [`suite`] is the behaviour suite that each implementation passes. [`method_calls`] is what every engine of
+//! sessions does with them for a direct method.
 //!
 //! Contract of every driven port: a method that returns `Ok` has made its change durable, unless its documentation
 //! says otherwise. Methods of one store see each other's changes in the order in which they returned. Nothing here
@@ -21,6 +22,7 @@ pub mod file;
 pub mod gateway;
 pub mod job;
 pub mod memory;
+pub mod method_calls;
 pub mod outbox;
 pub mod provisioning;
 pub mod query;

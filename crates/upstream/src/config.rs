@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 
+use crate::gate::{backoff, jittered};
+
 /// How messages, twins and methods travel. The registry and provisioning always use HTTPS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum UpstreamProtocol {
@@ -197,6 +199,9 @@ pub struct Tuning {
     pub refused_first: Duration,
     /// Longest wait of such a client.
     pub refused_max: Duration,
+    /// Longest wait of such a client below a parent edge device: who is given rights there expects to be on within seconds,
+    /// and a parent asks its hub for few.
+    pub refused_by_parent_max: Duration,
     /// Attempts at the same time when the hub can be reached.
     pub attempts_max: usize,
     /// Life of tokens.
@@ -220,6 +225,7 @@ impl Default for Tuning {
             retry_max: Duration::from_secs(5),
             refused_first: Duration::from_secs(10),
             refused_max: Duration::from_secs(300),
+            refused_by_parent_max: Duration::from_secs(10),
             attempts_max: 4,
             token_life: Duration::from_secs(3_600),
             idle_close: Duration::from_secs(3_600),
@@ -263,6 +269,16 @@ impl UpstreamConfig {
         }
     }
 
+    /// How long a client waits that the hub, or the parent, has refused `failures` times since it last let it in.
+    pub(crate) fn refused_pause(&self, failures: u32) -> Duration {
+        let tuning = &self.tuning;
+        let most = match self.connect_host {
+            Some(_) => tuning.refused_max.min(tuning.refused_by_parent_max),
+            None => tuning.refused_max,
+        };
+        jittered(backoff(tuning.refused_first, most, failures))
+    }
+
     /// The host that connections go to.
     #[must_use]
     pub fn connect_host(&self) -> &str {
@@ -285,6 +301,19 @@ mod tests {
         for bad in ["https://p:1", "http://", "http://p:x", "http://[::1"] {
             assert!(bad.parse::<Proxy>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_parent_that_refuses_is_asked_again_within_seconds() {
+        let mut config = UpstreamConfig::new("hub.test");
+        let pauses = |config: &UpstreamConfig| {
+            let pauses = (0..20).map(|failures| config.refused_pause(failures));
+            pauses.max().expect("some")
+        };
+        assert!(pauses(&config) > Duration::from_secs(150));
+        config.connect_host = Some("parent.test".to_owned());
+        assert!(pauses(&config) <= Duration::from_secs(10));
+        assert!(config.refused_pause(20) >= Duration::from_secs(5));
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub mod port;
 pub mod provisioning;
 mod pushes;
 mod registry;
+mod silence;
 mod token;
 
 use std::sync::{Arc, OnceLock};

@@ -147,6 +147,10 @@ pub struct Connection {
     wrote: bool,
     header_sent: bool,
     open_sent: bool,
+    /// The peer was asked for the state of a session.
+    asked: bool,
+    /// It has answered such a question.
+    answers: bool,
     phase: Phase,
     side: Side,
 }
@@ -194,6 +198,8 @@ impl Connection {
             wrote: false,
             header_sent: false,
             open_sent: false,
+            asked: false,
+            answers: false,
             phase,
             side,
         }
@@ -308,6 +314,12 @@ impl Connection {
         if self.phase == Phase::OpenHeld {
             self.phase = Phase::Opened;
         }
+    }
+
+    /// Whether the peer has answered [`ask`](Self::ask) on this connection. Peers should, and may not (AMQP 2.7.4).
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.answers
     }
 
     /// Closes the connection (AMQP 2.7.9). The peer's answer comes as [`Event::Close`]; nothing else does any more.

@@ -366,6 +366,10 @@ impl Connection {
         if session.state != SessionState::Mapped {
             return Ok(None);
         }
+        self.answers |= self.asked && flow.handle.is_none();
+        let Some(session) = self.session(channel) else {
+            return Ok(None);
+        };
         // AMQP 2.5.6; a peer that has not seen our begin counts from our first id, 0.
         session.remote_incoming_window = flow
             .next_incoming_id

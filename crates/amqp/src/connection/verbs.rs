@@ -3,7 +3,7 @@
 use super::session::{Link, LinkState, Session, SessionState};
 use super::{Connection, LinkId, Phase, SessionId};
 use crate::error::OpenError;
-use crate::performatives::{Attach, DeliveryState, Detach, Disposition, End, Error, Role};
+use crate::performatives::{Attach, DeliveryState, Detach, Disposition, End, Error, Flow, Role};
 
 impl Connection {
     /// Begins a session (AMQP 2.5.1). The answer comes as [`Event::Begin`](super::Event::Begin); links can be attached at
@@ -204,6 +204,22 @@ impl Connection {
                 state.drain = false;
             }
         }
+    }
+
+    /// Asks the peer for the state of a session (a flow with `echo`, AMQP 2.7.4), which a peer that is there answers at once
+    /// whatever else it is busy with: for finding out whether it is. `false` when there is no such session (any more).
+    pub fn ask(&mut self, session: SessionId, out: &mut Vec<u8>) -> bool {
+        let config = self.config.clone();
+        let Some(live) = self.live_session(session) else {
+            return false;
+        };
+        let flow = Flow {
+            echo: true,
+            ..live.flow(&config)
+        };
+        self.put(out, session.channel, |out| flow.encode(out));
+        self.asked = true;
+        true
     }
 
     pub(super) fn put_flow(&mut self, channel: u16, out: &mut Vec<u8>) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use holdfast_model::event::EventBlock;
 use holdfast_model::message::{Message, SystemProperty};
 use holdfast_model::{Identity, Timestamp};
-use holdfast_observe::tracing;
+use holdfast_observe::{Repeats, tracing};
 
 use super::Batch;
 use crate::Broker;
@@ -14,6 +14,7 @@ use crate::inputs::message_of;
 use crate::queue::{Age, QueueId, ReadError};
 use crate::routes::output_of;
 
+static UNREADABLE: Repeats = Repeats::new();
 /// Bytes read with one call.
 const READ_BYTES: usize = 64 << 10;
 /// Bytes of the window beyond which nothing more is read.
@@ -120,7 +121,13 @@ impl Lane {
             let settled = block.first_sequence_number.max(self.next);
             self.next = self.next.max(end);
             let Some(sender) = sender else {
-                tracing::error!(first = settled, "stored messages cannot be read and are dropped");
+                if let Some(times) = UNREADABLE.happened(super::UPSTREAM) {
+                    tracing::error!(
+                        first = settled,
+                        times,
+                        "stored messages cannot be read and are dropped"
+                    );
+                }
                 continue;
             };
             self.window_bytes += block.data.len();

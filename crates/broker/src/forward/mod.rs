@@ -17,7 +17,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use holdfast_model::Identity;
 use holdfast_model::message::Message;
-use holdfast_observe::tracing;
+use holdfast_observe::{Repeats, tracing};
 use holdfast_ports::BoxFuture;
 use holdfast_upstream::port::{CloudError, Reach, SendFailure};
 use tokio::time::Instant;
@@ -37,14 +37,17 @@ const BATCH_BYTES_MAX: usize = 256 << 10;
 const SEND_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pauses of a sender that cannot send: first and longest, milliseconds.
 const PAUSE_MILLIS: (u64, u64) = (500, 30_000);
-/// Longest pause of a sender that the hub refuses.
-const REFUSED_PAUSE_MILLIS: u64 = 60_000;
+/// Longest pause of a sender that the hub refuses. Trying costs nothing as long as its conversation rests, and ends early
+/// when that is open.
+const REFUSED_PAUSE_MILLIS: u64 = 15_000;
 /// Failures in a row of one sender, while the hub can be reached, after which it is parked.
 const FAILURES_TO_PARK: u32 = 3;
 /// How often a single batch is tried while the hub is known to be out of reach.
 const PROBE_EVERY_MILLIS: u64 = 15_000;
 /// Longest sleep while something waits.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+static UNREADABLE: Repeats = Repeats::new();
 
 /// Messages of one sender on their way.
 struct Batch {
@@ -192,6 +195,11 @@ impl Forwarder {
 
     /// Starts as many batches as may be on their way.
     async fn start(&mut self) {
+        for sender in std::mem::take(&mut *self.broker.opened.lock()) {
+            if let Some(sender) = self.senders.get_mut(&sender) {
+                sender.retry_at = 0;
+            }
+        }
         self.park_pending().await;
         let now = self.now();
         if !self.online() {
@@ -258,7 +266,9 @@ impl Forwarder {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    tracing::error!(%error, "messages for the hub above cannot be read");
+                    if let Some(times) = UNREADABLE.happened(UPSTREAM) {
+                        tracing::error!(%error, times, "messages for the hub above cannot be read");
+                    }
                     return;
                 }
             }
@@ -340,7 +350,10 @@ impl Forwarder {
         state.busy = false;
         let mut park = false;
         match &outcome {
-            Ok(()) => state.works(),
+            Ok(()) => {
+                Self::tell_working(&batch.sender);
+                state.works();
+            }
             Err(SendFailure { cause, .. }) => {
                 tracing::debug!(sender = batch.sender.as_str(), %cause, "messages were not taken above");
                 match cause {

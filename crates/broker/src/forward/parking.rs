@@ -4,11 +4,15 @@ use std::future::poll_fn;
 
 use holdfast_model::Identity;
 use holdfast_model::event::{EndpointSet, EventField, Origin, Records};
-use holdfast_observe::tracing;
+use holdfast_observe::{Repeats, tracing};
 
 use super::lane::{Item, Lane};
 use super::{Forwarder, PARKED};
 use crate::queue::{Entry, QueueKey};
+
+static IN_THE_WAY: Repeats = Repeats::new();
+/// Of senders whose messages are put aside.
+static PUT_ASIDE: Repeats = Repeats::new();
 
 impl Forwarder {
     /// Moves what the window has of a sender, if that is due.
@@ -42,6 +46,16 @@ impl Forwarder {
         self.lanes.iter().any(|lane| {
             lane.priority == priority && lane.parked.as_ref() == Some(sender) && lane.waits(&self.broker)
         })
+    }
+
+    /// A sender can send again.
+    pub(super) fn tell_working(sender: &Identity) {
+        if PUT_ASIDE.over(sender.as_str()).is_some() {
+            tracing::info!(
+                sender = sender.as_str(),
+                "messages of a sender are sent again, those put aside first"
+            );
+        }
     }
 
     pub(super) fn park_later(&mut self, index: usize, sender: Identity) {
@@ -86,7 +100,9 @@ impl Forwarder {
             match broker.queues.append(&[entry]) {
                 Ok(number) => accepted = number,
                 Err(error) => {
-                    tracing::warn!(sender = sender.as_str(), %error, "messages of a sender that cannot send are in the way of others");
+                    if let Some(times) = IN_THE_WAY.happened(sender.as_str()) {
+                        tracing::warn!(sender = sender.as_str(), %error, times, "messages of a sender that cannot send are in the way of others");
+                    }
                     break;
                 }
             }
@@ -102,10 +118,14 @@ impl Forwarder {
         {
             return false;
         }
-        tracing::info!(
-            sender = sender.as_str(),
-            "messages of a sender that cannot send were put aside"
-        );
+        if let Some(times) = PUT_ASIDE.happened(sender.as_str()) {
+            let sender = sender.as_str();
+            tracing::info!(
+                sender,
+                times,
+                "messages of a sender that cannot send are put aside"
+            );
+        }
         let priority = self.lanes[index].priority;
         let all = {
             let lane = &mut self.lanes[index];

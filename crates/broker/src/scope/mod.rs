@@ -2,27 +2,26 @@
 //! back without a network (edge.md section 8).
 
 pub(crate) mod document;
+mod ledger;
+pub(crate) mod questions;
 mod refresh;
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use holdfast_model::Identity;
 use holdfast_observe::tracing;
 use holdfast_upstream::port::{CloudRegistry, ScopeIdentity};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
 
 use crate::files::Files;
+use ledger::{Ledger, Number};
+use questions::Questions;
 
 pub(crate) use refresh::RefreshFailed;
 
 const FILE: &str = "scope.sealed";
 /// Most identities of a scope; more is refused whole, since a part of it would shut clients out.
 pub const SCOPE_IDENTITIES_MAX: usize = 20_000;
-/// Identities whose last look-up is remembered, so that it is not repeated too soon.
-const ATTEMPTS_MAX: usize = 1_000;
 /// The target, five edge levels above it, and one to spare for a module's own device.
 pub(crate) const CHAIN_MAX: usize = 7;
 
@@ -45,34 +44,26 @@ impl ScopeChange {
 pub(crate) struct Scope {
     /// The edge device itself.
     device_id: String,
-    identities: RwLock<BTreeMap<Identity, Arc<ScopeIdentity>>>,
-    /// Given with the configuration; never refreshed away.
-    local: Vec<ScopeIdentity>,
+    ledger: RwLock<Ledger>,
     registry: Option<Arc<dyn CloudRegistry>>,
     files: Arc<Files>,
-    /// When an identity was last asked for, in milliseconds of the monotonic clock.
-    attempts: Mutex<HashMap<Identity, u64>>,
-    /// One refresh at a time.
+    /// What was asked for above, and when.
+    pub(crate) questions: Questions,
+    /// One reading of the whole scope at a time.
     refreshing: tokio::sync::Mutex<()>,
-    /// Identities that are being asked for; told when one is done.
-    under_way: Mutex<Vec<Identity>>,
-    done: Notify,
+    /// Held while the file is written, so that a newer one is not replaced by an older one.
+    saving: Mutex<()>,
 }
 
-/// An identity is being asked for, until this is dropped.
-pub(crate) struct Asking<'a> {
+/// A reading that is under way, until this is dropped.
+struct Reading<'a> {
     scope: &'a Scope,
-    identity: Identity,
+    number: Number,
 }
 
-impl Drop for Asking<'_> {
+impl Drop for Reading<'_> {
     fn drop(&mut self) {
-        let mut under_way = self.scope.under_way.lock();
-        if let Some(at) = under_way.iter().position(|identity| *identity == self.identity) {
-            under_way.swap_remove(at);
-        }
-        drop(under_way);
-        self.scope.done.notify_waiters();
+        self.scope.ledger.write().end(self.number);
     }
 }
 
@@ -85,31 +76,23 @@ impl Scope {
         files: Arc<Files>,
     ) -> Self {
         let kept = match files.read_sealed(FILE) {
-            Ok(Some(content)) => document::decode(&content).unwrap_or_else(|error| {
-                tracing::error!(%error, "the identities kept by the edge hub cannot be read");
-                Vec::new()
-            }),
-            Ok(None) => Vec::new(),
-            Err(error) => {
-                tracing::error!(%error, "the identities kept by the edge hub cannot be read");
-                Vec::new()
-            }
+            Ok(Some(content)) => document::decode(&content),
+            Ok(None) => Ok(Vec::new()),
+            Err(error) => Err(error.to_string()),
         };
+        let kept = kept.unwrap_or_else(|error| {
+            tracing::error!(%error, "the identities kept by the edge hub cannot be read");
+            Vec::new()
+        });
         let kept = if registry.is_some() { kept } else { Vec::new() };
-        let all = kept.into_iter().chain(local.iter().cloned());
         Scope {
             device_id: device_id.to_owned(),
-            identities: RwLock::new(
-                all.map(|entry| (entry.identity.clone(), Arc::new(entry)))
-                    .collect(),
-            ),
-            local,
+            ledger: RwLock::new(Ledger::new(kept, local)),
             registry,
             files,
-            attempts: Mutex::default(),
+            questions: Questions::default(),
             refreshing: tokio::sync::Mutex::default(),
-            under_way: Mutex::default(),
-            done: Notify::new(),
+            saving: Mutex::default(),
         }
     }
 
@@ -118,7 +101,13 @@ impl Scope {
     }
 
     pub(crate) fn get(&self, identity: &Identity) -> Option<Arc<ScopeIdentity>> {
-        self.identities.read().get(identity).cloned()
+        self.ledger.read().get(identity).cloned()
+    }
+
+    /// Another number means that something is not as it was. Whoever is refused looks at it before and after a question:
+    /// not only the answer to it may let them in, but whatever else was learned meanwhile.
+    pub(crate) fn revision(&self) -> u64 {
+        self.ledger.read().revision()
     }
 
     /// Whether identities can be asked for above.
@@ -140,15 +129,15 @@ impl Scope {
 
     /// The ids from `identity` up to this edge device, as an `auth-chain` names them; `None` when it is not below it.
     pub(crate) fn chain(&self, identity: &Identity) -> Option<Vec<String>> {
-        let identities = self.identities.read();
+        let ledger = self.ledger.read();
         let mut chain = vec![identity.as_str().to_owned()];
         let mut at = identity.owner();
         if identity.is_module() {
             chain.push(at.as_str().to_owned());
         }
         while at.as_str() != self.device_id {
-            let entry = identities.get(&at)?;
-            let parent = identities.values().find(|other| is_parent(other, entry))?;
+            let entry = ledger.get(&at)?;
+            let parent = ledger.entries().find(|other| is_parent(other, entry))?;
             chain.push(parent.identity.as_str().to_owned());
             if chain.len() > CHAIN_MAX {
                 return None;
@@ -162,53 +151,9 @@ impl Scope {
         Some(chain)
     }
 
-    /// Whether a look-up of `identity` is due; notes it. Bounded: when many are remembered, the oldest are forgotten.
-    pub(crate) fn may_ask(&self, identity: &Identity, now_millis: u64, every: Duration) -> bool {
-        let every = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
-        let mut attempts = self.attempts.lock();
-        if attempts
-            .get(identity)
-            .is_some_and(|last| now_millis.saturating_sub(*last) < every)
-        {
-            return false;
-        }
-        if attempts.len() >= ATTEMPTS_MAX {
-            attempts.retain(|_, last| now_millis.saturating_sub(*last) < every);
-            if attempts.len() >= ATTEMPTS_MAX {
-                // Somebody asks for ever new names: no more until the oldest are forgotten.
-                return false;
-            }
-        }
-        attempts.insert(identity.clone(), now_millis);
-        true
-    }
-
-    /// Notes that an identity is being asked for.
-    pub(crate) fn asking(&self, identity: &Identity) -> Asking<'_> {
-        self.under_way.lock().push(identity.clone());
-        Asking {
-            scope: self,
-            identity: identity.clone(),
-        }
-    }
-
-    /// Waits until an identity is not being asked for any more. False when it was not.
-    pub(crate) async fn asked(&self, identity: &Identity) -> bool {
-        let mut waited = false;
-        loop {
-            let done = self.done.notified();
-            tokio::pin!(done);
-            done.as_mut().enable();
-            if !self.under_way.lock().contains(identity) {
-                return waited;
-            }
-            done.await;
-            waited = true;
-        }
-    }
-
     fn save(&self) {
-        let identities: Vec<Arc<ScopeIdentity>> = self.identities.read().values().cloned().collect();
+        let _one = self.saving.lock();
+        let identities: Vec<Arc<ScopeIdentity>> = self.ledger.read().entries().cloned().collect();
         let content = document::encode(identities.iter().map(AsRef::as_ref));
         if let Err(error) = self.files.write_sealed(FILE, content) {
             tracing::warn!(%error, "the identities of the scope cannot be kept");

@@ -1,12 +1,12 @@
 //! Asking the hub above for identities.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 
 use holdfast_model::Identity;
 use holdfast_upstream::port::{CloudError, CloudRegistry, ScopeIdentity};
 
-use super::{CHAIN_MAX, SCOPE_IDENTITIES_MAX, Scope, ScopeChange};
+use super::ledger::{Applied, Ledger};
+use super::{CHAIN_MAX, Reading, SCOPE_IDENTITIES_MAX, Scope, ScopeChange};
 
 /// Why the scope is as it was.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -24,10 +24,25 @@ pub(crate) enum RefreshFailed {
 
 impl Scope {
     /// Reads the whole scope, child edge devices included, and replaces what was known, all at once: a refresh that fails
-    /// half-way changes nothing.
+    /// half-way changes nothing, and neither does it undo what was learned since it began.
     pub(crate) async fn refresh(&self) -> Result<ScopeChange, RefreshFailed> {
         let registry = self.registry.as_ref().ok_or(RefreshFailed::Alone)?;
         let _one = self.refreshing.lock().await;
+        let reading = self.begin_reading();
+        let found = self.read_all(registry.as_ref()).await?;
+        let applied = self
+            .ledger
+            .write()
+            .apply_whole(reading.number, found.into_values().collect());
+        drop(reading);
+        self.keep(&applied.change);
+        Ok(applied.change)
+    }
+
+    async fn read_all(
+        &self,
+        registry: &dyn CloudRegistry,
+    ) -> Result<BTreeMap<Identity, ScopeIdentity>, RefreshFailed> {
         let mut found: BTreeMap<Identity, ScopeIdentity> = BTreeMap::new();
         // Edge devices whose scope is still to be read, with their chains.
         let mut targets = vec![vec![self.device_id.clone()]];
@@ -57,15 +72,12 @@ impl Scope {
                 }
             }
         }
-        for entry in &self.local {
-            found.insert(entry.identity.clone(), entry.clone());
-        }
-        let change = self.replace(found);
-        if !change.is_empty() {
-            self.save();
-            self.forget_attempts(&change);
-        }
-        Ok(change)
+        Ok(found)
+    }
+
+    fn begin_reading(&self) -> Reading<'_> {
+        let number = self.ledger.write().begin();
+        Reading { scope: self, number }
     }
 
     /// Reads one identity anew; with it come those that it depends on, as the hub lists them. `chain` is the way up from it
@@ -74,7 +86,7 @@ impl Scope {
         &self,
         identity: &Identity,
         chain: Option<&str>,
-    ) -> Result<ScopeChange, RefreshFailed> {
+    ) -> Result<Applied, RefreshFailed> {
         let registry = self.registry.as_ref().ok_or(RefreshFailed::Alone)?;
         // What a child claims and the hub does not confirm changes nothing: it may be wrong, and others rest on the entry.
         let may_go = chain.is_none();
@@ -87,6 +99,7 @@ impl Scope {
                 false => format!("{identity};{}", self.device_id),
             }
         });
+        let reading = self.begin_reading();
         let found = match registry.scope_identity(identity, &chain).await {
             Ok(found) => found,
             // The hub's way to say that it is not below this device.
@@ -95,49 +108,33 @@ impl Scope {
             Err(CloudError::Unauthorized(_)) if self.is_in_force(registry.as_ref()).await => Vec::new(),
             Err(error) => return Err(error.into()),
         };
-        let is_local = self.local.iter().any(|entry| entry.identity == *identity);
-        let mut change = ScopeChange::default();
-        {
-            let mut identities = self.identities.write();
-            let answered = found.iter().any(|entry| entry.identity == *identity);
-            if may_go && !answered && !is_local && identities.remove(identity).is_some() {
-                change.removed.push(identity.clone());
-            }
-            if !change.removed.is_empty() {
-                let below = self.orphans(&identities);
-                change.removed.extend(below);
-                for gone in &change.removed {
-                    identities.remove(gone);
-                }
-            }
-            for entry in found {
-                if identities.len() >= SCOPE_IDENTITIES_MAX && !identities.contains_key(&entry.identity) {
-                    return Err(RefreshFailed::TooLarge);
-                }
-                let id = entry.identity.clone();
-                let before = identities.insert(id.clone(), Arc::new(entry.clone()));
-                match before {
-                    None => change.added.push(id),
-                    Some(before) if *before != entry => change.changed.push(id),
-                    Some(_) => {}
-                }
-            }
-        }
+        let applied = self
+            .ledger
+            .write()
+            .apply_one(reading.number, identity, found, may_go, |ledger| {
+                self.orphans(ledger)
+            })
+            .ok_or(RefreshFailed::TooLarge)?;
+        drop(reading);
+        self.keep(&applied.change);
+        Ok(applied)
+    }
+
+    fn keep(&self, change: &ScopeChange) {
         if !change.is_empty() {
             self.save();
-            self.forget_attempts(&change);
+            self.forget_questions(change);
         }
-        Ok(change)
     }
 
     /// Who stands below an edge device that has come may be asked for at once, however lately it was not there.
-    fn forget_attempts(&self, change: &ScopeChange) {
+    fn forget_questions(&self, change: &ScopeChange) {
         let is_edge = |id: &Identity| {
             self.get(id)
                 .is_some_and(|entry| entry.iot_edge && !id.is_module())
         };
         if change.added.iter().any(is_edge) {
-            self.attempts.lock().clear();
+            self.questions.forget();
         }
     }
 
@@ -150,15 +147,15 @@ impl Scope {
     }
 
     /// Identities that no edge device of the scope is above any more.
-    fn orphans(&self, identities: &BTreeMap<Identity, Arc<ScopeIdentity>>) -> Vec<Identity> {
+    fn orphans(&self, ledger: &Ledger) -> Vec<Identity> {
         // A hub that does not list the edge device itself does not tell whose children the others are.
         let own = Identity::device(&self.device_id)
             .ok()
-            .and_then(|own| identities.get(&own));
+            .and_then(|own| ledger.get(&own));
         if own.is_none_or(|own| own.device_scope.is_none()) {
             return Vec::new();
         }
-        let mut left: Vec<&ScopeIdentity> = identities.values().map(AsRef::as_ref).collect();
+        let mut left: Vec<&ScopeIdentity> = ledger.entries().map(AsRef::as_ref).collect();
         let mut gone = Vec::new();
         loop {
             let ids: HashSet<&str> = left.iter().map(|entry| entry.identity.as_str()).collect();
@@ -168,7 +165,7 @@ impl Scope {
             let scopes: HashSet<&String> = edges.filter_map(|entry| entry.device_scope.as_ref()).collect();
             let is_held = |entry: &&ScopeIdentity| {
                 let id = &entry.identity;
-                if id.device_id() == self.device_id || self.local.iter().any(|local| local.identity == *id) {
+                if id.device_id() == self.device_id {
                     return true;
                 }
                 if id.is_module() {
@@ -188,27 +185,5 @@ impl Scope {
             gone.extend(orphans.into_iter().map(|entry| entry.identity.clone()));
             left = held;
         }
-    }
-
-    fn replace(&self, found: BTreeMap<Identity, ScopeIdentity>) -> ScopeChange {
-        let mut change = ScopeChange::default();
-        let mut identities = self.identities.write();
-        change.removed = identities
-            .keys()
-            .filter(|known| !found.contains_key(*known))
-            .cloned()
-            .collect();
-        for (id, entry) in &found {
-            match identities.get(id) {
-                None => change.added.push(id.clone()),
-                Some(before) if **before != *entry => change.changed.push(id.clone()),
-                Some(_) => {}
-            }
-        }
-        *identities = found
-            .into_iter()
-            .map(|(id, entry)| (id, Arc::new(entry)))
-            .collect();
-        change
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_model::Identity;
-use holdfast_observe::tracing;
+use holdfast_observe::{Repeats, tracing};
 use holdfast_upstream::port::{CloudError, Reach};
 use serde_json::{Map, Value};
 
@@ -17,6 +17,9 @@ use crate::metrics::Family;
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause after a round in which something could not be sent.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+static NOT_TAKEN: Repeats = Repeats::new();
+static GIVEN_UP: Repeats = Repeats::new();
 
 /// Sends, until the edge hub stops.
 pub(crate) async fn run(broker: Arc<Broker>) {
@@ -81,6 +84,10 @@ impl Broker {
                 self.metrics.count(Family::ReportedProperties, &labels, 1);
                 self.metrics
                     .observe_duration(Family::ReportedDuration, &labels, took);
+                if let Some(more) = NOT_TAKEN.over(identity.as_str()) {
+                    let identity = identity.as_str();
+                    tracing::info!(identity, more, "reported properties are taken above again");
+                }
             }
             Err(error) => {
                 self.metrics.count(
@@ -88,7 +95,9 @@ impl Broker {
                     &[identity.as_str(), "reported_properties"],
                     1,
                 );
-                tracing::warn!(identity = identity.as_str(), %error, "reported properties were not taken above");
+                if let Some(times) = NOT_TAKEN.happened(identity.as_str()) {
+                    tracing::warn!(identity = identity.as_str(), %error, times, "reported properties were not taken above");
+                }
             }
         }
         self.end_sending(identity, outcome).await
@@ -123,7 +132,9 @@ impl Broker {
             }
             Err(error) if is_final(&error) => {
                 // The hub will never take it; what it has counts.
-                tracing::error!(identity = identity.as_str(), %error, "reported properties were refused above and are given up");
+                if let Some(times) = GIVEN_UP.happened(identity.as_str()) {
+                    tracing::error!(identity = identity.as_str(), %error, times, "reported properties were refused above and are given up");
+                }
                 record.sending = Map::new();
                 true
             }

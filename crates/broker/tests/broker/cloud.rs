@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use holdfast_model::credential::SymmetricKey;
@@ -21,6 +22,49 @@ use tokio::sync::{mpsc, watch};
 pub(crate) struct FakeCloud {
     reach: watch::Sender<Reach>,
     pub(crate) state: Mutex<State>,
+    /// The answer that ends a reading of the scope.
+    pub(crate) scopes: Gate,
+    /// Answers about single identities.
+    pub(crate) identities: Gate,
+}
+
+/// Keeps answers back between their making and their arrival.
+pub(crate) struct Gate {
+    closed: watch::Sender<bool>,
+    waiting: AtomicUsize,
+}
+
+impl Gate {
+    fn open() -> Self {
+        Gate {
+            closed: watch::channel(false).0,
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// From now on answers wait.
+    pub(crate) fn hold(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// They arrive.
+    pub(crate) fn release(&self) {
+        self.closed.send_replace(false);
+    }
+
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    async fn pass(&self) {
+        let mut closed = self.closed.subscribe();
+        if *closed.borrow_and_update() {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            let _ = closed.wait_for(|closed| !closed).await;
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -43,6 +87,8 @@ pub(crate) struct State {
     pub(crate) scope: Vec<ScopeIdentity>,
     pub(crate) scope_reads: usize,
     pub(crate) identity_reads: Vec<String>,
+    /// Questions for single identities get no answer.
+    pub(crate) registry_fails: bool,
     /// Chains by which identities are found; whoever is not named here is found by any.
     pub(crate) ways: HashMap<String, String>,
     events: HashMap<String, mpsc::UnboundedSender<CloudEvent>>,
@@ -64,6 +110,8 @@ impl FakeCloud {
         let cloud = FakeCloud {
             reach: watch::channel(Reach::Unknown).0,
             state: Mutex::default(),
+            scopes: Gate::open(),
+            identities: Gate::open(),
         };
         cloud.set_online(online);
         Arc::new(cloud)
@@ -87,6 +135,12 @@ impl FakeCloud {
             .events
             .get(identity)
             .is_some_and(|events| events.send(event).is_ok())
+    }
+
+    /// How often a single identity was asked for.
+    pub(crate) fn reads_of(&self, identity: &str) -> usize {
+        let state = self.state.lock();
+        state.identity_reads.iter().filter(|id| *id == identity).count()
     }
 
     pub(crate) fn bodies(&self, sender: &str) -> Vec<String> {
@@ -349,33 +403,11 @@ impl CloudRegistry for Registry {
         continuation: Option<&'a str>,
     ) -> BoxFuture<'a, Result<ScopePage, CloudError>> {
         Box::pin(async move {
-            let mut state = self.0.state.lock();
-            if !state.online {
-                return Err(unreachable());
+            let page = self.page(target, continuation)?;
+            if page.continuation.is_none() {
+                self.0.scopes.pass().await;
             }
-            state.scope_reads += 1;
-            let own_scope = state
-                .scope
-                .iter()
-                .find(|entry| entry.identity.as_str() == target)
-                .and_then(|entry| entry.device_scope.clone());
-            let below: Vec<ScopeIdentity> = state
-                .scope
-                .iter()
-                .filter(|entry| {
-                    entry.identity.device_id() == target
-                        || own_scope
-                            .as_ref()
-                            .is_some_and(|scope| entry.parent_scopes.contains(scope))
-                })
-                .cloned()
-                .collect();
-            let start: usize = continuation.map_or(0, |at| at.parse().expect("our own"));
-            let end = below.len().min(start + 2);
-            Ok(ScopePage {
-                continuation: (end < below.len()).then(|| end.to_string()),
-                identities: below[start..end].to_vec(),
-            })
+            Ok(page)
         })
     }
 
@@ -385,16 +417,54 @@ impl CloudRegistry for Registry {
         chain: &'a str,
     ) -> BoxFuture<'a, Result<Vec<ScopeIdentity>, CloudError>> {
         Box::pin(async move {
-            let mut state = self.0.state.lock();
-            if !state.online {
-                return Err(unreachable());
-            }
-            state.identity_reads.push(target.as_str().to_owned());
-            if state.ways.get(target.as_str()).is_some_and(|way| way != chain) {
-                return Err(CloudError::Unauthorized("the chain is none".to_owned()));
-            }
-            let found = state.scope.iter().filter(|entry| entry.identity == *target);
-            Ok(found.cloned().collect())
+            let answer = self.identity(target, chain);
+            self.0.identities.pass().await;
+            answer
         })
+    }
+}
+
+impl Registry {
+    fn page(&self, target: &str, continuation: Option<&str>) -> Result<ScopePage, CloudError> {
+        let mut state = self.0.state.lock();
+        if !state.online {
+            return Err(unreachable());
+        }
+        state.scope_reads += 1;
+        let own_scope = state
+            .scope
+            .iter()
+            .find(|entry| entry.identity.as_str() == target)
+            .and_then(|entry| entry.device_scope.clone());
+        let below: Vec<ScopeIdentity> = state
+            .scope
+            .iter()
+            .filter(|entry| {
+                entry.identity.device_id() == target
+                    || own_scope
+                        .as_ref()
+                        .is_some_and(|scope| entry.parent_scopes.contains(scope))
+            })
+            .cloned()
+            .collect();
+        let start: usize = continuation.map_or(0, |at| at.parse().expect("our own"));
+        let end = below.len().min(start + 2);
+        Ok(ScopePage {
+            continuation: (end < below.len()).then(|| end.to_string()),
+            identities: below[start..end].to_vec(),
+        })
+    }
+
+    fn identity(&self, target: &Identity, chain: &str) -> Result<Vec<ScopeIdentity>, CloudError> {
+        let mut state = self.0.state.lock();
+        if !state.online || state.registry_fails {
+            return Err(unreachable());
+        }
+        state.identity_reads.push(target.as_str().to_owned());
+        if state.ways.get(target.as_str()).is_some_and(|way| way != chain) {
+            return Err(CloudError::Unauthorized("the chain is none".to_owned()));
+        }
+        let found = state.scope.iter().filter(|entry| entry.identity == *target);
+        Ok(found.cloned().collect())
     }
 }

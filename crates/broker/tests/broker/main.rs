@@ -8,6 +8,7 @@ mod cloud;
 mod downlinks;
 mod edge;
 mod forwarding;
+mod look_ups;
 mod oracle;
 mod queue_basics;
 mod queue_faults;

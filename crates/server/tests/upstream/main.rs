@@ -7,6 +7,7 @@ mod support;
 
 mod faults;
 mod identity;
+mod silence;
 
 use std::path::Path;
 use std::sync::Arc;

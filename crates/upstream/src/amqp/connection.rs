@@ -14,6 +14,7 @@ use super::messages;
 use super::state::{Kind, Phase, Standing, State, Token, Trunk};
 use crate::net::{Link, Step};
 use crate::port::{Account, CloudError};
+use crate::silence::{Verdict, Watch};
 use crate::token;
 
 /// What an empty read buffer may keep.
@@ -36,7 +37,9 @@ pub(super) enum End {
 pub(super) struct Connection {
     link: Link,
     input: Vec<u8>,
-    heard: Instant,
+    watch: Watch,
+    /// The hub was asked whether it answers when it is asked.
+    probed: bool,
     /// Last time somebody wanted it.
     used: Instant,
     asked: u64,
@@ -81,7 +84,8 @@ impl Connection {
         let mut connection = Connection {
             link,
             input: Vec::new(),
-            heard: now,
+            watch: Watch::new(now),
+            probed: false,
             used: now,
             asked: 0,
         };
@@ -138,6 +142,7 @@ impl Connection {
                 return Ok(Some(End::Idle));
             }
             let state = &mut *state;
+            let patience_ends = self.keep_watch(trunk, state, now)?;
             let Some(machine) = state.machine.as_deref_mut() else {
                 return Err(CloudError::Unreachable("the connection is closed".to_owned()));
             };
@@ -155,7 +160,8 @@ impl Connection {
                 .filter(|token| token.standing == Standing::Good);
             let due = renewals
                 .map(|token| token.renew_at)
-                .chain(state.members.values().filter_map(members::due));
+                .chain(state.members.values().filter_map(members::due))
+                .chain(patience_ends);
             due.fold(deadline, Instant::min)
         };
         self.take_output(trunk);
@@ -259,26 +265,41 @@ impl Connection {
         }
     }
 
-    async fn step(&mut self, trunk: &Trunk, deadline: Instant) -> Result<Step, CloudError> {
-        let tuning = &trunk.core.config.tuning;
-        // While something is awaited, a silent hub is given up: it answers everything, and sends heartbeats besides.
-        let patience =
-            self.heard + tuning.silence_before_ping + tuning.silence_after_ping.max(tuning.keep_alive);
-        let awaiting = members::is_awaiting(&trunk.state.lock());
-        let deadline = if awaiting {
-            deadline.min(patience.max(Instant::now() + Duration::from_millis(50)))
-        } else {
-            deadline
+    /// Notices a hub that is gone, see [`Watch`]; returns when to look again.
+    fn keep_watch(
+        &mut self,
+        trunk: &Trunk,
+        state: &mut State,
+        now: Instant,
+    ) -> Result<Option<Instant>, CloudError> {
+        let awaiting = members::is_awaiting(state);
+        let of_tokens = state.token_link.map(LinkId::session);
+        let session = of_tokens.or_else(|| state.members.values().find_map(|member| member.session));
+        let (Some(machine), Some(session)) = (state.machine.as_deref_mut(), session) else {
+            return Ok(None);
         };
-        let step = self.link.step(&mut self.input, &trunk.changed, deadline).await;
-        if awaiting && matches!(step, Ok(Step::Time)) && Instant::now() >= patience {
-            return Err(CloudError::Unreachable("the hub is silent".to_owned()));
+        if !self.probed {
+            self.probed = machine.ask(session, &mut state.out);
         }
+        let tuning = &trunk.core.config.tuning;
+        match self.watch.look(tuning, now, awaiting, machine.answers()) {
+            Verdict::Unconcerned => Ok(None),
+            Verdict::Patient(until) => Ok(Some(until)),
+            Verdict::Ask(until) => {
+                machine.ask(session, &mut state.out);
+                Ok(Some(until))
+            }
+            Verdict::Silent => Err(CloudError::Unreachable("the hub is silent".to_owned())),
+        }
+    }
+
+    async fn step(&mut self, trunk: &Trunk, deadline: Instant) -> Result<Step, CloudError> {
+        let step = self.link.step(&mut self.input, &trunk.changed, deadline).await;
         step.map_err(|error| CloudError::Unreachable(format!("the connection broke: {error}")))
     }
 
     fn take_input(&mut self, trunk: &Trunk) -> Result<(), CloudError> {
-        self.heard = Instant::now();
+        self.watch.heard(Instant::now());
         let input = std::mem::take(&mut self.input);
         let mut rest = &input[..];
         let now = trunk.core.monotonic_millis();

@@ -305,15 +305,15 @@ pub(super) fn fail(state: &mut State, number: u64, cause: &CloudError, core: &Co
     let Some(member) = state.members.get_mut(&number) else {
         return;
     };
-    let tuning = &core.config.tuning;
+    let config = &core.config;
     let wait = match cause {
-        CloudError::Unauthorized(_) | CloudError::Refused { .. } => {
-            backoff(tuning.refused_first, tuning.refused_max, member.failures)
+        CloudError::Unauthorized(_) | CloudError::Refused { .. } => config.refused_pause(member.failures),
+        CloudError::Unreachable(_) => {
+            jittered(backoff(config.tuning.retry_first, TROUBLE_MAX, member.failures))
         }
-        CloudError::Unreachable(_) => backoff(tuning.retry_first, TROUBLE_MAX, member.failures),
     };
     member.failures = member.failures.saturating_add(1);
-    member.retry_at = Some(Instant::now() + jittered(wait));
+    member.retry_at = Some(Instant::now() + wait);
     tell_end(member, cause, Phase::Waiting(cause.clone()), core);
 }
 

@@ -53,17 +53,14 @@ pub(super) async fn run(trunk: Arc<Trunk>) {
             }
         };
         told_of_failure(&trunk, &cause);
-        let tuning = &trunk.core.config.tuning;
+        let config = &trunk.core.config;
+        let failures = trouble.saturating_sub(1);
         let wait = match cause {
             CloudError::Unreachable(_) if trunk.core.gate.is_offline() => Duration::ZERO,
-            CloudError::Unreachable(_) => backoff(tuning.retry_first, TROUBLE_MAX, trouble.saturating_sub(1)),
-            _ => backoff(
-                tuning.refused_first,
-                tuning.refused_max,
-                trouble.saturating_sub(1),
-            ),
+            CloudError::Unreachable(_) => jittered(backoff(config.tuning.retry_first, TROUBLE_MAX, failures)),
+            _ => config.refused_pause(failures),
         };
-        if !rest(&trunk, jittered(wait)).await {
+        if !rest(&trunk, wait).await {
             break;
         }
     }

@@ -17,6 +17,7 @@ use super::state::{Answer, Delivery, Fate, Shared, State};
 use crate::events::UnknownTopic;
 use crate::net::{Link, Step};
 use crate::port::{CloudError, CloudEvent, CloudMessage, Interests};
+use crate::silence::{Verdict, Watch};
 
 /// Largest packet taken from the hub: the largest method payload and twin are far below.
 const PACKET_BYTES_MAX: usize = 512 * 1024;
@@ -48,11 +49,7 @@ pub(super) struct Connection {
     subscribed: Interests,
     renew_at: Option<Instant>,
     drain_until: Option<Instant>,
-    heard: Instant,
-    /// Since when something is awaited without a pause.
-    awaiting_since: Option<Instant>,
-    /// When the hub was asked whether it is there.
-    urged: Option<Instant>,
+    watch: Watch,
     /// Last time a caller had something for it.
     used: Instant,
 }
@@ -85,9 +82,7 @@ impl Connection {
             subscribed: Interests::default(),
             renew_at: pass.as_ref().map(|pass| now + pass.renew_after),
             drain_until: None,
-            heard: now,
-            awaiting_since: None,
-            urged: None,
+            watch: Watch::new(now),
             used: now,
         };
         connection
@@ -321,31 +316,14 @@ impl Connection {
             deadline = deadline.min((self.used + tuning.idle_close).max(now + Duration::from_secs(1)));
         }
         let awaiting = state.session.in_flight() > 0 || !state.requests.is_empty() || self.unanswered > 0;
-        if !awaiting {
-            self.awaiting_since = None;
-            self.urged = None;
-            return Ok(deadline);
-        }
-        let quiet_since = self.heard.max(*self.awaiting_since.get_or_insert(now));
-        match self.urged {
-            Some(urged) if quiet_since < urged => {
-                let patience_ends = urged + tuning.silence_after_ping;
-                if now >= patience_ends {
-                    return Err(CloudError::Unreachable("the hub is silent".to_owned()));
-                }
-                deadline = deadline.min(patience_ends);
+        match self.watch.look(tuning, now, awaiting, true) {
+            Verdict::Unconcerned => {}
+            Verdict::Patient(until) => deadline = deadline.min(until),
+            Verdict::Ask(until) => {
+                encode_pingreq(&mut state.out);
+                deadline = deadline.min(until);
             }
-            _ => {
-                let due = quiet_since + tuning.silence_before_ping;
-                if now >= due {
-                    encode_pingreq(&mut state.out);
-                    self.urged = Some(now);
-                    deadline = deadline.min(now + tuning.silence_after_ping);
-                } else {
-                    self.urged = None;
-                    deadline = deadline.min(due);
-                }
-            }
+            Verdict::Silent => return Err(CloudError::Unreachable("the hub is silent".to_owned())),
         }
         Ok(deadline)
     }
@@ -363,7 +341,7 @@ impl Connection {
 
     /// Judges what was read.
     fn take_input(&mut self, shared: &Shared) -> Result<(), CloudError> {
-        self.heard = Instant::now();
+        self.watch.heard(Instant::now());
         let input = std::mem::take(&mut self.input);
         let mut used = 0;
         {

@@ -47,18 +47,18 @@ pub(super) async fn run(shared: Arc<Shared>) {
             }
             Some(Err(cause)) => {
                 told_of_failure(&shared, &cause);
+                let config = &shared.core.config;
                 let wait = if matches!(cause, CloudError::Unauthorized(_)) {
                     refusals += 1;
-                    let tuning = &shared.core.config.tuning;
-                    backoff(tuning.refused_first, tuning.refused_max, refusals - 1)
+                    config.refused_pause(refusals - 1)
                 } else if shared.core.gate.is_offline() {
                     // The gate makes everybody wait.
                     Duration::ZERO
                 } else {
                     trouble += 1;
-                    backoff(shared.core.config.tuning.retry_first, TROUBLE_MAX, trouble - 1)
+                    jittered(backoff(config.tuning.retry_first, TROUBLE_MAX, trouble - 1))
                 };
-                if !rest(&shared, jittered(wait)).await {
+                if !rest(&shared, wait).await {
                     break;
                 }
             }

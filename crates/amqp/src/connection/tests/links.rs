@@ -149,6 +149,40 @@ fn echo() {
     );
 }
 
+/// AMQP 2.7.4: asking is a session flow with echo; any flow of a session after that is the answer.
+#[test]
+fn ask() {
+    let (mut bench, session) = Bench::open();
+    bench.attached(receiver(0, "a"), 0);
+    let flow = Flow {
+        handle: None,
+        delivery_count: None,
+        link_credit: None,
+        ..credit(0, 0, 3)
+    };
+    bench.send(Performative::Flow(flow));
+    assert!(!bench.connection.answers(), "nothing was asked");
+    assert!(bench.connection.ask(session, &mut bench.out));
+    let (frame, _) = frame::decode(&bench.out, u32::MAX)
+        .expect("a frame")
+        .expect("whole");
+    let (asked, _) = Performative::decode(frame.body).expect("a performative");
+    assert!(
+        matches!(asked, Performative::Flow(Flow { echo: true, .. })),
+        "{asked:?}"
+    );
+    assert_eq!(bench.told_0(), ["flow None count=None credit=None drain=false"]);
+    bench.send(Performative::Flow(credit(0, 0, 3)));
+    assert!(!bench.connection.answers(), "that was of a link");
+    bench.send(Performative::Flow(flow));
+    assert!(bench.connection.answers());
+    let other = SessionId {
+        channel: session.channel + 1,
+        ..session
+    };
+    assert!(!bench.connection.ask(other, &mut bench.out));
+}
+
 /// What was sent and not settled is reported before the end of its link or session.
 #[test]
 fn detach_and_end_report_what_is_lost() {
