@@ -442,3 +442,36 @@ class Machine:
         subprocess.run(["ip", "link", "delete", self.link], capture_output=True)
         subprocess.run(["ip", "netns", "delete", self.name], capture_output=True)
         time.sleep(0)
+
+
+class PodmanMachine(Machine):
+    """The same with Podman behind its Docker-compatible socket."""
+
+    def _podman(self):
+        folder = self.folder
+        return ["podman", "--root", folder / "engine", "--runroot", folder / "x", "--tmpdir", folder / "t",
+                "--network-config-dir", folder / "net", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]
+
+    def _podman_env(self):
+        return {"CONTAINERS_CONF": str(self.folder / "containers.conf"),
+                "CONTAINERS_REGISTRIES_CONF": str(self.folder / "registries.conf")}
+
+    def start_engine(self):
+        folder = self.folder
+        for name in ("net", "t"):
+            (folder / name).mkdir(exist_ok=True)
+        (folder / "registries.conf").write_text(f'[[registry]]\nlocation = "{self.site.registry}"\ninsecure = true\n')
+        # Its own default is more than root without CAP_SYS_RESOURCE may set.
+        limits = 'default_ulimits = ["nofile=1024:4096", "nproc=4096:4096"]'
+        (folder / "containers.conf").write_text(f"[containers]\n{limits}\n")
+        socket_path = folder / "engine.sock"
+        with contextlib.suppress(FileNotFoundError):
+            socket_path.unlink()
+        self.engine = self.spawn(*self._podman(), "system", "service", "--time=0", self.engine_socket,
+                                 log="engine.log", env=self._podman_env())
+
+        def answers():
+            assert self.engine.poll() is None, f"podman ended:\n{(folder / 'engine.log').read_text()[-2000:]}"
+            return subprocess.run(["docker", "version"], env=self._docker_env(), capture_output=True).returncode == 0
+
+        wait_until(answers, "Podman's socket", 60)

@@ -51,6 +51,14 @@ pub(crate) fn command_failed(module: &str, action: &str, problem: &str, again_in
     tracing::error!(module, action, problem, again_in_seconds, "a command failed");
 }
 
+pub(crate) fn hub_failed(action: &str, problem: &str) {
+    tracing::error!(
+        action,
+        problem,
+        "the edge hub does not run; it is started again as its restart policy says, modules go on"
+    );
+}
+
 pub(crate) fn engine_lost(problem: &str) {
     tracing::error!(
         problem,

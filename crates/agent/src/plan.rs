@@ -49,6 +49,8 @@ pub enum Action {
         /// It should run.
         start: bool,
     },
+    /// Pull the image and leave everything else for later ([`pulls_first`]).
+    Pull,
     /// Start.
     Start {
         /// It counts as a restart.
@@ -72,6 +74,7 @@ impl Action {
             Action::Forget => "forget",
             Action::Create { .. } => "create",
             Action::Replace { .. } => "update",
+            Action::Pull => "pull",
             Action::Start { .. } => "start",
             Action::Restart { .. } => "restart",
             Action::Stop => "stop",
@@ -151,6 +154,37 @@ pub fn plan(wanted: &BTreeMap<String, Wanted>, present: &BTreeMap<String, Presen
     }
     commands.sort_by_key(|command| (command.order, command.phase));
     commands
+}
+
+/// The part of a plan that may be carried out before all images are here, for `ModuleUpdateMode=WaitForAllPulls`: every pull
+/// that is still to be made, and what keeps the modules going that are there, as they are. `None` when nothing is to be
+/// pulled any more: then the plan holds as a whole.
+#[must_use]
+pub fn pulls_first(
+    commands: &[Command],
+    wanted: &BTreeMap<String, Wanted>,
+    present: &BTreeMap<String, Present>,
+    needs_pull: impl Fn(&str) -> bool,
+) -> Option<Vec<Command>> {
+    let makes = |command: &Command| matches!(command.action, Action::Create { .. } | Action::Replace { .. });
+    let mut first: Vec<Command> = commands
+        .iter()
+        .filter(|command| makes(command) && needs_pull(&command.module))
+        .map(|made| command(&made.module, made.order, made.phase, Action::Pull))
+        .collect();
+    if first.is_empty() {
+        return None;
+    }
+    let mut unchanged = wanted.clone();
+    for (name, module) in &mut unchanged {
+        if let Some(there) = present.get(name) {
+            module.definition = there.definition.clone().unwrap_or_default();
+            module.generation = None;
+        }
+    }
+    let going = plan(&unchanged, present).into_iter();
+    first.extend(going.filter(|command| matches!(command.phase, Phase::Mend | Phase::Healthy)));
+    Some(first)
 }
 
 fn existing(commands: &mut Vec<Command>, name: &str, module: &Wanted, container: &Present) {

@@ -390,6 +390,17 @@ impl Restarts {
         self.seen = seen;
     }
 
+    /// Notes the state of one module that is seen besides the others.
+    pub fn see_one(&mut self, container: &Container, wall: Timestamp, now: i64) {
+        let since = match self.seen.get(&container.name) {
+            Some(before) if before.is(container) => before.since,
+            Some(_) => now,
+            None => first_seen(container, wall, now),
+        };
+        let seen = Seen::new(container, since);
+        self.seen.insert(container.name.clone(), seen);
+    }
+
     /// The record of a module.
     #[must_use]
     pub fn record(&self, module: &str) -> RestartRecord {

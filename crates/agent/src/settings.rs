@@ -112,6 +112,8 @@ pub(crate) struct Tuning {
     pub(crate) log_level: Option<String>,
     pub(crate) upstream_protocol: Option<String>,
     pub(crate) registries: Vec<Registry>,
+    /// `ModuleUpdateMode=WaitForAllPulls`: all images of a deployment are pulled before any module is touched.
+    pub(crate) pulls_first: bool,
 }
 
 impl Tuning {
@@ -149,6 +151,8 @@ impl Tuning {
             log_level: text("RuntimeLogLevel"),
             upstream_protocol: text("UpstreamProtocol"),
             registries: registries(&all),
+            pulls_first: text("ModuleUpdateMode")
+                .is_some_and(|mode| mode.eq_ignore_ascii_case("WaitForAllPulls")),
         }
     }
 }
@@ -195,6 +199,9 @@ mod tests {
         assert_eq!(tuning.rules.restarts_max, 5);
         assert_eq!(tuning.rules.cool_off_unit, Duration::from_secs(10));
         assert_eq!(tuning.log_level.as_deref(), Some("debug"));
+        assert!(!tuning.pulls_first);
+        let mode = map(&[("moduleupdatemode", "waitforallpulls")]);
+        assert!(Tuning::read([&mode].into_iter()).pulls_first);
         assert_eq!(tuning.registries.len(), 1);
         assert_eq!(tuning.registries[0].address, "r.example");
         assert!(!format!("{tuning:?}").contains("\"p\""));

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::host::{BuiltIn, BundleRequest, Host, Put, TemporaryFile, UploadError};
 use crate::identities::{IdentityError, ModuleIdentities, ModuleIdentity};
 use crate::manifest::{EDGE_AGENT, EDGE_HUB, merge, read_object};
-use crate::runtime::{LogQuery, LogStream, RuntimeError};
+use crate::runtime::{ContainerState, LogQuery, LogStream, RuntimeError};
 use crate::twin::{AgentTwin, TwinError, TwinEvent};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -319,15 +319,19 @@ impl AgentTwin for MemoryTwin {
 struct HostInner {
     puts: Vec<Put>,
     put_errors: VecDeque<UploadError>,
-    restarted: Vec<String>,
+    hub: Option<BuiltIn>,
+    hub_calls: Vec<String>,
+    hub_faults: u32,
+    ticks: i64,
     bundle: Vec<u8>,
     requests: Vec<BundleRequest>,
 }
 
-/// The rest of the daemon in memory: edgeAgent and edgeHub run, uploads are kept.
+/// The rest of the daemon in memory: edgeAgent runs, edgeHub does as it is told, uploads are kept.
 #[derive(Clone, Default)]
 pub struct MemoryHost {
     inner: Arc<Mutex<HostInner>>,
+    hub_changed: Arc<Notify>,
 }
 
 impl MemoryHost {
@@ -348,10 +352,63 @@ impl MemoryHost {
         lock(&self.inner).put_errors = errors.into();
     }
 
-    /// Parts of the daemon that were restarted.
-    #[must_use]
-    pub fn restarted(&self) -> Vec<String> {
-        lock(&self.inner).restarted.clone()
+    /// What was done to the edge hub since the last time: `start`, `stop`, `restart`, with the environment if there is one.
+    pub fn take_hub_calls(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.inner).hub_calls)
+    }
+
+    /// The next starts of the edge hub fail, so many.
+    pub fn fail_hub_starts(&self, count: u32) {
+        lock(&self.inner).hub_faults = count;
+    }
+
+    /// The edge hub ends by itself.
+    pub fn crash_hub(&self, exit_code: i64) {
+        let at = self.later();
+        if let Some(hub) = &mut lock(&self.inner).hub {
+            hub.state = ContainerState::Exited;
+            hub.exit_code = exit_code;
+            hub.exited_at = at;
+        }
+        self.hub_changed.notify_one();
+    }
+
+    /// A daemon starts: its edge hub has not run yet.
+    pub fn attach(&self) {
+        lock(&self.inner).hub = None;
+    }
+
+    /// A time that differs from all earlier ones.
+    fn later(&self) -> Timestamp {
+        let mut inner = lock(&self.inner);
+        inner.ticks += 1;
+        Timestamp::from_seconds(1_790_000_000 + inner.ticks)
+    }
+
+    fn begin_hub(&self, what: &str, env: &BTreeMap<String, String>) -> Result<(), String> {
+        let at = self.later();
+        let mut inner = lock(&self.inner);
+        let pairs: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let call = format!("{what} {}", pairs.join(" "));
+        inner.hub_calls.push(call.trim().to_owned());
+        let fails = inner.hub_faults > 0;
+        inner.hub_faults = inner.hub_faults.saturating_sub(1);
+        let hub = inner.hub.get_or_insert(BuiltIn::new(EDGE_HUB));
+        if what == "restart" || fails {
+            hub.exited_at = at;
+        }
+        hub.state = if fails {
+            ContainerState::Exited
+        } else {
+            ContainerState::Running
+        };
+        hub.exit_code = i64::from(fails);
+        hub.description = fails.then(|| "the port is taken".to_owned());
+        hub.started_at = at;
+        match fails {
+            true => Err("the port is taken".to_owned()),
+            false => Ok(()),
+        }
     }
 
     /// Content of support bundles.
@@ -368,22 +425,38 @@ impl MemoryHost {
 
 impl Host for MemoryHost {
     fn built_ins(&self) -> Vec<BuiltIn> {
-        [EDGE_AGENT, EDGE_HUB]
-            .into_iter()
-            .map(|name| BuiltIn {
-                name,
-                running: true,
-                description: None,
-                started_at: Timestamp::from_seconds(1_790_000_000),
-            })
-            .collect()
+        let agent = BuiltIn {
+            state: ContainerState::Running,
+            started_at: Timestamp::from_seconds(1_790_000_000),
+            ..BuiltIn::new(EDGE_AGENT)
+        };
+        let hub = lock(&self.inner).hub.clone();
+        vec![agent, hub.unwrap_or(BuiltIn::new(EDGE_HUB))]
     }
 
-    fn restart_built_in<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), String>> {
+    fn start_hub<'a>(&'a self, env: &'a BTreeMap<String, String>) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move { self.begin_hub("start", env) })
+    }
+
+    fn stop_hub(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            lock(&self.inner).restarted.push(name.to_owned());
+            let at = self.later();
+            let mut inner = lock(&self.inner);
+            inner.hub_calls.push("stop".to_owned());
+            let hub = inner.hub.get_or_insert(BuiltIn::new(EDGE_HUB));
+            hub.state = ContainerState::Exited;
+            hub.exit_code = 0;
+            hub.exited_at = at;
             Ok(())
         })
+    }
+
+    fn restart_hub<'a>(&'a self, env: &'a BTreeMap<String, String>) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move { self.begin_hub("restart", env) })
+    }
+
+    fn hub_changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.hub_changed.notified())
     }
 
     fn logs<'a>(

@@ -164,12 +164,8 @@ impl Methods {
     }
 
     async fn restart(&self, id: &str) -> Result<Option<Value>, MethodError> {
-        let result = if [EDGE_AGENT, EDGE_HUB].contains(&id) {
-            self.host.restart_built_in(id).await
-        } else {
-            crate::reconcile::restart(&self.requests, id).await
-        };
-        result
+        crate::reconcile::restart(&self.requests, id)
+            .await
             .map(|()| None)
             .map_err(|cause| MethodError::failed(format!("module {id} was not restarted: {cause}")))
     }

@@ -273,12 +273,14 @@ impl Simulation {
     fn carry_out(&mut self, command: &Command) {
         let name = &command.module;
         if let Some(simulated) = self.containers.get_mut(name)
-            && command.action != Action::Forget
+            && !matches!(command.action, Action::Forget | Action::Pull)
         {
             simulated.touched += 1;
         }
         let start = match command.action {
             Action::Forget => return self.restarts.forget(name),
+            // Only [`pulls_first`] makes them.
+            Action::Pull => return,
             Action::Remove | Action::RemoveDead => {
                 if !self.fails() {
                     self.containers.remove(name);

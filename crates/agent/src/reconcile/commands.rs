@@ -131,6 +131,8 @@ pub(super) struct Order {
     pub(super) cancel: Arc<Notify>,
     /// An image that is here may be used when it cannot be pulled.
     pub(super) local_image_will_do: bool,
+    /// The image was pulled for this deployment already.
+    pub(super) pulled: bool,
 }
 
 /// Runs a command to its end.
@@ -145,6 +147,10 @@ pub(super) async fn execute(work: Arc<Work>, mut order: Order) -> Result<(), Fai
             .remove(&name)
             .await
             .map_err(|error| Failed::engine("the dead container cannot be removed", &error)),
+        Action::Pull => match order.deployment.modules.get(&name).cloned() {
+            Some(spec) => pull_or_give_up(&work, &order, &spec).await,
+            None => Ok(()),
+        },
         Action::Create { start } => make(&work, &mut order, false, start).await,
         Action::Replace { start } => make(&work, &mut order, true, start).await,
         Action::Start { .. } => {
@@ -220,17 +226,8 @@ async fn make(work: &Work, order: &mut Order, replace: bool, start: bool) -> Res
     let Some(spec) = order.deployment.modules.get(&name).cloned() else {
         return Ok(());
     };
-    if spec.pull_policy == PullPolicy::OnCreate {
-        let cancel = Arc::clone(&order.cancel);
-        tokio::select! {
-            result = pull(work, order, &spec) => result?,
-            () = cancel.notified() => {
-                return Err(Failed {
-                    stage: Stage::Pull,
-                    text: "given up for a newer deployment".to_owned(),
-                });
-            }
-        }
+    if spec.pull_policy == PullPolicy::OnCreate && !order.pulled {
+        pull_or_give_up(work, order, &spec).await?;
     }
     order.pass.pulled();
     let identity = identity(work, &name).await?;
@@ -266,6 +263,16 @@ pub(super) async fn identity(work: &Work, name: &str) -> Result<ModuleIdentity, 
         Err(error) => Err(Failed {
             stage: Stage::Identity,
             text: error.to_string(),
+        }),
+    }
+}
+
+async fn pull_or_give_up(work: &Work, order: &Order, spec: &ModuleSpec) -> Result<(), Failed> {
+    tokio::select! {
+        result = pull(work, order, spec) => result,
+        () = order.cancel.notified() => Err(Failed {
+            stage: Stage::Pull,
+            text: "given up for a newer deployment".to_owned(),
         }),
     }
 }

@@ -97,6 +97,7 @@ impl Agent {
             }
         }
         self.failures.clear();
+        self.pulled.clear();
         self.applied = DeploymentStatus {
             version: 0,
             ..self.applied.clone()
@@ -104,6 +105,7 @@ impl Agent {
         self.surround();
         self.in_force.send_replace(Some(deployment));
         self.accepted_at = self.now();
+        self.look_at_hub();
         self.dirty = true;
         self.list_at = self.now();
     }

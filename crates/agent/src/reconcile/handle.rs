@@ -79,7 +79,7 @@ impl AgentHandle {
         self.in_force.clone()
     }
 
-    /// Restarts a module by hand and forgets its earlier restarts. For containers only.
+    /// Restarts a module by hand and forgets its earlier restarts; the edge hub, too, and what can be of the agent.
     ///
     /// # Errors
     /// Why not, in words.

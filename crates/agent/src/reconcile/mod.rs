@@ -7,6 +7,7 @@
 
 mod commands;
 mod desired;
+mod edge_hub;
 mod gate;
 mod handle;
 mod pass;
@@ -33,7 +34,7 @@ use crate::body::Surroundings;
 use crate::gc;
 use crate::host::Host;
 use crate::identities::ModuleIdentities;
-use crate::manifest::{Deployment, StatusCode};
+use crate::manifest::{Deployment, EDGE_AGENT, EDGE_HUB, StatusCode};
 use crate::methods::Methods;
 use crate::metrics::{MetricLabels, Metrics};
 use crate::plan::{Action, Command};
@@ -45,6 +46,7 @@ use crate::state::{File, RollbackFile, StateFolder};
 use crate::system::Meter;
 use crate::twin::{AgentTwin, TwinError, TwinEvent};
 use commands::{Failed, Progress, Work, lock};
+use edge_hub::{HubCommand, HubTending};
 pub(crate) use handle::restart;
 pub use handle::{AgentHandle, AgentView};
 use probation::Probation;
@@ -83,7 +85,7 @@ pub struct Parts {
 
 /// What somebody asks of the loop.
 pub(crate) enum Request {
-    /// Restart a module by hand; answers when it has been started, or why not.
+    /// Restart a module by hand, the edge hub and the agent included; answers when it has been started, or why not.
     Restart(String, oneshot::Sender<Result<(), String>>),
     /// Look at everything now.
     Refresh,
@@ -93,6 +95,8 @@ pub(crate) enum Request {
 enum Done {
     Event(TwinEvent),
     Changed,
+    HubChanged,
+    Hub(HubCommand, Result<(), String>, Duration),
     Network(Result<IpAddr, RuntimeError>),
     Listed(Result<Vec<Container>, RuntimeError>),
     Command(Command, Result<(), Failed>, Duration),
@@ -165,8 +169,11 @@ pub struct Agent {
     /// Modules whose command ended while a listing was under way: it may be older than that.
     touched: BTreeSet<String>,
     failures: BTreeMap<String, Failure>,
+    /// Images that were pulled for the deployment in force before it is carried out, by module.
+    pulled: BTreeMap<String, String>,
     waiting_restarts: VecDeque<(String, oneshot::Sender<Result<(), String>>)>,
     running_restarts: BTreeMap<String, Vec<oneshot::Sender<Result<(), String>>>>,
+    hub: HubTending,
     engine_problem: Option<String>,
     identified: BTreeSet<String>,
     identify_at: i64,
@@ -279,8 +286,10 @@ impl Agent {
             busy: BTreeMap::new(),
             touched: BTreeSet::new(),
             failures: BTreeMap::new(),
+            pulled: BTreeMap::new(),
             waiting_restarts: VecDeque::new(),
             running_restarts: BTreeMap::new(),
+            hub: HubTending::default(),
             engine_problem: None,
             identified: BTreeSet::new(),
             identify_at: now,
@@ -320,6 +329,7 @@ impl Agent {
         let mut shutdown = std::pin::pin!(shutdown);
         self.await_event();
         self.await_change();
+        self.await_hub();
         loop {
             self.turn();
             let rest = Duration::from_millis(u64::try_from(self.next_due() - self.now()).unwrap_or(0));
@@ -349,6 +359,7 @@ impl Agent {
             self.tick_at = now.saturating_add(millis(self.settings.tick));
             self.dirty = true;
         }
+        self.tend_hub(now);
         if now >= self.plan_at {
             self.plan_at = i64::MAX;
             self.pass();
@@ -369,6 +380,7 @@ impl Agent {
         [
             self.tick_at,
             self.plan_at,
+            when(!self.hub.busy, self.hub.at),
             when(self.gateway.is_none() && !self.asking_network, self.network_at),
             when(
                 self.dirty && !self.listing && self.gateway.is_some(),
@@ -399,6 +411,11 @@ impl Agent {
                 self.await_change();
                 self.dirty = true;
             }
+            Done::HubChanged => {
+                self.await_hub();
+                self.look_at_hub();
+            }
+            Done::Hub(command, result, took) => self.hub_done(command, &result, took),
             Done::Network(result) => self.network_known(result),
             Done::Listed(result) => self.listed(result),
             Done::Command(command, result, took) => self.command_done(&command, result, took),
@@ -419,6 +436,15 @@ impl Agent {
 
     fn request(&mut self, request: Request) {
         match request {
+            Request::Restart(module, answer) if module == EDGE_HUB => return self.restart_hub(answer),
+            Request::Restart(module, answer) if module == EDGE_AGENT => {
+                // What makes a new run of the agent: failures are forgotten, everything is looked at again.
+                self.failures.clear();
+                self.dirty = true;
+                self.fetch_soon(0);
+                let _ = answer.send(Ok(()));
+                return;
+            }
             Request::Restart(module, answer) => self.waiting_restarts.push_back((module, answer)),
             Request::Refresh => {
                 self.dirty = true;

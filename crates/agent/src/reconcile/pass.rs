@@ -15,9 +15,9 @@ use tokio::sync::Notify;
 use crate::body::{DEFINITION_LABEL, GENERATION_LABEL, STOP_LABEL};
 use crate::events;
 use crate::manifest::{
-    Deployment, DesiredStatus, EDGE_AGENT, EDGE_HUB, ModuleSpec, RestartPolicy, StatusCode,
+    Deployment, DesiredStatus, EDGE_AGENT, EDGE_HUB, ModuleSpec, PullPolicy, RestartPolicy, StatusCode,
 };
-use crate::plan::{Action, Command, Phase, Present, Wanted, plan};
+use crate::plan::{Action, Command, Phase, Present, Wanted, plan, pulls_first};
 use crate::reported::DeploymentStatus;
 use crate::restart::{Next, Situation, Verdict, judge, millis};
 use crate::runtime::{Container, ContainerState, Health, OWNER, OWNER_LABEL, RuntimeError};
@@ -116,7 +116,9 @@ impl Agent {
             .map(|container| (container.name.clone(), container))
             .collect();
         let wall = self.parts.clock.now();
-        self.restarts.see(containers.values(), wall, self.now());
+        let hub = self.hub_container();
+        self.restarts
+            .see(containers.values().chain(hub.iter()), wall, self.now());
         self.containers = Some(containers);
         if !self.touched.is_empty() {
             self.dirty = true;
@@ -144,7 +146,15 @@ impl Agent {
         let put_off = self.put_off(&mut wanted, &present, now);
         due = due.min(put_off);
         self.containers = Some(containers);
-        let commands = plan(&wanted, &present);
+        let mut commands = plan(&wanted, &present);
+        if self.tuning.pulls_first {
+            let needs_pull = |name: &str| {
+                deployment.modules.get(name).is_some_and(|spec| {
+                    spec.pull_policy == PullPolicy::OnCreate && self.pulled.get(name) != Some(&spec.image)
+                })
+            };
+            commands = pulls_first(&commands, &wanted, &present, needs_pull).unwrap_or(commands);
+        }
         // What needs no command any more has been mended by somebody else.
         self.failures.retain(|name, failure| {
             let is_put_off = matches!(failure.action, Action::Replace { .. }) && failure.again_at > now;
@@ -159,7 +169,7 @@ impl Agent {
         }
         self.count_availability(now);
         let settled =
-            !begun && put_off == i64::MAX && self.busy.is_empty() && self.failures.is_empty() && !self.dirty;
+            !begun && put_off == i64::MAX && self.nothing_under_way() && self.failures.is_empty() && !self.dirty;
         self.settle(settled);
         due = due.min(self.look_at_trial(now));
         self.plan_at = self.plan_at.min(due);
@@ -299,7 +309,11 @@ impl Agent {
             self.restarts.started(name, counted, self.parts.clock.now());
         }
         events::command_begins(name, command.action.name());
-        let pulls = matches!(command.action, Action::Create { .. } | Action::Replace { .. });
+        let pulls = matches!(
+            command.action,
+            Action::Create { .. } | Action::Replace { .. } | Action::Pull
+        );
+        let image = deployment.modules.get(name).map(|spec| &spec.image);
         let is_removal = matches!(command.phase, Phase::Remove);
         let progress = Arc::new(Progress::default());
         let cancel = Arc::new(Notify::new());
@@ -324,6 +338,7 @@ impl Agent {
             progress,
             cancel,
             local_image_will_do: known,
+            pulled: self.tuning.pulls_first && self.pulled.get(name) == image && image.is_some(),
             command: command.clone(),
         };
         let work = Arc::clone(&self.work);
@@ -363,6 +378,10 @@ impl Agent {
         match result {
             Ok(()) => {
                 self.failures.remove(name);
+                let spec = self.deployment.as_ref().and_then(|d| d.modules.get(name));
+                if let (Action::Pull, true, Some(spec)) = (command.action, is_current, spec) {
+                    self.pulled.insert(name.clone(), spec.image.clone());
+                }
             }
             // It was begun for a deployment that is no longer in force.
             Err(_) if !is_current => {}
@@ -502,7 +521,12 @@ impl Agent {
 
     /// Every module is as it should be, and nothing is under way.
     pub(super) fn is_well_now(&self) -> bool {
-        self.unwell(self.now()).is_empty() && self.failures.is_empty() && self.busy.is_empty()
+        self.unwell(self.now()).is_empty() && self.failures.is_empty() && self.nothing_under_way()
+    }
+
+    /// No command is being carried out.
+    fn nothing_under_way(&self) -> bool {
+        self.busy.is_empty() && !self.hub.busy
     }
 
     /// Time counts against a deployment unless commands are being carried out (pulls, and stops with their grace), the engine
@@ -514,7 +538,7 @@ impl Agent {
                 .failures
                 .values()
                 .all(|failure| failure.failed.stage != Stage::Engine);
-        self.busy.is_empty() && !offline && self.engine_problem.is_none()
+        self.nothing_under_way() && !offline && self.engine_problem.is_none()
     }
 
     /// Modules of the deployment that are not as they should be, in words.
@@ -539,6 +563,7 @@ impl Agent {
                     _ => format!("{name} is {status}, exit code {}", container.exit_code),
                 })
             })
+            .chain(self.hub_unwell())
             .collect()
     }
 
@@ -559,8 +584,15 @@ impl Agent {
                 self.work.metrics.ran(&spec.name, passed, running);
             }
         }
+        let hub_is_wanted = deployment
+            .edge_hub
+            .as_ref()
+            .is_some_and(|hub| hub.status == DesiredStatus::Running);
         for built_in in self.parts.host.built_ins() {
-            self.work.metrics.ran(built_in.name, passed, built_in.running);
+            if built_in.name == EDGE_AGENT || hub_is_wanted {
+                let running = built_in.state == ContainerState::Running;
+                self.work.metrics.ran(built_in.name, passed, running);
+            }
         }
     }
 

@@ -29,23 +29,21 @@ impl Agent {
     fn module_states(&self) -> BTreeMap<String, ModuleState> {
         let mut states = BTreeMap::new();
         for built_in in self.parts.host.built_ins() {
-            let spec = self.deployment.as_ref().and_then(|deployment| {
-                if built_in.name == EDGE_AGENT {
-                    deployment.edge_agent.as_ref()
-                } else {
-                    deployment.edge_hub.as_ref()
-                }
-            });
-            let image = spec.map_or("", |spec| spec.image.as_str());
-            let mut state = ModuleState::unknown(built_in.name, image);
-            state.status = if built_in.running {
-                RuntimeStatus::Running
-            } else {
-                RuntimeStatus::Failed
-            };
-            state.description = built_in.description;
-            state.started_at = built_in.started_at;
-            states.insert(built_in.name.to_owned(), state);
+            let name = built_in.name;
+            if name == EDGE_AGENT {
+                let spec = self
+                    .deployment
+                    .as_ref()
+                    .and_then(|deployment| deployment.edge_agent.as_ref());
+                let image = spec.map_or("", |spec| spec.image.as_str());
+                let mut state = ModuleState::unknown(name, image);
+                state.status = RuntimeStatus::Running;
+                state.description = built_in.description;
+                state.started_at = built_in.started_at;
+                states.insert(name.to_owned(), state);
+            } else if let Some(state) = self.hub_state(built_in) {
+                states.insert(name.to_owned(), state);
+            }
         }
         let none = BTreeMap::new();
         let containers = self.containers.as_ref().unwrap_or(&none);
@@ -99,7 +97,7 @@ impl Agent {
     }
 
     /// Says why a module that should run does not, in words that stay the same while nothing changes.
-    fn restart_text(&self, status: RuntimeStatus, next: Next, name: &str) -> Option<String> {
+    pub(super) fn restart_text(&self, status: RuntimeStatus, next: Next, name: &str) -> Option<String> {
         let max = self.tuning.rules.restarts_max;
         match (status, next) {
             (RuntimeStatus::Backoff, Next::Wait(until)) => {

@@ -487,3 +487,48 @@ async fn images_are_pulled_with_the_credentials_of_their_registry() {
     }
     run.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn wait_for_all_pulls_touches_nothing_before_every_image_is_here() {
+    let site = Site::new(&["a:1", "b:1", "a:2", "b:2"]);
+    let mut settings = site.settings();
+    settings.rollback = None;
+    let mode = ("ModuleUpdateMode".to_owned(), "WaitForAllPulls".to_owned());
+    settings.env.extend([mode]);
+    let run = site.start_with(settings);
+    let both = |image: u8| {
+        deployment(&[
+            ("a", module(&format!("a:{image}"), json!({}))),
+            ("b", module(&format!("b:{image}"), json!({}))),
+        ])
+    };
+    let version = site.twin.deploy(&both(1));
+    site.done(version).await;
+    site.engine.take_calls();
+    // One image cannot be had: the other module is not touched, and what crashes is started again as it was.
+    site.engine.withdraw("b:2");
+    site.twin.deploy(&both(2));
+    until("the pull has failed", || site.code() == 500).await;
+    assert!(site.description().contains("b:2"), "{}", site.description());
+    site.engine.exit("a", 3);
+    until("the former module runs again", || site.engine.running() == ["a", "b"]).await;
+    pass(30).await;
+    let calls = site.engine.take_calls();
+    let touched = |call: &&String| !call.starts_with("pull ") && *call != "start a";
+    assert_eq!(calls.iter().filter(touched).count(), 0, "{calls:?}");
+    assert_eq!(site.engine.container("a").unwrap().image, "a:1");
+    // It comes: now both, and nothing is pulled a second time.
+    site.engine.offer(&["b:2"]);
+    until("both are new", || {
+        ["a", "b"].iter().all(|name| {
+            let container = site.engine.container(name);
+            container.is_some_and(|container| container.image.ends_with(":2"))
+        })
+    })
+    .await;
+    until("it is done", || site.code() == 200).await;
+    let calls = site.engine.take_calls();
+    let pulls: Vec<&String> = calls.iter().filter(|call| call.starts_with("pull ")).collect();
+    assert_eq!(pulls, ["pull b:2"], "{calls:?}");
+    run.stop().await;
+}

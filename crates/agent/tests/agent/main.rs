@@ -7,6 +7,7 @@
 
 mod bodies;
 mod deployments;
+mod edge_hub;
 mod faults;
 mod methods;
 mod offline;

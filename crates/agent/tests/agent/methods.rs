@@ -157,7 +157,12 @@ async fn restart_module() {
         site.twin.method("restartmodule", &restart("edgeHub")).await.0,
         200
     );
-    assert_eq!(site.host.restarted(), ["edgeHub"]);
+    assert_eq!(site.host.take_hub_calls(), ["start", "restart"]);
+    let agent = restart("edgeAgent");
+    assert_eq!(
+        site.twin.method("RestartModule", &agent).await,
+        (200, Value::Null)
+    );
     run.stop().await;
 }
 

@@ -90,6 +90,7 @@ impl Site {
             clock: self.clock.clone(),
         };
         self.twin.attach();
+        self.host.attach();
         let labels = MetricLabels {
             iothub: "hub.example".to_owned(),
             edge_device: "edge1".to_owned(),
