@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from device import EdgeDevice
+from device import UPSTREAM, EdgeDevice, wait_edge_hub
+from downstream import Leaf, connection_string, hosts_of, register
 from site_net import Machine, Site
 
 RUN = uuid.uuid4().hex[:4]
@@ -133,3 +134,41 @@ def python_image(site):
 @pytest.fixture
 def node_image(site):
     return site.image("node-module")
+
+
+@pytest.fixture(scope="module")
+def field(site, folder):
+    """A machine without an engine, on which downstream devices run."""
+    made = Machine(site, folder / "field")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gateway(device):
+    """An edge device whose edge hub sends everything on."""
+    device.deploy({}, UPSTREAM)
+    wait_edge_hub(device)
+    return device
+
+
+@pytest.fixture
+def leaf_of(field, hub):
+    """Makes devices behind an edge device; gives a function of edge device, name and options of `Leaf`."""
+    made = []
+
+    def make(parent, name, *, sdk="python", transport="Mqtt", key=None, **options):
+        leaf_id = f"{name}-{parent.id}"
+        identity = register(hub, leaf_id, parent.id)
+        if key:
+            identity["authentication"]["symmetricKey"]["primaryKey"] = key
+        leaf = Leaf(
+            field, leaf_id, parent.home / "identity" / "ca.pem", hosts_of(parent), sdk=sdk, transport=transport,
+            connectionString=connection_string(hub, identity, parent.id), **options,
+        )
+        made.append(leaf)
+        return leaf
+
+    yield make
+    for leaf in made:
+        leaf.kill()

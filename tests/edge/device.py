@@ -13,6 +13,9 @@ from site_net import REGISTRY_PASSWORD, end, run, wait_until
 
 SECRET = re.compile(r"SharedAccessSignature sr=|SharedAccessKey=|" + re.escape(REGISTRY_PASSWORD))
 
+# A route that sends everything on.
+UPSTREAM = {"up": "FROM /messages/* INTO $upstream"}
+
 
 def edge_binary():
     binary = os.environ.get("HOLDFAST_EDGE_BIN")
@@ -235,3 +238,11 @@ def module(image, *, env=None, options=None, **fields):
 
 
 __all__ = ["EdgeDevice", "module", "run", "wait_until"]
+
+
+def wait_edge_hub(device, code=200):
+    """Waits until the edge hub has told that it took its deployment, or that it did not."""
+    def applied():
+        return device.hub.reported(device.id, "$edgeHub").get("lastDesiredStatus", {}).get("code") == code
+
+    wait_until(applied, f"$edgeHub to report {code}; log:\n{device.log_tail()}", 60)

@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from device import module, wait_until
+from device import UPSTREAM, module, wait_until
 
 FAST = {"MessageCount": "-1", "MessageDelay": "0.5"}
-UPSTREAM = {"up": "FROM /messages/* INTO $upstream"}
 
 
 def sleeper(image, **fields):

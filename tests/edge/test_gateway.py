@@ -9,57 +9,10 @@ import time
 
 import pytest
 
-from device import wait_until
+from device import UPSTREAM, wait_edge_hub, wait_until
 from downstream import Leaf, connection_string, hosts_of, in_order, numbers, register
-from site_net import Machine
 
-UPSTREAM = {"up": "FROM /messages/* INTO $upstream"}
 WAYS = [("python", "Mqtt"), ("python", "MqttWs"), ("node", "Mqtt"), ("node", "Amqp"), ("node", "AmqpWs")]
-
-
-@pytest.fixture(scope="module")
-def field(site, folder):
-    """A machine without an engine, on which downstream devices run."""
-    made = Machine(site, folder / "field")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def gateway(device):
-    """An edge device whose edge hub sends everything on."""
-    device.deploy({}, UPSTREAM)
-    wait_edge_hub(device)
-    return device
-
-
-def wait_edge_hub(device, code=200):
-    def applied():
-        return device.hub.reported(device.id, "$edgeHub").get("lastDesiredStatus", {}).get("code") == code
-
-    wait_until(applied, f"$edgeHub to report {code}; log:\n{device.log_tail()}", 60)
-
-
-@pytest.fixture
-def leaf_of(field, hub):
-    """Makes devices behind an edge device; gives a function of edge device, name and options of `Leaf`."""
-    made = []
-
-    def make(parent, name, *, sdk="python", transport="Mqtt", key=None, **options):
-        leaf_id = f"{name}-{parent.id}"
-        identity = register(hub, leaf_id, parent.id)
-        if key:
-            identity["authentication"]["symmetricKey"]["primaryKey"] = key
-        leaf = Leaf(
-            field, leaf_id, parent.home / "identity" / "ca.pem", hosts_of(parent), sdk=sdk, transport=transport,
-            connectionString=connection_string(hub, identity, parent.id), **options,
-        )
-        made.append(leaf)
-        return leaf
-
-    yield make
-    for leaf in made:
-        leaf.kill()
 
 
 @pytest.mark.parametrize("sdk, transport", WAYS)

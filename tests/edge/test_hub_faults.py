@@ -12,9 +12,8 @@ from urllib.parse import quote
 
 import pytest
 
-from device import run, wait_until
+from device import UPSTREAM, run, wait_edge_hub, wait_until
 from downstream import CLIENTS, Leaf, hosts_of, in_order, numbers
-from test_gateway import UPSTREAM, field, gateway, leaf_of, wait_edge_hub  # noqa: F401 (fixtures)
 
 INPUT = {
     **UPSTREAM,

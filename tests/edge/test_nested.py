@@ -4,10 +4,9 @@ import random
 
 import pytest
 
-from device import module, wait_until
+from device import UPSTREAM, module, wait_edge_hub, wait_until
 from downstream import in_order, numbers
 from site_net import Machine
-from test_gateway import UPSTREAM, field, leaf_of, wait_edge_hub  # noqa: F401 (fixtures)
 
 FOREIGN_KEY = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 

@@ -4,20 +4,24 @@
 """
 
 import os
+import re
 import shutil
 import statistics
+import subprocess
 import time
 
 import pytest
 
-from device import module, wait_until
+from device import UPSTREAM, module, wait_edge_hub, wait_until
+from downstream import CLIENTS, Leaf, hosts_of, register
 from engine_tap import EngineTap
+from site_net import end, find_binary, sas_token
 
 RUNS = 3
 PSS_KIB_MAX = 12 * 1024
 START_SECONDS_MAX = 1.0
 TWIN_CHANGE_SECONDS_MAX = 0.3
-UPSTREAM = {"up": "FROM /messages/* INTO $upstream"}
+DRAINED_PER_SECOND_MIN = 20_000
 SENSOR = {"MessageCount": "-1", "MessageDelay": "1"}
 
 
@@ -114,3 +118,69 @@ def test_memory_stays_flat_over_deployments(device, hub, sensor):
     early, late = statistics.median(readings[quarter:2 * quarter]), statistics.median(readings[-quarter:])
     print(f"\nPSS over {count} deployments: {readings} KiB; second quarter {early:.0f}, last {late:.0f}")
     assert late <= early * 1.05 + 512
+
+
+def load(hub, gateway, machine, names, rate, seconds):
+    """Devices behind an edge device that send so many messages per second in all."""
+    def account(name):
+        key = register(hub, name, gateway.id)["authentication"]["symmetricKey"]["primaryKey"]
+        return {"id": name, "username": f"{hub.address}/{name}/?api-version=2021-04-12",
+                "password": sas_token(f"{hub.address}/devices/{name}", key)}
+
+    return Leaf(
+        machine, f"load-{gateway.id}", gateway.home / "identity" / "ca.pem", hosts_of(gateway),
+        program=CLIENTS / "load.py", host=gateway.id, devices=[account(name) for name in names], rate=rate,
+        seconds=seconds, bytes=256,
+    )
+
+
+def arrived_in_order(hub, wanted, seconds):
+    """Reads the hub's events from their beginning until everything wanted is there; each device's in order, none twice."""
+    device_of, number_of = re.compile(r'"deviceId":"([^"]+)"'), re.compile(r'"number":"(\d+)"')
+    reader = subprocess.Popen(
+        [find_binary(), "monitor", "--json", "--from", "earliest", "--timeout", f"{seconds}s", "--data-dir", str(hub.data_dir)],
+        stdout=subprocess.PIPE, text=True,
+    )
+    last = dict.fromkeys(wanted, 0)
+    left = sum(wanted.values())
+    for line in reader.stdout:
+        device, number = device_of.search(line), number_of.search(line)
+        if device and number and device[1] in last:
+            expected = last[device[1]] + 1
+            assert int(number[1]) == expected, f"{device[1]}: {number[1]} where {expected} was due"
+            last[device[1]] = expected
+            left -= 1
+            if left == 0:
+                break
+    end(reader)
+    assert last == wanted
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("cut, rate", [(10, 4_000), pytest.param(600, 5_000, marks=pytest.mark.long)])
+def test_drain_after_a_cut(make_device, hub, field, cut, rate):
+    gateway = make_device().start()
+    bounds = {"timeToLiveSecs": 7200, "storeLimits": {"maxSizeBytes": 8 << 30}}
+    gateway.deploy({}, UPSTREAM, hub_settings={"storeAndForwardConfiguration": bounds})
+    wait_edge_hub(gateway)
+    queues = gateway.home / "hub" / "queues"
+    waiting = lambda: sum(file.stat().st_size for file in queues.glob("*") if file.is_file())  # noqa: E731
+    source = load(hub, gateway, field, [f"load{n}-{gateway.id}" for n in range(10)], rate, cut)
+    gateway.machine.cut_from_hub()
+    try:
+        source.start()
+        wanted = source.wait("done", cut + 120)["acknowledged"]
+        stored, pss = waiting(), gateway.pss_bytes() >> 10
+    finally:
+        gateway.machine.mend_to_hub()
+    mended = time.monotonic()
+    wait_until(lambda: waiting() < stored * 0.98, "the drain to begin", 60)
+    begun, left = time.monotonic(), waiting() / stored
+    wait_until(lambda: waiting() == 0, "the queues to be empty and their space given back", 900)
+    took = time.monotonic() - begun
+    count = sum(wanted.values())
+    print(f"\n{count} messages ({stored >> 20} MiB) waited after {cut} s, PSS {pss} KiB; the drain began {begun - mended:.1f} s after "
+          f"the link was whole and took {took:.1f} s: {count * left / took:.0f} messages/s; PSS {gateway.pss_bytes() >> 10} KiB after it")
+    arrived_in_order(hub, wanted, 600)
+    if cut >= 600:
+        assert count * left / took >= DRAINED_PER_SECOND_MIN

@@ -5,10 +5,9 @@ import time
 
 import pytest
 
-from device import module, wait_until
+from device import UPSTREAM, module, wait_until
 
 ENDLESS = {"MessageCount": "-1", "MessageDelay": "0.5"}
-UPSTREAM = {"up": "FROM /messages/* INTO $upstream"}
 
 
 def modules(sensor, python_image):

@@ -12,11 +12,11 @@ use std::time::Duration;
 use holdfast_agent::identities::{IdentityError, ModuleIdentities, ModuleIdentity};
 use holdfast_model::Identity;
 use holdfast_ports::BoxFuture;
+use holdfast_program::files::{self, PRIVATE};
 use holdfast_upstream::port::{CloudError, CloudRegistry, ModuleIdentity as HubModule};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::files::{self, PRIVATE};
 use crate::keys::{KeyStore, Slot};
 
 /// Who manages identities that are made here.

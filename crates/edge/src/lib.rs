@@ -9,8 +9,6 @@ pub mod certificates;
 pub mod commands;
 pub mod config;
 pub mod daemon;
-pub mod failure;
-pub mod files;
 pub mod http;
 pub mod identities;
 mod journal;

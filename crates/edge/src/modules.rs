@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use holdfast_agent::host::BuiltIn;
 use holdfast_agent::runtime::{Container, ContainerState, ModuleRuntime, RuntimeError};
 use holdfast_model::Timestamp;
 use parking_lot::Mutex;
@@ -31,6 +32,7 @@ pub struct Modules {
     runtime: Arc<dyn ModuleRuntime>,
     started_at: Timestamp,
     images: Mutex<SystemImages>,
+    hub: Mutex<BuiltIn>,
 }
 
 impl Modules {
@@ -41,7 +43,25 @@ impl Modules {
             runtime,
             started_at,
             images: Mutex::new(SystemImages::default()),
+            hub: Mutex::new(BuiltIn::new(EDGE_HUB)),
         }
+    }
+
+    /// State of the edge hub.
+    #[must_use]
+    pub fn hub(&self) -> BuiltIn {
+        self.hub.lock().clone()
+    }
+
+    /// Whether the deployment has an edge hub, or one still runs.
+    #[must_use]
+    pub fn has_hub(&self) -> bool {
+        self.images.lock().hub.is_some() || self.hub.lock().state == ContainerState::Running
+    }
+
+    /// What has become of the edge hub.
+    pub fn set_hub(&self, state: BuiltIn) {
+        *self.hub.lock() = state;
     }
 
     /// What the deployment in force names.
@@ -84,28 +104,37 @@ impl Modules {
 
     fn system(&self) -> Vec<Value> {
         let images = self.images.lock().clone();
-        [
-            (EDGE_AGENT, images.agent),
-            (EDGE_HUB, images.hub.unwrap_or_default()),
-        ]
-        .into_iter()
-        .map(|(name, image)| {
-            json!({
-                "id": "id",
-                "name": name,
-                "type": "docker",
-                "config": {
-                    "settings": { "image": image, "createOptions": {} },
-                    "env": [],
-                },
-                "status": {
-                    "startTime": self.started_at.to_string(),
-                    "runtimeStatus": { "status": "running" },
-                },
-            })
-        })
-        .collect()
+        let agent = BuiltIn {
+            state: ContainerState::Running,
+            started_at: self.started_at,
+            ..BuiltIn::new(EDGE_AGENT)
+        };
+        let mut modules = vec![system_module(&agent, &images.agent)];
+        if self.has_hub() {
+            modules.push(system_module(&self.hub(), &images.hub.unwrap_or_default()));
+        }
+        modules
     }
+}
+
+fn system_module(module: &BuiltIn, image: &str) -> Value {
+    let mut status = json!({ "runtimeStatus": { "status": status(module.state, module.exit_code) } });
+    if module.started_at != Timestamp::NEVER {
+        status["startTime"] = module.started_at.to_string().into();
+    }
+    if module.state == ContainerState::Exited {
+        status["exitStatus"] = json!({
+            "exitTime": module.exited_at.to_string(),
+            "statusCode": module.exit_code.to_string(),
+        });
+    }
+    json!({
+        "id": "id",
+        "name": module.name,
+        "type": "docker",
+        "config": { "settings": { "image": image, "createOptions": {} }, "env": [] },
+        "status": status,
+    })
 }
 
 /// Whether a name is that of a module which is this process.
@@ -116,7 +145,7 @@ pub fn is_system(name: &str) -> bool {
 
 fn module(container: &Container) -> Value {
     let image = container.labels.get(IMAGE_LABEL).unwrap_or(&container.image);
-    let mut status = json!({ "runtimeStatus": { "status": status(container) } });
+    let mut status = json!({ "runtimeStatus": { "status": status(container.state, container.exit_code) } });
     if let Some(started) = container.started_at {
         status["startTime"] = started.to_string().into();
     }
@@ -145,11 +174,11 @@ fn module(container: &Container) -> Value {
 }
 
 /// State of a container in the runtime's words (edge.md section 3.4).
-fn status(container: &Container) -> &'static str {
-    match container.state {
+const fn status(state: ContainerState, exit_code: i64) -> &'static str {
+    match state {
         ContainerState::Running => "running",
         ContainerState::Created | ContainerState::Paused | ContainerState::Restarting => "stopped",
-        ContainerState::Exited | ContainerState::Removing if container.exit_code == 0 => "stopped",
+        ContainerState::Exited | ContainerState::Removing if exit_code == 0 => "stopped",
         ContainerState::Exited | ContainerState::Removing => "failed",
         ContainerState::Dead => "dead",
         ContainerState::Unknown => "unknown",

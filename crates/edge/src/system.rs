@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_agent::runtime::ModuleRuntime;
+use holdfast_program::failure::Failure;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
 use crate::config::{Provisioning, Reprovisioning, Settings};
-use crate::failure::Failure;
 
 /// Version of the daemon.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use holdfast_ports::clock::Clock;
 use holdfast_upstream::{Metrics, Ports, Proxy, Trust, Upstream, UpstreamConfig, UpstreamProtocol};
 
+use holdfast_program::failure::Failure;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use crate::certificates::pem;
 use crate::config::{self, Settings};
-use crate::failure::Failure;
 
 /// Whom to trust: the authorities of the settings, else the system's; those of the trust bundle, too, since the parent edge
 /// device's authority stands there. Not the system's besides, which take half a megabyte and could sign for anybody.

@@ -10,6 +10,7 @@ use holdfast_observe::Event as _;
 use holdfast_ports::StoreResult;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::event_log::{EventLog, LogError};
+use holdfast_ports::method_calls::MethodCalls;
 use holdfast_ports::outbox::OutboxStore;
 use holdfast_ports::queue::{C2dLimits, C2dQueue};
 use holdfast_ports::registry::{ConnectionUpdate, RegistryStore};
@@ -23,7 +24,6 @@ use crate::changes::Changes;
 use crate::config::HubConfig;
 use crate::directory::Directory;
 use crate::events::{LineBudget, LogFailed, Metrics};
-use crate::methods::PendingCalls;
 use crate::policies::PolicySet;
 use crate::routing::Routing;
 use crate::sources::Outgoing;
@@ -62,7 +62,7 @@ pub struct Hub {
     pub(crate) stores: Stores,
     pub(crate) metrics: Metrics,
     pub(crate) sessions: Arc<Directory>,
-    pub(crate) calls: PendingCalls,
+    pub(crate) calls: MethodCalls,
     pub(crate) desired_order: Arc<DesiredOrder>,
     pub(crate) changes: Changes,
     pub(crate) routing: Routing,
@@ -112,7 +112,7 @@ impl Hub {
             refusal_lines: LineBudget::new(config.refusal_lines_per_second),
             desired_order: Arc::new(DesiredOrder::new(Arc::clone(&sessions), metrics.clone())),
             sessions,
-            calls: PendingCalls::new(),
+            calls: MethodCalls::default(),
             changes: Changes::default(),
             routing,
             outgoing: Outgoing::new(config.host_names.first().map_or("localhost", String::as_str)),

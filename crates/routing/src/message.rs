@@ -2,20 +2,19 @@
 
 use std::cell::OnceCell;
 
-use holdfast_model::event::{AuthMethod, EventField, EventView};
+use holdfast_model::event::{AuthMethod, EventView};
 use holdfast_model::message::SystemProperty;
-use holdfast_query::route::{JsonPath, Lookup, Slot, Symbols, SystemName, parse_body};
+use holdfast_query::route::{JsonPath, Lookup, Slot, SlottedProperties, Symbols, SystemName, parse_body};
 use holdfast_query::value::Value;
 use holdfast_wire::annotations::auth_method_json;
 use serde_json::Value as Json;
-use smallvec::SmallVec;
 
 /// An event, and the twin of its sender if there is one at hand.
 pub(crate) struct Message<'a> {
     event: &'a EventView<'a>,
     symbols: &'a Symbols,
     twin: Option<&'a Json>,
-    properties: OnceCell<SmallVec<[Option<&'a str>; 8]>>,
+    properties: OnceCell<SlottedProperties<'a>>,
     body: OnceCell<Json>,
     enqueued_time: OnceCell<String>,
     generation: OnceCell<String>,
@@ -34,22 +33,6 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The properties that conditions ask for, by slot. Of two with the same name the later one counts, as it does for
-    /// whoever reads the message into a map.
-    fn properties(&self) -> &[Option<&'a str>] {
-        self.properties.get_or_init(|| {
-            let mut found = SmallVec::from_elem(None, self.symbols.properties().len());
-            for field in self.event.fields() {
-                if let EventField::Application(key, value) = field
-                    && let Some(slot) = self.symbols.property_slot(key)
-                {
-                    found[usize::from(slot)] = value;
-                }
-            }
-            found
-        })
-    }
-
     /// The body, or null when it cannot be asked: then every path is undefined.
     fn json(&self) -> &Json {
         self.body.get_or_init(|| {
@@ -62,23 +45,15 @@ impl<'a> Message<'a> {
 
 impl Lookup for Message<'_> {
     fn property(&self, slot: Slot) -> Option<&str> {
-        self.properties().get(usize::from(slot)).copied().flatten()
+        let properties = self
+            .properties
+            .get_or_init(|| self.symbols.properties_of(self.event));
+        properties.get(usize::from(slot)).copied().flatten()
     }
 
     fn system(&self, slot: Slot) -> Option<&str> {
         let event = self.event;
-        let sent = |property| event.system(property);
         match self.symbols.systems().get(usize::from(slot))? {
-            SystemName::ContentType => sent(SystemProperty::ContentType),
-            SystemName::ContentEncoding => sent(SystemProperty::ContentEncoding),
-            SystemName::MessageId => sent(SystemProperty::MessageId),
-            SystemName::CorrelationId => sent(SystemProperty::CorrelationId),
-            SystemName::UserId => sent(SystemProperty::UserId),
-            SystemName::To => sent(SystemProperty::To),
-            SystemName::Ack => sent(SystemProperty::Ack),
-            SystemName::DataSchema => sent(SystemProperty::DataSchema),
-            SystemName::Subject => sent(SystemProperty::Subject),
-            SystemName::InterfaceId => sent(SystemProperty::InterfaceId),
             SystemName::EnqueuedTime => {
                 Some(self.enqueued_time.get_or_init(|| event.enqueued_at.to_string()))
             }
@@ -92,16 +67,12 @@ impl Lookup for Message<'_> {
             }
             SystemName::ConnectionAuthMethod => auth_method_json(event.auth, event.module_id().is_some()),
             SystemName::MessageSource => Some(event.source.as_str()),
-            SystemName::MessageSchema => sent(SystemProperty::MessageSchema),
-            SystemName::OutputName => sent(SystemProperty::OutputName),
-            SystemName::CreationTime => sent(SystemProperty::CreationTimeUtc),
-            SystemName::ExpiryTime => sent(SystemProperty::ExpiryTimeUtc),
-            SystemName::Operation => sent(SystemProperty::Operation),
             // Of an edge hub.
             SystemName::InputName
             | SystemName::MessageType
             | SystemName::EdgeMessageId
             | SystemName::OriginInterface => None,
+            name => event.system(name.as_sent()?),
         }
     }
 

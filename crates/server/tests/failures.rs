@@ -11,8 +11,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use holdfast_program::failure::{Failure, Kind};
 use holdfast_server::cli::client::Client;
-use holdfast_server::cli::failure::{Failure, Kind};
 use holdfast_server::cli::profile::{Login, Wanted};
 use serde_json::Value;
 use support::{Hub, holdfast, text, wait_for};

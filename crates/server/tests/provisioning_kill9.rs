@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_model::credential::SymmetricKey;
+use holdfast_program::failure::{Failure, Kind};
 use holdfast_server::cli::client::Client;
-use holdfast_server::cli::failure::{Failure, Kind};
 use serde_json::Value;
 use support::Hub;
 use support::dps::{Dps, connection_string, login, register_over_mqtt};

@@ -2,12 +2,11 @@
 
 use std::cell::OnceCell;
 
-use holdfast_model::event::{EventField, EventView};
+use holdfast_model::event::EventView;
 use holdfast_model::message::SystemProperty;
-use holdfast_query::route::{JsonPath, Lookup, Slot, Symbols, SystemName, parse_body};
+use holdfast_query::route::{JsonPath, Lookup, Slot, SlottedProperties, Symbols, SystemName, parse_body};
 use holdfast_query::value::Value;
 use serde_json::Value as Json;
-use smallvec::SmallVec;
 
 /// A message on its way in.
 pub(crate) struct Incoming<'a> {
@@ -17,7 +16,7 @@ pub(crate) struct Incoming<'a> {
     number: u128,
     /// Whether it comes from a module of this device.
     internal: bool,
-    properties: OnceCell<SmallVec<[Option<&'a str>; 8]>>,
+    properties: OnceCell<SlottedProperties<'a>>,
     body: OnceCell<Json>,
     change: OnceCell<Json>,
     enqueued_time: OnceCell<String>,
@@ -39,21 +38,6 @@ impl<'a> Incoming<'a> {
             generation: OnceCell::new(),
             message_id: OnceCell::new(),
         }
-    }
-
-    /// The properties that conditions ask for, by slot. Of two with the same name the later one counts.
-    fn properties(&self) -> &[Option<&'a str>] {
-        self.properties.get_or_init(|| {
-            let mut found = SmallVec::from_elem(None, self.symbols.properties().len());
-            for field in self.event.fields() {
-                if let EventField::Application(key, value) = field
-                    && let Some(slot) = self.symbols.property_slot(key)
-                {
-                    found[usize::from(slot)] = value;
-                }
-            }
-            found
-        })
     }
 
     /// The body, or null when it cannot be asked. Here UTF-8 is meant when no encoding is named (edge.md 6.4).
@@ -88,28 +72,16 @@ fn guid(number: u128) -> String {
 
 impl Lookup for Incoming<'_> {
     fn property(&self, slot: Slot) -> Option<&str> {
-        self.properties().get(usize::from(slot)).copied().flatten()
+        let properties = self
+            .properties
+            .get_or_init(|| self.symbols.properties_of(self.event));
+        properties.get(usize::from(slot)).copied().flatten()
     }
 
     fn system(&self, slot: Slot) -> Option<&str> {
         let event = self.event;
-        let sent = |property| event.system(property);
         match self.symbols.systems().get(usize::from(slot))? {
-            SystemName::ContentType => sent(SystemProperty::ContentType),
-            SystemName::ContentEncoding => sent(SystemProperty::ContentEncoding),
-            SystemName::MessageId => sent(SystemProperty::MessageId),
-            SystemName::CorrelationId => sent(SystemProperty::CorrelationId),
-            SystemName::UserId => sent(SystemProperty::UserId),
-            SystemName::To => sent(SystemProperty::To),
-            SystemName::Ack => sent(SystemProperty::Ack),
-            SystemName::DataSchema => sent(SystemProperty::DataSchema),
-            SystemName::Subject => sent(SystemProperty::Subject),
-            SystemName::InterfaceId => sent(SystemProperty::InterfaceId),
-            SystemName::MessageSchema | SystemName::MessageType => sent(SystemProperty::MessageSchema),
-            SystemName::OutputName => sent(SystemProperty::OutputName),
-            SystemName::CreationTime => sent(SystemProperty::CreationTimeUtc),
-            SystemName::ExpiryTime => sent(SystemProperty::ExpiryTimeUtc),
-            SystemName::Operation => sent(SystemProperty::Operation),
+            SystemName::MessageType => event.system(SystemProperty::MessageSchema),
             SystemName::EnqueuedTime => {
                 Some(self.enqueued_time.get_or_init(|| event.enqueued_at.to_string()))
             }
@@ -123,6 +95,7 @@ impl Lookup for Incoming<'_> {
             SystemName::MessageSource => Some(event.source.as_str()),
             // The input is known when a message is delivered, and the edge hub does not tell how a client proved itself.
             SystemName::InputName | SystemName::ConnectionAuthMethod => None,
+            name => event.system(name.as_sent()?),
         }
     }
 

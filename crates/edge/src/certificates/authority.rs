@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use holdfast_program::failure::Failure;
+use holdfast_program::files::{self, PRIVATE, PUBLIC};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
 };
@@ -12,8 +14,6 @@ use zeroize::Zeroizing;
 
 use super::pem;
 use crate::config::{CertificateFiles, EdgeCa};
-use crate::failure::Failure;
-use crate::files::{self, PRIVATE, PUBLIC};
 
 /// Certificates start a day in the past, for clients whose clock is behind.
 pub(super) const BACKDATED_SECONDS: i64 = 86_400;

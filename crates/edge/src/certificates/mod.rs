@@ -26,10 +26,10 @@ use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 
 pub use authority::Authority;
+use holdfast_program::failure::Failure;
 pub use issue::{Issued, Request, Usage};
 
 use crate::config::{EdgeCa, Settings};
-use crate::failure::Failure;
 
 /// Where certificates come from.
 pub struct Certificates {

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use holdfast_program::failure::Failure;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use crate::config::CertificateFiles;
-use crate::failure::Failure;
 
 /// A chain with its key.
 pub struct Identity {

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use holdfast_observe::logging::{self, LogConfig};
+use holdfast_program::logging::LogSection;
 
 use super::Global;
 use crate::daemon::standalone::{self, Standalone};
-use crate::failure::Failure;
 
 /// Flags of `broker`.
 #[derive(Args, Debug)]
@@ -46,11 +45,11 @@ pub(super) struct BrokerArgs {
 }
 
 pub(super) fn run(global: &Global, args: &BrokerArgs) -> anyhow::Result<ExitCode> {
-    logging::init(&LogConfig {
-        format: logging::Format::Text,
+    let logs = LogSection {
         filter: args.log.clone(),
-    })
-    .map_err(|error| Failure::usage(error.to_string()).hint("--log info"))?;
+        ..LogSection::default()
+    };
+    logs.start().map_err(|failure| failure.hint("--log info"))?;
     let data_dir = std::path::absolute(&args.data_dir)?;
     standalone::run(&Standalone {
         manifest: args.manifest.clone(),

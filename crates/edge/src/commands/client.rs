@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 use bytes::Bytes;
+use holdfast_program::failure::{Failure, Kind};
 use http::{Method, Request, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
@@ -13,7 +14,6 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
 use crate::config::Settings;
-use crate::failure::{Failure, Kind};
 use crate::http::Body;
 
 /// Newest version of the API.

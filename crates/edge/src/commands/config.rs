@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use holdfast_program::failure::Failure;
+use holdfast_program::files::{self, PRIVATE};
 
 use super::{Global, output};
 use crate::config;
-use crate::failure::Failure;
-use crate::files::{self, PRIVATE};
 
 /// Verbs of `config`.
 #[derive(Subcommand, Debug)]

@@ -3,10 +3,10 @@
 use std::io::Write as _;
 
 use clap::Args;
+use holdfast_program::failure::Failure;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Global;
-use crate::failure::Failure;
 use crate::time_text;
 
 /// Flags of `logs`.

@@ -9,14 +9,15 @@ mod logs;
 mod output;
 mod run;
 mod system;
+mod tpm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use holdfast_program::failure::{self, Failure};
 
 use crate::config::Settings;
-use crate::failure::{self, Failure};
 use client::Client;
 pub use output::Format;
 
@@ -124,6 +125,8 @@ enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// What a provisioning service must know of this machine's TPM: endorsement key and registration id
+    Tpm(tpm::TpmArgs),
     /// Everything that someone who helps needs, in one zip file
     SupportBundle(system::BundleArgs),
     /// Run the edge hub alone, with no agent and no engine, to develop modules against
@@ -164,6 +167,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::CheckList) => done(check::list(global)),
         Some(Command::System(command)) => done(system::run(global, command)),
         Some(Command::Config(command)) => done(config::run(global, command)),
+        Some(Command::Tpm(args)) => done(tpm::run(global, args)),
         Some(Command::SupportBundle(args)) => done(system::bundle(global, args)),
         Some(Command::Broker(args)) => broker::run(global, args),
         Some(Command::Version) => done(output::line(&format!(

@@ -1,8 +1,6 @@
 //! Tables for people, JSON for scripts.
 
-use std::io::Write as _;
-
-use serde_json::Value;
+pub(super) use holdfast_program::output::{json, line};
 
 /// How results are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
@@ -35,19 +33,5 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> anyhow::Result<()>
         }
         line(text.trim_end())?;
     }
-    Ok(())
-}
-
-/// Prints indented JSON.
-pub(super) fn json(value: &Value) -> anyhow::Result<()> {
-    line(&serde_json::to_string_pretty(value)?)
-}
-
-/// Prints a line to standard output.
-pub(super) fn line(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.write_all(b"\n")?;
-    out.flush()?;
     Ok(())
 }

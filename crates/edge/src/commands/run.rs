@@ -4,12 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use holdfast_observe::logging::{self, LogConfig};
 
 use super::{Global, output};
 use crate::config::{Loaded, Settings};
 use crate::daemon;
-use crate::failure::Failure;
 
 /// Flags of `run`. They win over the configuration.
 #[derive(Args, Debug, Default)]
@@ -77,18 +75,6 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitCode> {
         output::line(&format!("{} is in order", settings.source))?;
         return Ok(ExitCode::SUCCESS);
     }
-    logging::init(&LogConfig {
-        format: if settings.observe.json {
-            logging::Format::Json
-        } else {
-            logging::Format::Text
-        },
-        filter: settings.observe.filter.clone(),
-    })
-    .map_err(|error| {
-        let because = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
-        Failure::usage(format!("{error}{because}"))
-            .hint("--log info, or observe.filter = \"info\" in the configuration")
-    })?;
+    settings.observe.start()?;
     daemon::run(Loaded { settings, warnings })
 }

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use clap::{Args, Subcommand};
+use holdfast_program::failure::{Failure, Kind};
 use serde_json::Value;
 
 use super::Global;
 use super::output::{self, Format};
-use crate::failure::{Failure, Kind};
 use crate::time_text;
 
 /// Name of the service.

@@ -8,16 +8,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_model::credential::SymmetricKey;
+use holdfast_program::failure::Failure;
+use holdfast_program::logging::LogSection;
+use holdfast_program::units::Span;
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use super::own::{self, DEFAULT_HOME, KEY_REMEDY, from_connection_string};
 use super::values::{Ipam, environment_proxy, network_options, socket_path, time_of_day};
 use super::{
-    Agent, CertificateFiles, Credential, EdgeCa, Engine, ImageGarbageCollection, KeySource, Listen, Loaded,
-    Observe, Provisioning, Reprovisioning, Rollback, Settings, Sockets, Upstream, UpstreamProtocol, bad,
-    describe, machine_name, missing,
+    Agent, CertificateFiles, Credential, EdgeCa, Engine, HierarchyAuth, ImageGarbageCollection, KeySource,
+    Listen, Loaded, Provisioning, Reprovisioning, Rollback, Settings, Sockets, TpmSettings, Upstream,
+    UpstreamProtocol, bad, describe, machine_name, missing, tpm_address,
 };
-use crate::failure::Failure;
 
 const DAY: u64 = 86_400;
 /// Sockets of the original, which its tools and modules expect.
@@ -39,6 +42,7 @@ struct File {
     cloud_retries: Option<u32>,
     prefer_module_identity_cache: bool,
     provisioning: ProvisioningSection,
+    tpm: TpmSection,
     cert_issuance: CertIssuance,
     agent: AgentSection,
     connect: Uris,
@@ -94,6 +98,20 @@ struct Key {
 #[serde(default)]
 struct Uri {
     uri: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TpmSection {
+    tcti: String,
+    hierarchy_authorization: HierarchyAuthorization,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct HierarchyAuthorization {
+    owner: String,
+    endorsement: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -208,8 +226,8 @@ struct Own {
     hub: own::HubSection,
     upstream: own::UpstreamSection,
     rollback: Option<bool>,
-    rollback_after: Option<super::units::Span>,
-    observe: own::ObserveSection,
+    rollback_after: Option<Span>,
+    observe: LogSection,
 }
 
 /// Reads a file of the original.
@@ -239,6 +257,7 @@ impl Reader<'_> {
             parent_hostname: file.parent_hostname.clone(),
             provisioning: self.provisioning(&file.provisioning)?,
             reprovisioning: self.reprovisioning(file.auto_reprovisioning_mode.as_deref())?,
+            tpm: self.tpm(&file.tpm)?,
             trust_bundle: trust("trust_bundle_cert", &file.trust_bundle_cert)?,
             manifest_trust_bundle: trust("manifest_trust_bundle_cert", &file.manifest_trust_bundle_cert)?,
             encryption_key: file.imported_master_encryption_key.clone().map(KeySource::File),
@@ -257,10 +276,7 @@ impl Reader<'_> {
             prefer_cached_identities: file.prefer_module_identity_cache,
             watchdog_retries: self.watchdog(file.watchdog.max_retries.as_ref())?,
             additional_info: trust("additional_info", &file.additional_info)?,
-            observe: Observe {
-                json: own.observe.format == own::LogFormat::Json,
-                filter: own.observe.filter.clone(),
-            },
+            observe: own.observe.clone(),
         })
     }
 
@@ -396,7 +412,7 @@ impl Reader<'_> {
             missing(
                 self.name,
                 place,
-                "write method = \"symmetric_key\" with registration_id and symmetric_key, or method = \"x509\"",
+                "write method = \"symmetric_key\" with registration_id and symmetric_key, or method = \"x509\" or \"tpm\"",
             )
         })?;
         let credential = match proof.method.as_str() {
@@ -413,13 +429,13 @@ impl Reader<'_> {
             }
             "x509" => self.certificate(place, proof)?,
             "tpm" => {
-                return Err(bad(
-                    self.name,
-                    &format!("{place}.method"),
-                    &"tpm",
-                    "keys in a TPM are not supported yet",
-                    "use \"symmetric_key\" or \"x509\"",
-                ));
+                if proof.registration_id.is_none() {
+                    let key = format!("{place}.registration_id");
+                    let remedy =
+                        "`holdfast-edge tpm` prints the one that the SDKs make of an endorsement key";
+                    return Err(missing(self.name, &key, remedy));
+                }
+                Credential::Tpm
             }
             other => {
                 return Err(bad(
@@ -427,7 +443,7 @@ impl Reader<'_> {
                     &format!("{place}.method"),
                     &other,
                     "is not a way to attest",
-                    "write \"symmetric_key\" or \"x509\"",
+                    "write \"symmetric_key\", \"x509\" or \"tpm\"",
                 ));
             }
         };
@@ -444,6 +460,18 @@ impl Reader<'_> {
                 .transpose()?,
             registration_id: proof.registration_id.clone(),
             credential,
+        })
+    }
+
+    fn tpm(&self, section: &TpmSection) -> Result<TpmSettings, Failure> {
+        let auth = |value: &String| match value.as_str() {
+            "" => HierarchyAuth::Empty,
+            value => HierarchyAuth::Value(Zeroizing::new(value.to_owned())),
+        };
+        Ok(TpmSettings {
+            address: tpm_address(self.name, &section.tcti)?,
+            owner_auth: auth(&section.hierarchy_authorization.owner),
+            endorsement_auth: auth(&section.hierarchy_authorization.endorsement),
         })
     }
 
@@ -674,18 +702,15 @@ impl Reader<'_> {
     fn images(&self, section: &Images) -> Result<ImageGarbageCollection, Failure> {
         let span = |key: &str, text: &Option<String>, default: u64| match text.as_deref() {
             None => Ok(Duration::from_secs(default)),
-            Some(text) => text
-                .parse::<super::units::Span>()
-                .map(|span| span.0)
-                .map_err(|why| {
-                    bad(
-                        self.name,
-                        &format!("image_garbage_collection.{key}"),
-                        &text,
-                        &why,
-                        "days, such as \"7d\"",
-                    )
-                }),
+            Some(text) => text.parse::<Span>().map(|span| span.0).map_err(|why| {
+                bad(
+                    self.name,
+                    &format!("image_garbage_collection.{key}"),
+                    &text,
+                    &why,
+                    "days, such as \"7d\"",
+                )
+            }),
         };
         let time = section.cleanup_time.as_deref().unwrap_or("00:00");
         Ok(ImageGarbageCollection {

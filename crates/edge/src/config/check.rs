@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use holdfast_program::failure::Failure;
+
 use super::{EdgeCa, Provisioning, Settings, bad};
-use crate::failure::Failure;
 
 /// Longest path of a unix socket, without the zero at its end.
 const SOCKET_PATH_MAX: usize = 107;

@@ -7,7 +7,6 @@ pub mod aziot;
 mod check;
 pub mod own;
 pub mod reference;
-pub mod units;
 mod values;
 
 #[cfg(test)]
@@ -20,8 +19,11 @@ use std::time::Duration;
 
 use holdfast_model::credential::SymmetricKey;
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
-use crate::failure::Failure;
+use holdfast_program::failure::Failure;
+use holdfast_program::logging::LogSection;
+use holdfast_program::toml_error;
 
 /// Files that are tried, in this order, when none is named.
 pub const DEFAULT_FILES: [&str; 2] = ["/etc/holdfast/edge.toml", "/etc/aziot/config.toml"];
@@ -60,6 +62,41 @@ pub enum Credential {
     Key(KeySource),
     /// With a certificate.
     Certificate(CertificateFiles),
+    /// With the TPM of [`Settings::tpm`], in which a provisioning service puts the device's key.
+    Tpm,
+}
+
+/// The TPM of the machine.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct TpmSettings {
+    /// Where it is.
+    pub address: holdfast_tpm::Address,
+    /// Authorization value of its owner hierarchy.
+    pub owner_auth: HierarchyAuth,
+    /// Authorization value of its endorsement hierarchy.
+    pub endorsement_auth: HierarchyAuth,
+}
+
+/// An authorization value of a TPM, or where it stands.
+#[derive(Clone, Default, PartialEq)]
+pub enum HierarchyAuth {
+    /// There is none.
+    #[default]
+    Empty,
+    /// In the configuration itself. `Debug` does not show it.
+    Value(Zeroizing<String>),
+    /// In a file; an end of line does not belong to it.
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for HierarchyAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            HierarchyAuth::Empty => f.write_str("Empty"),
+            HierarchyAuth::Value(_) => f.write_str("Value(…)"),
+            HierarchyAuth::File(path) => write!(f, "File({})", path.display()),
+        }
+    }
 }
 
 /// How the device learns which hub it belongs to.
@@ -82,9 +119,9 @@ pub enum Provisioning {
         id_scope: String,
         /// JSON file that is sent along.
         payload: Option<PathBuf>,
-        /// Registration id; taken from the certificate's common name when absent.
+        /// Registration id; taken from the certificate's common name or the TPM's endorsement key when absent.
         registration_id: Option<String>,
-        /// Key or certificate that attests it.
+        /// Key, certificate or TPM that attests it.
         credential: Credential,
     },
 }
@@ -247,15 +284,6 @@ pub struct Rollback {
     pub after: Duration,
 }
 
-/// What the process says on standard error.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Observe {
-    /// JSON objects instead of lines of text.
-    pub json: bool,
-    /// Level or directives.
-    pub filter: String,
-}
-
 /// Everything the daemon is told, from whichever file.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
@@ -271,6 +299,8 @@ pub struct Settings {
     pub provisioning: Provisioning,
     /// When it asks again.
     pub reprovisioning: Reprovisioning,
+    /// The machine's TPM, used if the device is attested by it.
+    pub tpm: TpmSettings,
     /// Authorities that modules and downstream devices are to trust besides the edge CA.
     pub trust_bundle: Option<PathBuf>,
     /// Authorities of signed manifests; only handed out.
@@ -302,7 +332,7 @@ pub struct Settings {
     /// Key/value pairs for system and product information (TOML).
     pub additional_info: Option<PathBuf>,
     /// Log.
-    pub observe: Observe,
+    pub observe: LogSection,
 }
 
 impl Settings {
@@ -323,6 +353,12 @@ impl Settings {
         match credential {
             Credential::Key(source) => put_key(source),
             Credential::Certificate(files) => put_pair(files),
+            Credential::Tpm => {}
+        }
+        for auth in [&mut self.tpm.owner_auth, &mut self.tpm.endorsement_auth] {
+            if let HierarchyAuth::File(path) = auth {
+                put(path);
+            }
         }
         if let Provisioning::Dps {
             payload: Some(payload),
@@ -451,6 +487,13 @@ fn bad(name: &str, key: &str, value: &dyn std::fmt::Display, why: &str, remedy: 
     Failure::usage(format!("{name}: {key} = {value}: {why}")).hint(remedy)
 }
 
+/// The address of a TPM.
+fn tpm_address(name: &str, tcti: &str) -> Result<holdfast_tpm::Address, Failure> {
+    let remedy = "write device:/dev/tpmrm0, swtpm:path=/run/swtpm.sock or swtpm:host=localhost,port=2321";
+    tcti.parse()
+        .map_err(|error: holdfast_tpm::AddressError| bad(name, "tpm.tcti", &tcti, &error.to_string(), remedy))
+}
+
 /// A key that must be there.
 fn missing(name: &str, key: &str, remedy: &str) -> Failure {
     Failure::usage(format!("{name}: {key} is missing")).hint(remedy)
@@ -458,25 +501,11 @@ fn missing(name: &str, key: &str, remedy: &str) -> Failure {
 
 /// Turns a parser's error into one that names line, key and remedy. Never shows a value: it may be a secret.
 fn describe(text: &str, name: &str, error: &toml::de::Error) -> Failure {
-    let at = error.span().map_or(0, |span| span.start).min(text.len());
-    let line_start = text[..at].rfind('\n').map_or(0, |index| index + 1);
-    let number = text[..line_start].matches('\n').count() + 1;
-    let line = text[line_start..].lines().next().unwrap_or_default().trim();
-    let section = text[..line_start]
-        .lines()
-        .rev()
-        .find_map(|line| line.trim().strip_prefix('[')?.split(']').next())
-        .map(|section| section.trim_start_matches('['));
-    let place = match (line.split_once('='), section) {
-        (Some((key, _)), Some(section)) => format!("{section}.{}", key.trim()),
-        (Some((key, _)), None) => key.trim().to_owned(),
-        (None, _) => line.to_owned(),
+    let source = toml_error::Source {
+        name,
+        text,
+        reference: "docs/reference/edge-config.md",
+        show_values: false,
     };
-    let message = error.message();
-    let remedy = if message.starts_with("unknown field") {
-        "remove it or correct its name; docs/reference/edge-config.md lists every key"
-    } else {
-        "correct it; docs/reference/edge-config.md lists every key with its type and default"
-    };
-    Failure::usage(format!("{name}, line {number}: {place}: {message}")).hint(remedy)
+    source.describe(error)
 }

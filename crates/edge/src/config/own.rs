@@ -5,18 +5,19 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use holdfast_model::credential::SymmetricKey;
+use holdfast_program::failure::Failure;
+use holdfast_program::logging::LogSection;
+use holdfast_program::units::Span;
 use holdfast_wire::connection_string::{ConnectionString, Credential as StringCredential, Party};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::units::Span;
 use super::values::{Ipam, environment_proxy, network_options, socket_path, time_of_day};
 use super::{
-    Agent, CertificateFiles, Credential, EdgeCa, Engine, ImageGarbageCollection, KeySource, Listen, Observe,
-    Provisioning, Reprovisioning, Rollback, Settings, Sockets, Upstream, UpstreamProtocol, bad, describe,
-    machine_name, missing,
+    Agent, CertificateFiles, Credential, EdgeCa, Engine, HierarchyAuth, ImageGarbageCollection, KeySource,
+    Listen, Provisioning, Reprovisioning, Rollback, Settings, Sockets, TpmSettings, Upstream,
+    UpstreamProtocol, bad, describe, machine_name, missing, tpm_address,
 };
-use crate::failure::Failure;
 
 /// A file of ours.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,6 +27,8 @@ pub struct Config {
     pub device: DeviceSection,
     /// How the device learns its hub and proves who it is: a connection string, or a device provisioning service.
     pub provisioning: ProvisioningSection,
+    /// The TPM 2.0 of this machine, for `provisioning.tpm`.
+    pub tpm: TpmSection,
     /// The way to the hub, or to the edge device above this one.
     pub upstream: UpstreamSection,
     /// The authority that signs certificates of this device, and what clients are to trust.
@@ -41,7 +44,7 @@ pub struct Config {
     /// Removal of images that no module uses any more.
     pub images: ImagesSection,
     /// What the process says about itself on standard error.
-    pub observe: ObserveSection,
+    pub observe: LogSection,
 }
 
 /// This device.
@@ -89,7 +92,8 @@ pub struct ProvisioningSection {
     pub endpoint: Option<String>,
     /// Id scope, together with `endpoint`.
     pub id_scope: Option<String>,
-    /// Registration id, together with `endpoint`; from the certificate's common name when absent.
+    /// Registration id, together with `endpoint`; from the certificate's common name or the TPM's endorsement key when
+    /// absent.
     pub registration_id: Option<String>,
     /// Symmetric key, base64: of the device, or of the enrollment (for a group: the device's derived key).
     pub key: Option<String>,
@@ -99,6 +103,9 @@ pub struct ProvisioningSection {
     pub certificate: Option<PathBuf>,
     /// Its private key (PEM).
     pub private_key: Option<PathBuf>,
+    /// The device is attested by its TPM, in which the provisioning service puts the device's key. `holdfast-edge tpm` prints
+    /// what the service must know.
+    pub tpm: bool,
     /// JSON file that is sent to the provisioning service, for its custom allocation.
     pub payload: Option<PathBuf>,
     /// When the device asks the service again: whenever it is refused or told to and the service answers differently at a
@@ -142,6 +149,40 @@ pub enum Protocol {
     Mqtt,
     /// MQTT over WebSockets.
     MqttWs,
+}
+
+/// The TPM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TpmSection {
+    /// Where it is: `device:/dev/tpmrm0` or another device node, or a software TPM at `swtpm:path=/run/swtpm.sock` or
+    /// `swtpm:host=localhost,port=2321`.
+    pub tcti: String,
+    /// File that holds the authorization value of the owner hierarchy, if one is set.
+    pub owner_auth_file: Option<PathBuf>,
+    /// File that holds the authorization value of the endorsement hierarchy, if one is set.
+    pub endorsement_auth_file: Option<PathBuf>,
+}
+
+impl Default for TpmSection {
+    fn default() -> Self {
+        TpmSection {
+            tcti: holdfast_tpm::Address::default().to_string(),
+            owner_auth_file: None,
+            endorsement_auth_file: None,
+        }
+    }
+}
+
+impl TpmSection {
+    fn read(&self, name: &str) -> Result<TpmSettings, Failure> {
+        let auth = |file: &Option<PathBuf>| file.clone().map_or(HierarchyAuth::Empty, HierarchyAuth::File);
+        Ok(TpmSettings {
+            address: tpm_address(name, &self.tcti)?,
+            owner_auth: auth(&self.owner_auth_file),
+            endorsement_auth: auth(&self.endorsement_auth_file),
+        })
+    }
 }
 
 /// The way up.
@@ -391,36 +432,6 @@ impl Default for ImagesSection {
     }
 }
 
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// One line of text per happening.
-    #[default]
-    Text,
-    /// One JSON object per happening.
-    Json,
-}
-
-/// Logging.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct ObserveSection {
-    /// How log lines look: one line of text per happening, or one JSON object.
-    pub format: LogFormat,
-    /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or directives such as `info,holdfast_agent=debug`.
-    pub filter: String,
-}
-
-impl Default for ObserveSection {
-    fn default() -> Self {
-        ObserveSection {
-            format: LogFormat::Text,
-            filter: "info".to_owned(),
-        }
-    }
-}
-
 /// Reads a file of ours.
 pub(super) fn read(text: &str, name: &str, folder: &Path) -> Result<Settings, Failure> {
     let mut config: Config = toml::from_str(text).map_err(|error| describe(text, name, &error))?;
@@ -448,6 +459,7 @@ impl Config {
                 Mode::AlwaysOnStartup => Reprovisioning::AlwaysOnStartup,
                 Mode::OnErrorOnly => Reprovisioning::OnErrorOnly,
             },
+            tpm: self.tpm.read(name)?,
             trust_bundle: self.certificates.trust_bundle.clone(),
             manifest_trust_bundle: self.certificates.manifest_trust_bundle.clone(),
             encryption_key: self.certificates.encryption_key_file.clone().map(KeySource::File),
@@ -483,10 +495,7 @@ impl Config {
             prefer_cached_identities: agent.prefer_cached_identities,
             watchdog_retries: agent.watchdog_retries,
             additional_info: device.additional_info.clone(),
-            observe: Observe {
-                json: self.observe.format == LogFormat::Json,
-                filter: self.observe.filter.clone(),
-            },
+            observe: self.observe.clone(),
         })
     }
 }
@@ -523,7 +532,7 @@ impl ProvisioningSection {
                 &self.id_scope,
                 &self.key,
             ];
-            if others.iter().any(|other| other.is_some()) {
+            if self.tpm || others.iter().any(|other| other.is_some()) {
                 return Err(bad(
                     name,
                     "provisioning.connection_string",
@@ -536,6 +545,13 @@ impl ProvisioningSection {
         }
         let credential = self.credential(name)?;
         match (&self.hub, &self.device_id, &self.endpoint, &self.id_scope) {
+            (Some(_), ..) if credential == Credential::Tpm => Err(bad(
+                name,
+                "provisioning.tpm",
+                &true,
+                "a TPM gets the device's key from a provisioning service, and the configuration names a hub",
+                "set endpoint and id_scope in place of hub and device_id",
+            )),
             (Some(hub), Some(device_id), None, None) => Ok(Provisioning::Manual {
                 hub: hub.clone(),
                 device_id: device_id.clone(),
@@ -574,22 +590,23 @@ impl ProvisioningSection {
 
     fn credential(&self, name: &str) -> Result<Credential, Failure> {
         match (&self.key, &self.key_file, self.files()) {
-            (Some(text), None, None) => {
+            (None, None, None) if self.tpm => Ok(Credential::Tpm),
+            (Some(text), None, None) if !self.tpm => {
                 let key = SymmetricKey::parse(text)
                     .map_err(|error| bad(name, "provisioning.key", &"…", &error.to_string(), KEY_REMEDY))?;
                 Ok(Credential::Key(KeySource::Value(key)))
             }
-            (None, Some(path), None) => Ok(Credential::Key(KeySource::File(path.clone()))),
-            (None, None, Some(files)) => Ok(Credential::Certificate(files)),
+            (None, Some(path), None) if !self.tpm => Ok(Credential::Key(KeySource::File(path.clone()))),
+            (None, None, Some(files)) if !self.tpm => Ok(Credential::Certificate(files)),
             (None, None, None) => Err(missing(
                 name,
                 "provisioning: the device's credential",
-                "set connection_string, or key, key_file, or certificate and private_key",
+                "set connection_string, or key, key_file, or certificate and private_key, or tpm",
             )),
             _ => Err(bad(
                 name,
                 "provisioning",
-                &"key, key_file, certificate",
+                &"key, key_file, certificate, tpm",
                 "say the same twice",
                 "keep one of them",
             )),

@@ -166,6 +166,52 @@ fn files_of_the_original_say_what_they_said() {
 }
 
 #[test]
+fn both_kinds_of_files_name_a_tpm() {
+    let own = good("own_dps_tpm");
+    let Provisioning::Dps {
+        registration_id: None,
+        credential: Credential::Tpm,
+        ..
+    } = &own.provisioning
+    else {
+        panic!("{own:?}");
+    };
+    assert_eq!(own.tpm.address.to_string(), "device:/dev/tpmrm0");
+    assert_eq!(own.tpm.owner_auth, HierarchyAuth::File("owner.auth".into()));
+    assert_eq!(own.tpm.endorsement_auth, HierarchyAuth::Empty);
+
+    let original = good("aziot_dps_tpm");
+    let Provisioning::Dps {
+        registration_id: Some(id),
+        credential: Credential::Tpm,
+        ..
+    } = &original.provisioning
+    else {
+        panic!("{original:?}");
+    };
+    assert_eq!(id, "press-4");
+    assert_eq!(
+        original.tpm.address.to_string(),
+        "swtpm:host=127.0.0.1,port=2345"
+    );
+    let HierarchyAuth::Value(owner) = &original.tpm.owner_auth else {
+        panic!("{original:?}");
+    };
+    assert_eq!(owner.as_str(), "topsecret");
+    assert!(!format!("{original:?}").contains("topsecret"), "not printed");
+}
+
+#[test]
+fn files_of_authorization_values_are_below_the_files_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("edge.toml");
+    fs::copy(folder().join("good_own_dps_tpm.toml"), &file).unwrap();
+    let settings = load(Some(&file)).unwrap().settings;
+    let owner = dir.path().join("owner.auth");
+    assert_eq!(settings.tpm.owner_auth, HierarchyAuth::File(owner));
+}
+
+#[test]
 fn every_section_of_the_original_is_obeyed() {
     let settings = good("aziot_dps_key");
     assert_eq!(settings.parent_hostname.as_deref(), Some("parent.example"));

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use holdfast_program::failure::Failure;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::bad;
-use crate::failure::Failure;
 
 /// Addresses of a network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

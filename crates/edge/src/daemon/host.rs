@@ -1,59 +1,51 @@
 //! What the agent asks of the rest of the daemon.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use holdfast_agent::host::{BuiltIn, BundleRequest, Host, Put, TemporaryFile, UploadError};
-use holdfast_agent::runtime::{LogQuery, LogStream, RuntimeError};
+use holdfast_agent::runtime::{ContainerState, LogQuery, LogStream, RuntimeError};
 use holdfast_model::Timestamp;
 use holdfast_ports::BoxFuture;
 
-use super::hub::EdgeHub;
+use super::hub_module::HubModule;
 use crate::journal;
-use crate::modules::{EDGE_AGENT, EDGE_HUB};
+use crate::modules::EDGE_AGENT;
 use crate::support::SupportBundle;
 use crate::upload::Uploader;
 
 /// The rest of the daemon.
 pub(super) struct DaemonHost {
     pub(super) started_at: Timestamp,
-    /// Empty while the daemon is being put together.
-    pub(super) hub: Arc<OnceLock<Arc<EdgeHub>>>,
+    pub(super) hub: Arc<HubModule>,
     pub(super) uploader: Uploader,
     pub(super) bundles: Arc<SupportBundle>,
 }
 
 impl Host for DaemonHost {
     fn built_ins(&self) -> Vec<BuiltIn> {
-        vec![
-            BuiltIn {
-                name: EDGE_AGENT,
-                running: true,
-                description: None,
-                started_at: self.started_at,
-            },
-            BuiltIn {
-                name: EDGE_HUB,
-                running: self.hub.get().is_some(),
-                description: None,
-                started_at: self.started_at,
-            },
-        ]
+        let agent = BuiltIn {
+            state: ContainerState::Running,
+            started_at: self.started_at,
+            ..BuiltIn::new(EDGE_AGENT)
+        };
+        vec![agent, self.hub.state()]
     }
 
-    fn restart_built_in<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), String>> {
-        Box::pin(async move {
-            match name {
-                EDGE_AGENT => Ok(()),
-                EDGE_HUB => match self.hub.get() {
-                    Some(hub) => {
-                        hub.refresh();
-                        Ok(())
-                    }
-                    None => Err("the edge hub has not been started yet".to_owned()),
-                },
-                other => Err(format!("{other} is not part of the daemon")),
-            }
-        })
+    fn start_hub<'a>(&'a self, env: &'a BTreeMap<String, String>) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(self.hub.start(env))
+    }
+
+    fn stop_hub(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(self.hub.stop())
+    }
+
+    fn restart_hub<'a>(&'a self, env: &'a BTreeMap<String, String>) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(self.hub.restart(env))
+    }
+
+    fn hub_changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.hub.changed())
     }
 
     fn logs<'a>(

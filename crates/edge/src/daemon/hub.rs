@@ -14,11 +14,11 @@ use holdfast_heads::https::{DeviceHttps, HttpsConfig, HttpsHead};
 use holdfast_heads::mqtt::{MqttConfig, MqttHead};
 use holdfast_heads::tls::{ServerCertificate, TicketSecret, TlsSettings};
 use holdfast_model::Identity;
-use holdfast_observe::Registry;
 use holdfast_ports::BoxFuture;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::gateway::DeviceGateway;
 use holdfast_ports::service::ServiceGateway;
+use holdfast_program::failure::{Failure, Kind};
 use holdfast_store::log::disk::RealDisk;
 use holdfast_upstream::port::{Account, CloudError, Proof, TokenSigner};
 use holdfast_upstream::{HttpsRegistry, Upstream};
@@ -32,7 +32,6 @@ use tokio::task::JoinSet;
 use super::Base;
 use crate::certificates::{Certificates, Issued, Request, Usage};
 use crate::config::{Listen, Settings};
-use crate::failure::{Failure, Kind};
 use crate::http::hub::{self as api, HubApi};
 use crate::identities::Identities;
 use crate::keys::KeyStore;
@@ -207,11 +206,6 @@ impl EdgeHub {
         tracing::info!("the edge hub's server certificate was renewed");
         Ok(())
     }
-
-    /// Reads the authorities again and looks at every client afresh; those that may not stay are disconnected.
-    pub(super) fn refresh(&self) {
-        self.trust();
-    }
 }
 
 /// Names by which clients reach the edge hub, which its certificate carries and tokens may name; the host name first.
@@ -251,8 +245,7 @@ fn server_certificate(issued: &Issued) -> ServerCertificate {
     }
 }
 
-/// Settings of the original's edge hub (edge.md section 16), as a deployment gives them in `env`. They hold from the next
-/// start of the daemon on.
+/// Settings of the original's edge hub (edge.md section 16), as a deployment gives them in `env`.
 fn adjust(config: &mut BrokerConfig, env: &BTreeMap<String, String>) {
     let number = |name: &str| {
         let mut env = env.iter();
@@ -366,10 +359,9 @@ pub(super) fn serve(
     hub: &Arc<EdgeHub>,
     registry: Option<Arc<HttpsRegistry>>,
     listeners: Listeners,
-    observe: &mut Registry,
+    metrics: Metrics,
     stopped: &watch::Receiver<bool>,
 ) {
-    let metrics = Metrics::register(observe);
     let (clock, broker) = (&hub.clock, &hub.broker);
     let gateway: Arc<dyn DeviceGateway> = Arc::clone(broker) as Arc<_>;
     let services: Arc<dyn ServiceGateway> = Arc::clone(broker) as Arc<_>;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_program::failure::Failure;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -13,7 +14,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::failure::Failure;
 use crate::http::Body;
 
 /// Scrapes at once.
@@ -28,7 +28,7 @@ pub(super) type Render = Arc<dyn Fn() -> String + Send + Sync>;
 pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     holdfast_heads::listener::bind(address).map_err(|error| {
         Failure::new(
-            crate::failure::Kind::Failed,
+            holdfast_program::failure::Kind::Failed,
             format!("cannot listen on {address} for metrics: {error}"),
         )
         .hint("set hub.metrics_listen to another address, or hub.metrics = false")

@@ -2,14 +2,13 @@
 
 mod host;
 mod hub;
+mod hub_module;
 mod identity;
 mod metrics;
-mod signals;
 pub mod standalone;
 mod twin;
 mod upkeep;
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -27,19 +26,21 @@ use holdfast_agent::{Agent, AgentHandle, Parts, Rollback, Settings as AgentSetti
 use holdfast_docker::{DockerRuntime, Endpoint};
 use holdfast_model::Timestamp;
 use holdfast_observe::Registry;
+use holdfast_ports::BoxFuture;
 use holdfast_ports::clock::{Clock, SystemClock};
+use holdfast_program::failure::{Failure, Kind};
+use holdfast_program::files;
+use holdfast_program::process::{NotifyState, notify, raise_file_limit};
+use holdfast_program::signals::Signals;
 use holdfast_upstream::Upstream;
-use sd_notify::NotifyState;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::certificates::Certificates;
 use crate::config::{Loaded, Provisioning, Settings};
-use crate::failure::{Failure, Kind};
-use crate::files;
 use crate::http::callers::Callers;
 use crate::http::identity::IdentityApi;
-use crate::http::management::{Control, Management};
+use crate::http::management::{Control, HubOperation, Management};
 use crate::http::server::{self, Served, Throttle};
 use crate::http::workload::Workload;
 use crate::identities::{Identities, ModuleSockets, Parts as IdentityParts};
@@ -52,9 +53,8 @@ use crate::system::{SystemInfo, VERSION};
 use crate::upload::Uploader;
 use crate::upstream;
 
-use hub::{EdgeHub, Listeners};
+use hub_module::{HubModule, Parts as HubParts};
 use identity::Accounts;
-use signals::Signals;
 use twin::CloudTwin;
 use upkeep::Upkeep;
 
@@ -109,9 +109,20 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 struct Controls {
     reprovision: Notify,
     reconcile: Notify,
+    /// Empty while the daemon is being put together.
+    hub: OnceLock<Arc<HubModule>>,
 }
 
 impl Control for Controls {
+    fn operate_hub(&self, operation: HubOperation) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            match self.hub.get() {
+                Some(hub) => hub.operate(operation).await,
+                None => Err("the daemon is being started".to_owned()),
+            }
+        })
+    }
+
     fn reprovision(&self) {
         self.reprovision.notify_one();
     }
@@ -149,14 +160,10 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
     let (device, registrar) = provisioned;
     let base = base(settings, clock, keys, device)?;
     let mut running = start(base).await?;
-    let [mqtt_port, amqp_port, https_port] = running.ports;
     tracing::info!(
         hub = running.base.device.hub,
         device = running.base.device.device_id,
         version = VERSION,
-        mqtt_port,
-        amqp_port,
-        https_port,
         "the edge runtime is up"
     );
     notify(&[NotifyState::Ready]);
@@ -178,17 +185,14 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
 
 /// Everything that runs.
 struct Running {
-    base: Base,
-    hub: Arc<EdgeHub>,
+    base: Arc<Base>,
+    hub: Arc<HubModule>,
     accounts: Arc<Accounts>,
     handle: AgentHandle,
     agent: JoinHandle<()>,
-    heads: JoinSet<()>,
     tasks: JoinSet<()>,
     apis: Apis,
     stop: watch::Sender<bool>,
-    /// MQTT, AMQP, HTTPS.
-    ports: [Option<u16>; 3],
 }
 
 /// Opens and starts all parts.
@@ -207,25 +211,17 @@ async fn start(base: Base) -> anyhow::Result<Running> {
     tokio::task::spawn_blocking(move || certificates.ensure()).await??;
 
     let (stop, stopped) = watch::channel(false);
-    let (mut tasks, mut heads) = (JoinSet::new(), JoinSet::new());
+    let mut tasks = JoinSet::new();
     let accounts = Accounts::new(&base, &upstream, Arc::clone(&identities));
-    let later = Arc::new(OnceLock::new());
-    let (agent, handle) = agent(&base, &accounts, &identities, &later)?;
-    let env = hub_environment(&base.settings, &handle);
-    let mut listen = base.settings.listen.clone();
-    hub::adjust_listeners(&mut listen, &env);
-    let listeners = Listeners::bind(&listen)?;
-    let ports = listeners.ports();
-    let (hub, hub_registry) = EdgeHub::open(&base, &upstream, &identities, &env)?;
-    let _ = later.set(Arc::clone(&hub));
-    hub::serve(
-        &mut heads,
-        &hub,
-        Some(hub_registry),
-        listeners,
-        &mut registry,
-        &stopped,
-    );
+    let base = Arc::new(base);
+    let hub = HubModule::new(HubParts {
+        base: Arc::clone(&base),
+        upstream: upstream.clone(),
+        identities: Arc::clone(&identities),
+        metrics: holdfast_heads::events::Metrics::register(&mut registry),
+    });
+    let _ = base.controls.hub.set(Arc::clone(&hub));
+    let (agent, handle) = agent(&base, &accounts, &identities, &hub)?;
     let apis = serve_apis(&base, &identities, &sockets)?;
     serve_metrics(&mut tasks, &base, &accounts, &handle, &hub, Arc::new(registry))?;
     let mut stopped = stopped;
@@ -233,7 +229,6 @@ async fn start(base: Base) -> anyhow::Result<Running> {
         let _ = stopped.wait_for(|stop| *stop).await;
     }));
     tasks.spawn(Arc::clone(&accounts).keep());
-    tasks.spawn(hub::start_when_known(Arc::clone(&hub), Arc::clone(&identities)));
     tasks.spawn(follow_images(Arc::clone(&base.modules), handle.clone()));
     Ok(Running {
         base,
@@ -241,11 +236,9 @@ async fn start(base: Base) -> anyhow::Result<Running> {
         accounts,
         handle,
         agent,
-        heads,
         tasks,
         apis,
         stop,
-        ports,
     })
 }
 
@@ -253,36 +246,19 @@ impl Running {
     /// Ends everything in order; modules run on.
     async fn stop(mut self, signals: &mut Signals) {
         let _ = self.stop.send(true);
-        let farewell = async {
+        let agent = async {
             if !self.agent.is_finished() {
                 let _ = (&mut self.agent).await;
             }
-            // Acknowledgements that are due leave first.
-            while self.heads.join_next().await.is_some() {}
-            self.hub.broker().stop().await;
         };
+        let farewell = async { tokio::join!(agent, self.hub.stop()) };
         tokio::select! {
             _ = tokio::time::timeout(FAREWELL, farewell) => {}
             () = signals.stop_again() => tracing::warn!("stopped at once"),
         }
         drop(self.apis);
         self.tasks.shutdown().await;
-        self.heads.shutdown().await;
     }
-}
-
-/// What the deployment in force says to the edge hub, over what the configuration says. A later deployment's environment
-/// takes effect at the next start of the daemon.
-fn hub_environment(settings: &Settings, handle: &AgentHandle) -> BTreeMap<String, String> {
-    let mut env = settings.agent.env.clone();
-    let deployment = handle.deployment().borrow().clone();
-    if let Some(hub) = deployment
-        .as_ref()
-        .and_then(|deployment| deployment.edge_hub.as_ref())
-    {
-        env.extend(hub.env.iter().map(|(name, value)| (name.clone(), value.clone())));
-    }
-    env
 }
 
 fn ended(outcome: Result<(), tokio::task::JoinError>) -> anyhow::Error {
@@ -330,6 +306,7 @@ fn base(
         controls: Arc::new(Controls {
             reprovision: Notify::new(),
             reconcile: Notify::new(),
+            hub: OnceLock::new(),
         }),
         settings,
         clock,
@@ -408,7 +385,7 @@ fn agent(
     base: &Base,
     accounts: &Arc<Accounts>,
     identities: &Arc<Identities>,
-    hub: &Arc<OnceLock<Arc<EdgeHub>>>,
+    hub: &Arc<HubModule>,
 ) -> anyhow::Result<(Agent, AgentHandle)> {
     let settings = &base.settings;
     let parts = Parts {
@@ -574,7 +551,7 @@ fn serve_metrics(
     base: &Base,
     accounts: &Accounts,
     handle: &AgentHandle,
-    hub: &Arc<EdgeHub>,
+    hub: &Arc<HubModule>,
     registry: Arc<Registry>,
 ) -> Result<(), Failure> {
     let Some(address) = base.settings.listen.metrics else {
@@ -593,7 +570,9 @@ fn serve_metrics(
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        text.push_str(&hub.broker().metrics_text(&labels));
+        if let Some(hub) = hub.hub() {
+            text.push_str(&hub.broker().metrics_text(&labels));
+        }
         text.push_str(&registry.render());
         text
     };
@@ -618,24 +597,5 @@ async fn follow_images(modules: Arc<Modules>, handle: AgentHandle) {
         if deployment.changed().await.is_err() {
             return;
         }
-    }
-}
-
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    );
-}
-
-/// Tells systemd, if it is there.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd was not told");
     }
 }

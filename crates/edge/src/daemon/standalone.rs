@@ -10,9 +10,14 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use holdfast_broker::{Broker, BrokerConfig, SealingKey};
+use holdfast_heads::events::Metrics;
 use holdfast_model::Identity;
 use holdfast_observe::Registry;
 use holdfast_ports::clock::{Clock, SystemClock};
+use holdfast_program::failure::Failure;
+use holdfast_program::files::{self, PRIVATE, PUBLIC};
+use holdfast_program::process::raise_file_limit;
+use holdfast_program::signals::{Asked, Signals};
 use holdfast_store::log::disk::RealDisk;
 use holdfast_upstream::port::{ScopeAuthentication, ScopeIdentity};
 use holdfast_wire::connection_string::{ConnectionString, Credential, Party};
@@ -21,13 +26,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::hub::{self, EdgeHub, Listeners, Names};
-use super::signals::{Asked, Signals};
 use super::{FAREWELL, UPKEEP, runtime};
 use crate::certificates::Certificates;
 use crate::commands::Format;
 use crate::config::{self, Settings};
-use crate::failure::Failure;
-use crate::files::{self, PRIVATE, PUBLIC};
 use crate::keys::{FileKeys, KeyStore as _, Slot};
 
 /// Generation of identities that no hub made.
@@ -58,7 +60,7 @@ pub struct Standalone {
 /// # Errors
 /// When files cannot be used or ports not be had.
 pub fn run(wanted: &Standalone) -> anyhow::Result<ExitCode> {
-    super::raise_file_limit();
+    raise_file_limit();
     let runtime = runtime()?;
     runtime.block_on(serve(wanted))?;
     runtime.shutdown_background();
@@ -117,7 +119,8 @@ async fn serve(wanted: &Standalone) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let mut heads = JoinSet::new();
     let mut registry = Registry::new();
-    hub::serve(&mut heads, &hub, None, listeners, &mut registry, &stopped);
+    let metrics = Metrics::register(&mut registry);
+    hub::serve(&mut heads, &hub, None, listeners, metrics, &stopped);
     hub.broker().start();
     announce(wanted, ports, &variables)?;
 

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use holdfast_agent::AgentHandle;
-use sd_notify::NotifyState;
+use holdfast_program::failure::{Failure, Kind};
+use holdfast_program::process::{NotifyState, notify, watchdog_enabled};
+use holdfast_program::signals::{Asked, Signals};
 
-use super::hub::EdgeHub;
+use super::hub_module::HubModule;
 use super::identity::Accounts;
-use super::signals::{Asked, Signals};
-use super::{Base, End, UPKEEP, notify};
-use crate::failure::{Failure, Kind};
+use super::{Base, End, UPKEEP};
 use crate::provisioning::Registrar;
 
 /// What goes on while everything runs.
 pub(super) struct Upkeep<'a> {
     pub(super) base: &'a Base,
-    pub(super) hub: &'a Arc<EdgeHub>,
+    pub(super) hub: &'a Arc<HubModule>,
     pub(super) accounts: &'a Arc<Accounts>,
     pub(super) handle: &'a AgentHandle,
     pub(super) registrar: Option<&'a Registrar>,
@@ -28,6 +28,8 @@ impl Upkeep<'_> {
         let mut tick = tokio::time::interval(UPKEEP);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         tick.tick().await;
+        // What feeds it is this loop, so that a daemon whose upkeep hangs is started anew.
+        let mut watchdog = tokio::time::interval(watchdog_enabled().map_or(UPKEEP, |within| within / 2));
         if self.base.device.from_memory && self.ask_service().await == Some(End::Reprovisioned) {
             return Ok(End::Reprovisioned);
         }
@@ -55,8 +57,8 @@ impl Upkeep<'_> {
                         return Ok(End::Reprovisioned);
                     }
                 }
+                _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
                 _ = tick.tick() => {
-                    notify(&[NotifyState::Watchdog]);
                     self.certificates().await;
                     failures = if self.base.runtime.info().await.is_ok() { 0 } else { failures + 1 };
                     if self.base.settings.watchdog_retries.is_some_and(|most| failures > most) {
@@ -102,12 +104,12 @@ impl Upkeep<'_> {
     }
 
     async fn certificates(&self) {
-        let (certificates, hub) = (Arc::clone(&self.base.certificates), Arc::clone(self.hub));
+        let (certificates, hub) = (Arc::clone(&self.base.certificates), self.hub.hub());
         let renewing = tokio::task::spawn_blocking(move || {
             if certificates.ensure()? {
                 tracing::info!("the edge CA is another one now");
             }
-            hub.renew_certificate()
+            hub.map_or(Ok(()), |hub| hub.renew_certificate())
         });
         if let Ok(Err(error)) = renewing.await {
             tracing::error!(

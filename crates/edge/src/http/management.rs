@@ -37,6 +37,22 @@ pub trait Control: Send + Sync + 'static {
     fn reprovision(&self);
     /// Fetches the deployment again and compares it with what runs.
     fn reconcile(&self);
+    /// Starts, stops or restarts the edge hub. The agent treats what comes of it as it does with containers.
+    ///
+    /// # Errors
+    /// Why not.
+    fn operate_hub(&self, operation: HubOperation) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// What is done to the edge hub.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HubOperation {
+    /// Nothing, if it runs.
+    Start,
+    /// Nothing, if it does not run.
+    Stop,
+    /// Both.
+    Restart,
 }
 
 /// The API.
@@ -107,7 +123,7 @@ impl Management {
 
     async fn operate(&self, name: &str, operation: &str) -> Result<Answer, Answer> {
         if is_system(name) {
-            return self.operate_system(name, operation);
+            return self.operate_system(name, operation).await;
         }
         // Containers that are not ours do not exist for the runtime.
         let runtime = self.modules.runtime();
@@ -123,18 +139,32 @@ impl Management {
         Ok(Answer::empty(204))
     }
 
-    /// The agent and the edge hub run as long as this process. To restart the agent means to look at everything again.
-    fn operate_system(&self, name: &str, operation: &str) -> Result<Answer, Answer> {
-        match (name, operation) {
-            (_, "start") => Ok(Answer::empty(204)),
-            (EDGE_AGENT, "restart") => {
-                self.control.reconcile();
-                Ok(Answer::empty(204))
-            }
-            _ => Err(Answer::error(
-                409,
-                &format!("{name} is part of the daemon; restart or stop the daemon itself (systemctl)"),
-            )),
+    /// The agent runs as long as this process: to restart it means to look at everything again.
+    async fn operate_system(&self, name: &str, operation: &str) -> Result<Answer, Answer> {
+        if name == EDGE_AGENT {
+            return match operation {
+                "start" => Ok(Answer::empty(204)),
+                "restart" => {
+                    self.control.reconcile();
+                    Ok(Answer::empty(204))
+                }
+                _ => Err(Answer::error(
+                    409,
+                    "edgeAgent is the daemon itself; stop that (systemctl stop holdfast-edge)",
+                )),
+            };
+        }
+        if !self.modules.has_hub() {
+            return Err(Answer::error(404, &format!("there is no module {name}")));
+        }
+        let operation = match operation {
+            "start" => HubOperation::Start,
+            "stop" => HubOperation::Stop,
+            _ => HubOperation::Restart,
+        };
+        match self.control.operate_hub(operation).await {
+            Ok(()) => Ok(Answer::empty(204)),
+            Err(cause) => Err(Answer::error(500, &cause)),
         }
     }
 

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use holdfast_program::failure::Failure;
+use holdfast_program::files;
 use http::{Request, Response, header};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
@@ -25,8 +27,6 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
 use super::{Answer, Api, Body, Call, Peer};
-use crate::failure::Failure;
-use crate::files;
 
 /// For the head of a request, and between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use super::callers::Callers;
 use super::identity::IdentityApi;
-use super::management::{Control, Management};
+use super::management::{Control, HubOperation, Management};
 use super::server::{self, Served, Throttle};
 use super::workload::{Generations, Workload};
 use super::*;
@@ -44,6 +44,7 @@ impl Generations for Fixed {
 struct Counted {
     reprovision: AtomicUsize,
     reconcile: AtomicUsize,
+    hub: parking_lot::Mutex<Vec<HubOperation>>,
 }
 
 impl Control for Counted {
@@ -53,6 +54,16 @@ impl Control for Counted {
 
     fn reconcile(&self) {
         self.reconcile.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn operate_hub(&self, operation: HubOperation) -> BoxFuture<'_, Result<(), String>> {
+        self.hub.lock().push(operation);
+        Box::pin(async move {
+            match operation {
+                HubOperation::Start => Err("the port is taken".to_owned()),
+                _ => Ok(()),
+            }
+        })
     }
 }
 
@@ -381,8 +392,18 @@ async fn an_operator_starts_stops_and_reads() {
         rig.manage("POST", &format!("/modules/none/restart?{V}")).await.0,
         404
     );
+    for (operation, expected) in [("stop", 204), ("restart", 204), ("start", 500)] {
+        let (status, answer) = rig
+            .manage("POST", &format!("/modules/edgeHub/{operation}?{V}"))
+            .await;
+        assert_eq!(status, expected, "{operation}: {answer}");
+    }
+    let [stop, restart, start] = [HubOperation::Stop, HubOperation::Restart, HubOperation::Start];
+    assert_eq!(*rig.control.hub.lock(), [stop, restart, start]);
     assert_eq!(
-        rig.manage("POST", &format!("/modules/edgeHub/stop?{V}")).await.0,
+        rig.manage("POST", &format!("/modules/edgeAgent/stop?{V}"))
+            .await
+            .0,
         409
     );
     assert_eq!(

@@ -5,7 +5,7 @@
 //! encryption-master.key   keys of encrypt and decrypt derive from it
 //! ```
 //!
-//! The device's own key stays where the configuration says; it is read again at each start.
+//! The device's own key stays where the configuration says, and is read again at each start; or it is in a TPM.
 
 use std::path::{Path, PathBuf};
 
@@ -13,20 +13,30 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_model::credential::SymmetricKey;
 use holdfast_ports::BoxFuture;
+use holdfast_program::files::{self, PRIVATE};
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
+use super::tpm::TpmKey;
 use super::{KeyStore, KeyStoreError, Purpose, Slot, derive};
 use crate::config::KeySource;
-use crate::files::{self, PRIVATE};
 
 const MODULE_MASTER: &str = "module-master.key";
 const ENCRYPTION_MASTER: &str = "encryption-master.key";
 
+/// What the device signs with.
+#[derive(Clone)]
+pub enum DeviceKey {
+    /// A key that is known here.
+    Known(SymmetricKey),
+    /// A key in a TPM.
+    Tpm(TpmKey),
+}
+
 /// Keys in files.
 pub struct FileKeys {
     folder: PathBuf,
-    device: Mutex<Option<SymmetricKey>>,
+    device: Mutex<Option<DeviceKey>>,
     module_master: SymmetricKey,
     encryption_master: SymmetricKey,
 }
@@ -51,7 +61,7 @@ impl FileKeys {
     }
 
     /// From now on the device signs with this key.
-    pub fn set_device_key(&self, key: Option<SymmetricKey>) {
+    pub fn set_device_key(&self, key: Option<DeviceKey>) {
         *self.device.lock() = key;
     }
 
@@ -145,7 +155,12 @@ fn unusable(name: &str, cause: String) -> KeyStoreError {
 impl KeyStore for FileKeys {
     fn sign_as_device<'a>(&'a self, text: &'a [u8]) -> BoxFuture<'a, Result<[u8; 32], KeyStoreError>> {
         let key = self.device.lock().clone();
-        Box::pin(async move { Ok(key.ok_or(KeyStoreError::NoDeviceKey)?.sign(&[text])) })
+        Box::pin(async move {
+            match key.ok_or(KeyStoreError::NoDeviceKey)? {
+                DeviceKey::Known(key) => Ok(key.sign(&[text])),
+                DeviceKey::Tpm(key) => key.sign_text(text).await,
+            }
+        })
     }
 
     fn module_key<'a>(

@@ -1,10 +1,11 @@
 //! Keys of the device: what signs its tokens, derives keys of modules, encrypts for modules and signs certificates.
 //!
-//! Everything that needs a secret goes through [`KeyStore`]: files now, PKCS#11 tokens and TPMs behind the same trait later.
-//! No secret is ever printed.
+//! Everything that needs a secret goes through [`KeyStore`]: files now, the device's own key also in a TPM; PKCS#11 tokens
+//! behind the same trait later. No secret is ever printed.
 
 mod derive;
 mod files;
+pub mod tpm;
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use holdfast_ports::BoxFuture;
 use holdfast_upstream::port::{CloudError, TokenSigner};
 use zeroize::Zeroizing;
 
-pub use files::{FileKeys, read_key};
+pub use files::{DeviceKey, FileKeys, read_key};
 
 /// Which of a module's two keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::Mutex;
 
-use crate::files;
+use holdfast_program::files;
 use zip::ZipWriter;
 
 /// Bytes of one log; what comes after is left out and said so.

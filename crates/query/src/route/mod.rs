@@ -24,7 +24,7 @@ pub use edge::{EDGE_ROUTE_BYTES_MAX, EdgeRoute, Sink};
 pub use evaluate::Lookup;
 pub use path::JsonPath;
 pub use sample::Sample;
-pub use symbols::{Slot, Symbols, SystemName};
+pub use symbols::{Slot, SlottedProperties, Symbols, SystemName};
 
 use crate::error::QueryError;
 use evaluate::Truth;

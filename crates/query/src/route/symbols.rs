@@ -2,6 +2,10 @@
 
 use std::collections::HashMap;
 
+use holdfast_model::event::{EventField, EventView};
+use holdfast_model::message::SystemProperty;
+use smallvec::SmallVec;
+
 use super::path::JsonPath;
 
 /// Number of a reference within its kind.
@@ -107,7 +111,42 @@ impl SystemName {
             .find(|(known, _)| known.eq_ignore_ascii_case(name))
             .map(|(_, found)| *found)
     }
+
+    /// The property of a message that holds it as its sender wrote it; none for what whoever decides works out.
+    #[must_use]
+    pub fn as_sent(self) -> Option<SystemProperty> {
+        Some(match self {
+            SystemName::ContentType => SystemProperty::ContentType,
+            SystemName::ContentEncoding => SystemProperty::ContentEncoding,
+            SystemName::MessageId => SystemProperty::MessageId,
+            SystemName::CorrelationId => SystemProperty::CorrelationId,
+            SystemName::UserId => SystemProperty::UserId,
+            SystemName::To => SystemProperty::To,
+            SystemName::Ack => SystemProperty::Ack,
+            SystemName::DataSchema => SystemProperty::DataSchema,
+            SystemName::Subject => SystemProperty::Subject,
+            SystemName::InterfaceId => SystemProperty::InterfaceId,
+            SystemName::MessageSchema => SystemProperty::MessageSchema,
+            SystemName::OutputName => SystemProperty::OutputName,
+            SystemName::CreationTime => SystemProperty::CreationTimeUtc,
+            SystemName::ExpiryTime => SystemProperty::ExpiryTimeUtc,
+            SystemName::Operation => SystemProperty::Operation,
+            SystemName::EnqueuedTime
+            | SystemName::ConnectionDeviceId
+            | SystemName::ConnectionModuleId
+            | SystemName::ConnectionDeviceGenerationId
+            | SystemName::ConnectionAuthMethod
+            | SystemName::MessageSource
+            | SystemName::InputName
+            | SystemName::MessageType
+            | SystemName::EdgeMessageId
+            | SystemName::OriginInterface => return None,
+        })
+    }
 }
+
+/// Values of application properties, by slot.
+pub type SlottedProperties<'a> = SmallVec<[Option<&'a str>; 8]>;
 
 /// References of all conditions that were compiled with it.
 #[derive(Clone, Default, Debug)]
@@ -136,6 +175,21 @@ impl Symbols {
             .iter()
             .position(|known| known.eq_ignore_ascii_case(name))?;
         Slot::try_from(at).ok()
+    }
+
+    /// The application properties of an event that conditions ask for, by slot. Of two with the same name the later one
+    /// counts, as it does for whoever reads the message into a map.
+    #[must_use]
+    pub fn properties_of<'a>(&self, event: &EventView<'a>) -> SlottedProperties<'a> {
+        let mut found = SmallVec::from_elem(None, self.properties.list.len());
+        for field in event.fields() {
+            if let EventField::Application(key, value) = field
+                && let Some(slot) = self.property_slot(key)
+            {
+                found[usize::from(slot)] = value;
+            }
+        }
+        found
     }
 
     /// System properties, by slot.

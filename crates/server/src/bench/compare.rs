@@ -5,12 +5,13 @@
 //! round and run one at a time, so that neither one's memory, files or background work weighs on the other, and rounds
 //! alternate, so that a slower minute hits both. Each figure is the median over the rounds.
 
+use holdfast_program::failure::Failure;
+
 use super::Stage;
 use super::ingest::load;
 use super::mqtt_load::{self, LoadOptions};
 use super::report::{Report, Subject};
 use super::target::{Protocol, TargetOptions};
-use crate::cli::failure::Failure;
 use crate::cli::output::Format;
 use crate::cli::profile::Wanted;
 

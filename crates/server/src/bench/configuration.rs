@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use holdfast_mqtt::client::Event;
+use holdfast_program::units::Span;
 use serde_json::{Value, json};
 
 use super::Stage;
@@ -16,7 +17,6 @@ use super::target::{Target, TargetOptions};
 use crate::cli::client::Client;
 use crate::cli::output::{self, Format};
 use crate::cli::profile::Wanted;
-use crate::serve::units::Span;
 
 /// The configuration of the measurement.
 const ID: &str = "bench-configuration";

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use holdfast_mqtt::client::Event;
+use holdfast_program::units::Span;
 
 use super::Stage;
 use super::devices::Accounts;
@@ -14,7 +15,6 @@ use super::stages::{self, LOOK, Plan, Shared};
 use super::target::{Target, TargetOptions};
 use crate::cli::output::Format;
 use crate::cli::profile::Wanted;
-use crate::serve::units::Span;
 
 /// Source addresses of the threads begin so far apart, in connections.
 const NUMBERS_PER_THREAD: usize = 600_000;

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use holdfast_model::Timestamp;
 use holdfast_model::credential::{SymmetricKey, sign_sas};
+use holdfast_program::failure::{Failure, Kind};
 use serde_json::{Value, json};
 
 use super::amqp_client::{self, WantedLink};
 use super::fleet::{Account, Endpoint};
 use crate::cli::client::{API_VERSION, Client};
-use crate::cli::failure::{Failure, Kind};
 
 /// Most entries of one bulk request (rest.md 5.4).
 const BULK_MAX: usize = 100;

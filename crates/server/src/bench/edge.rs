@@ -14,6 +14,8 @@ use holdfast_model::Timestamp;
 use holdfast_model::credential::{SymmetricKey, sign_sas};
 use holdfast_mqtt::client::{Event, Message};
 use holdfast_mqtt::{QoS, SendError};
+use holdfast_program::failure::{Failure, Kind};
+use holdfast_program::units::Span;
 use rustls::pki_types::ServerName;
 use serde_json::json;
 
@@ -27,9 +29,7 @@ use super::report::{Report, Subject, Unit};
 use super::spawn::{EdgeHub, WorkDir};
 use super::stages::{self, LOOK, Plan, Shared};
 use super::target::Target;
-use crate::cli::failure::{Failure, Kind};
 use crate::cli::output::Format;
-use crate::serve::units::Span;
 
 /// Device of the edge hub under test.
 const DEVICE: &str = "bench-edge";
@@ -41,7 +41,7 @@ const STAMP_BYTES: usize = 16;
 /// Messages from module to module through an edge hub, per second and per CPU-second, and their latency.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  holdfast bench edge                        as fast as it goes, ten pairs of modules\n  holdfast bench edge --rate 5000            latency at an even load\n  holdfast bench edge --duration 60s --output json\n\nThe program holdfast-edge is looked for beside this one; --program names another."
+    after_help = "Examples:\n  holdfast bench edge                        as fast as it goes, ten pairs of modules\n  holdfast bench edge --rate 5000            latency at an even load\n  holdfast bench edge --duration 60s --output json\n\nThe program holdfast-edge is looked for beside this one (in a build directory: cargo build --profile size);\n--program names another."
 )]
 pub(crate) struct EdgeArgs {
     /// Pairs of modules

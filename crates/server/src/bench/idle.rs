@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use holdfast_mqtt::client::Event;
+use holdfast_program::units::Span;
 
 use super::devices::Accounts;
 use super::fleet::{Account, Driver, Fleet, Link, Lost};
@@ -14,7 +15,6 @@ use super::target::{Protocol, Target, TargetOptions};
 use super::{Stage, amqp_idle};
 use crate::cli::output::{self, Format};
 use crate::cli::profile::Wanted;
-use crate::serve::units::Span;
 
 /// Handshakes under way at once.
 const OPENING_AT_ONCE: usize = 64;

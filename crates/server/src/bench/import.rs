@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use holdfast_model::credential::SymmetricKey;
+use holdfast_program::failure::Failure;
 use serde_json::Value;
 
 use super::Stage;
 use super::report::{Report, Subject, Unit};
 use super::target::TargetOptions;
-use crate::cli::failure::Failure;
 use crate::cli::output::Format;
 use crate::cli::profile::Wanted;
 

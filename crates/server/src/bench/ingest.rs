@@ -1,5 +1,6 @@
 //! `bench ingest`: telemetry of one server.
 
+use holdfast_program::failure::Failure;
 use serde_json::json;
 
 use super::mqtt_load::{self, LoadOptions};
@@ -7,7 +8,6 @@ use super::report::{Report, Subject};
 use super::stages::Outcome;
 use super::target::{Protocol, Target, TargetOptions};
 use super::{Stage, amqp_load};
-use crate::cli::failure::Failure;
 use crate::cli::output::Format;
 use crate::cli::profile::Wanted;
 

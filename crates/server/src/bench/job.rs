@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use holdfast_program::units::Span;
 use serde_json::{Value, json};
 
 use super::Stage;
@@ -9,7 +10,6 @@ use super::report::{Report, Subject, Unit};
 use super::target::{Target, TargetOptions};
 use crate::cli::output::{self, Format};
 use crate::cli::profile::Wanted;
-use crate::serve::units::Span;
 
 /// How often progress is asked for.
 const LOOK: Duration = Duration::from_millis(100);

@@ -10,6 +10,7 @@ use holdfast_model::Timestamp;
 use holdfast_model::credential::sign_sas;
 use holdfast_mqtt::QoS;
 use holdfast_mqtt::client::{Event, Message};
+use holdfast_program::units::Span;
 
 use super::Stage;
 use super::devices::{Accounts, Device};
@@ -23,7 +24,6 @@ use super::target::{Target, TargetOptions};
 use crate::cli::client::{API_VERSION, segment};
 use crate::cli::output::Format;
 use crate::cli::profile::{Login, Wanted};
-use crate::serve::units::Span;
 
 /// Answers that a device may have under way.
 const ANSWERS_MAX: u16 = 1_024;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use holdfast_mqtt::client::{Event, Message};
 use holdfast_mqtt::{QoS, SendError};
+use holdfast_program::units::Span;
 
 use super::devices::Accounts;
 use super::fleet::{Account, Driver, Endpoint, Fleet, Link, Lost};
@@ -19,7 +20,6 @@ use super::pacing::Pace;
 use super::report::Subject;
 use super::stages::{self, LOOK, Outcome, Plan, Shared};
 use super::target::Target;
-use crate::serve::units::Span;
 
 /// Handshakes under way at once while connections are opened.
 pub(crate) const OPENING_AT_ONCE: usize = 32;

@@ -3,6 +3,8 @@
 use std::io::Read as _;
 use std::time::Instant;
 
+use holdfast_program::units::Span;
+
 use super::ingest::load;
 use super::mqtt_load::LoadOptions;
 use super::report::{Report, Subject, Unit};
@@ -11,7 +13,6 @@ use super::{Stage, amqp_read};
 use crate::cli::client::Client;
 use crate::cli::output::Format;
 use crate::cli::profile::Wanted;
-use crate::serve::units::Span;
 
 /// Bytes taken by one read.
 const READ_BYTES: usize = 256 << 10;

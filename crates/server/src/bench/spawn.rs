@@ -14,10 +14,10 @@ use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use holdfast_program::failure::{Failure, Kind};
 use holdfast_wire::connection_string::{ConnectionString, Credential, Party};
 use rustix::process::{Pid, Signal};
 
-use crate::cli::failure::{Failure, Kind};
 use crate::cli::profile::Login;
 use crate::serve::connection_env as variables;
 
@@ -315,6 +315,18 @@ impl EdgeHub {
     /// File of the identities there.
     pub(crate) const IDENTITIES: &'static str = "identities.json";
 
+    /// The program beside this one; in a build directory the one of cargo's profile `size`.
+    fn program() -> anyhow::Result<PathBuf> {
+        let this = std::env::current_exe().context("cannot find this program")?;
+        let built = this
+            .ancestors()
+            .nth(2)
+            .map(|folder| folder.join("size").join("holdfast-edge"));
+        Ok(built
+            .filter(|program| program.is_file())
+            .unwrap_or_else(|| this.with_file_name("holdfast-edge")))
+    }
+
     /// Starts `holdfast-edge broker` on free ports with the files in `dir` and waits until it is ready.
     pub(crate) fn start(
         program: Option<PathBuf>,
@@ -324,9 +336,7 @@ impl EdgeHub {
     ) -> anyhow::Result<EdgeHub> {
         let program = match program {
             Some(program) => program,
-            None => std::env::current_exe()
-                .context("cannot find this program")?
-                .with_file_name("holdfast-edge"),
+            None => Self::program()?,
         };
         let mut command = Command::new(&program);
         command

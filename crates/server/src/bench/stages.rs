@@ -5,11 +5,11 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use holdfast_observe::process::{Usage, own_usage};
+use holdfast_program::failure::{Failure, Kind};
 
 use super::histogram::Histogram;
 use super::report::{Subject, Unit};
 use super::target::Target;
-use crate::cli::failure::{Failure, Kind};
 
 /// How often a thread that waits looks whether the measurement goes on.
 pub(crate) const LOOK: Duration = Duration::from_millis(1);

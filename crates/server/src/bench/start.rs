@@ -3,6 +3,7 @@
 use std::thread;
 
 use holdfast_observe::process::{pss_bytes, usage};
+use holdfast_program::units::Span;
 
 use super::Stage;
 use super::devices;
@@ -10,7 +11,6 @@ use super::report::{Report, Subject, Unit};
 use super::spawn::{Hub, WorkDir};
 use crate::cli::client::Client;
 use crate::cli::output::{self, Format};
-use crate::serve::units::Span;
 
 /// Time from starting the program until it is ready, and memory of the idle hub.
 #[derive(clap::Args, Debug)]

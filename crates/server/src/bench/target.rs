@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use holdfast_observe::process::{Usage, usage};
+use holdfast_program::failure::Failure;
 use rustls::pki_types::ServerName;
 
 use super::devices::{self, Accounts};
 use super::fleet::{Endpoint, TlsClient, Trust, client_config};
 use super::spawn::{EdgeHub, Hub, Mosquitto, WorkDir, mosquitto_version};
 use crate::cli::client::Client;
-use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::cli::profile::{Login, Wanted};
 

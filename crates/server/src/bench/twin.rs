@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use holdfast_mqtt::QoS;
 use holdfast_mqtt::client::{Event, Message};
+use holdfast_program::units::Span;
 
 use super::Stage;
 use super::devices::Accounts;
@@ -17,7 +18,6 @@ use super::stages::{self, LOOK, Plan, Shared};
 use super::target::{Target, TargetOptions};
 use crate::cli::output::Format;
 use crate::cli::profile::Wanted;
-use crate::serve::units::Span;
 
 /// Twin reads, then durable changes of reported properties, per second.
 #[derive(clap::Args, Debug)]

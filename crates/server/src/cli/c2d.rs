@@ -3,12 +3,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand, ValueEnum};
+use holdfast_program::failure::Failure;
+use holdfast_program::units::Span;
 use serde_json::{Map, Value, json};
 
 use super::client::segment;
-use super::failure::Failure;
 use super::{Global, input};
-use crate::serve::units::Span;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Command {

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use holdfast_program::failure::Failure;
 use serde_json::{Value, json};
 
 use super::Global;
 use super::client::segment;
-use super::failure::Failure;
 use super::output::line;
 
 const ROOT: &str = "/holdfast/v1/certificates";

@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use holdfast_model::Timestamp;
 use holdfast_model::credential::sign_sas;
+use holdfast_program::failure::{Failure, Kind};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use ureq::http::{HeaderMap, Method, Request, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 use ureq::{Agent, Body};
 
-use super::failure::{Failure, Kind};
 use super::profile::Login;
 
 /// Sent with every request of the service API.

@@ -1,10 +1,10 @@
 //! `holdfast configuration`.
 
 use clap::{Args, Subcommand};
+use holdfast_program::failure::Failure;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, segment};
-use super::failure::Failure;
 use super::{Global, input};
 
 const ROOT: &str = "/configurations";

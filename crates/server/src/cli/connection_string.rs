@@ -1,12 +1,12 @@
 //! `holdfast connection-string`.
 
 use clap::Args;
+use holdfast_program::failure::Failure;
 use holdfast_wire::connection_string::{ConnectionString, Credential, Party};
 use serde_json::json;
 
 use super::Global;
 use super::client::Client;
-use super::failure::Failure;
 use super::identity::Name;
 use super::sas::{identity_key, policy_key};
 

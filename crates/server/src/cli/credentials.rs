@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::failure::Failure;
+use holdfast_program::failure::Failure;
 
 /// How a device or module proves who it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -1,13 +1,13 @@
 //! `holdfast deployment`: edge deployments, automatic ones and content for one device.
 
 use clap::{Args, Subcommand};
+use holdfast_program::failure::Failure;
 use serde_json::{Value, json};
 
 use super::client::{Client, segment};
 use super::configuration::{
     COLUMNS, MetricsArgs, Settings, UpdateArgs, create, delete, list, path, show_metrics, update,
 };
-use super::failure::Failure;
 use super::{Global, input};
 
 #[derive(Subcommand, Debug)]

@@ -1,11 +1,11 @@
 //! `holdfast device`.
 
 use clap::{Args, Subcommand, ValueEnum};
+use holdfast_program::failure::Failure;
 use serde_json::{Value, json};
 
 use super::Global;
 use super::credentials::{CredentialArgs, KeyName};
-use super::failure::Failure;
 use super::identity::{self, Name};
 
 #[derive(Subcommand, Debug)]

@@ -1,10 +1,10 @@
 //! `holdfast endpoint`.
 
 use clap::Subcommand;
+use holdfast_program::failure::Failure;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, segment};
-use super::failure::Failure;
 use super::output::Format;
 use super::{Global, input};
 

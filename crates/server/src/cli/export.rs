@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use holdfast_fleet::transfer::BlobWriter;
+use holdfast_program::failure::Failure;
 use serde_json::json;
 
 use super::Global;
-use super::failure::Failure;
 use super::import::{address, blob_client, is_url, unreadable};
 use super::output;
 

@@ -1,10 +1,10 @@
 //! What devices and modules have in common: show, update, delete, keys.
 
+use holdfast_program::failure::{Failure, Kind};
 use serde_json::{Value, json};
 
 use super::client::{Client, identity_path};
 use super::credentials::KeyName;
-use super::failure::{Failure, Kind};
 use super::output::{Format, progress};
 
 /// Most identities in one bulk request (rest.md 5.4).

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use holdfast_program::failure::{Failure, Kind};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::Global;
 use super::client::roots;
-use super::failure::{Failure, Kind};
 use super::output::{self, Format};
 use crate::blobs::{BlobAddress, BlobClient};
 

@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use serde_json::Value;
 
-use super::failure::Failure;
+use holdfast_program::failure::Failure;
 
 /// The text of an argument: itself, of a file as `@FILE`, or of standard input as `-`.
 pub(crate) fn text(argument: &str) -> anyhow::Result<String> {

@@ -2,13 +2,13 @@
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
+use holdfast_program::failure::{Failure, Kind};
+use holdfast_program::units::Span;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, segment};
-use super::failure::{Failure, Kind};
 use super::output::progress;
 use super::{Global, input};
-use crate::serve::units::Span;
 
 const ROOT: &str = "/jobs/v2";
 

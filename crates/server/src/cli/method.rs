@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use holdfast_program::units::Span;
 use serde_json::{Value, json};
 
 use super::twin::Target;
 use super::{Global, input};
-use crate::serve::units::Span;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Command {

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 pub mod client;
-pub mod failure;
 pub mod output;
 pub mod profile;
 
@@ -241,7 +240,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match run(std::env::args_os()) {
         Ok(code) => code,
-        Err(error) => failure::report(&error),
+        Err(error) => holdfast_program::failure::report(&error),
     }
 }
 

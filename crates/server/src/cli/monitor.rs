@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use holdfast_model::Timestamp;
 use holdfast_ports::clock::{Clock as _, SystemClock};
+use holdfast_program::failure::{Failure, Kind};
+use holdfast_program::units::Span;
 use serde_json::Value;
 
 use super::Global;
 use super::client::{Client, segment};
-use super::failure::{Failure, Kind};
 use super::output::Format;
 use super::sse::SseReader;
-use crate::serve::units::Span;
 
 /// How long a lost stream is tried again before the command gives up.
 const RECONNECT_FOR: Duration = Duration::from_secs(60);

@@ -1,10 +1,11 @@
 //! Tables for people, JSON for scripts.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
+pub use holdfast_program::output::{json, line};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
@@ -93,26 +94,6 @@ fn cell(value: Option<&Value>) -> String {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     }
-}
-
-/// Prints indented JSON.
-///
-/// # Errors
-/// When standard output is closed.
-pub fn json(value: &Value) -> anyhow::Result<()> {
-    line(&serde_json::to_string_pretty(value)?)
-}
-
-/// Prints a line to standard output.
-///
-/// # Errors
-/// When standard output is closed.
-pub fn line(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.write_all(b"\n")?;
-    out.flush()?;
-    Ok(())
 }
 
 /// A progress bar on standard error; invisible when that is not a terminal.

@@ -1,12 +1,12 @@
 //! `holdfast policy`.
 
 use clap::{Subcommand, ValueEnum};
+use holdfast_program::failure::{Failure, Kind};
 use serde_json::json;
 
 use super::Global;
 use super::client::segment;
 use super::credentials::KeyName;
-use super::failure::{Failure, Kind};
 
 const ROOT: &str = "/holdfast/v1/policies";
 

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 use holdfast_model::credential::SymmetricKey;
+use holdfast_program::failure::Failure;
 use holdfast_wire::connection_string::{ConnectionString, Credential, Party};
 
-use super::failure::Failure;
 use crate::serve::connection_env as variables;
 
 /// The default data directory.

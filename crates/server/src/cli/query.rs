@@ -1,13 +1,13 @@
 //! `holdfast query`.
 
 use clap::Args;
+use holdfast_program::failure::{Failure, Kind};
 use holdfast_query::error::QueryError;
 use holdfast_query::twin::{ItemType, parse};
 use serde_json::{Value, json};
 
 use super::Global;
 use super::client::Client;
-use super::failure::{Failure, Kind};
 use super::input;
 
 /// Rows fetched at once.

@@ -1,37 +1,14 @@
-//! Reference pages made from the code: configuration, command line, error table.
+//! Reference pages made from the code: configuration, command line, settings of endpoints, error table.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
-use anyhow::Context as _;
 use holdfast_model::ErrorCode;
+use holdfast_program::reference::schema::{Notation, kind, members, one_line, resolve};
+use holdfast_program::reference::{self, Configuration, NOTICE};
 use serde_json::Value;
 
-use super::failure::Kind;
 use crate::serve::config::Config;
-
-const NOTICE: &str = "<!-- Made by `cargo xtask docs` from the source code. Do not edit. -->\n";
-
-/// Writes every page below `out`, with its path in the repository.
-pub(super) fn write_all(out: &Path) -> anyhow::Result<()> {
-    let pages = [
-        ("docs/reference/config.md", config_page()?),
-        ("docs/reference/config-example.toml", config_example()?),
-        ("docs/reference/cli.md", cli_page()),
-        ("docs/reference/endpoints.md", endpoints_page()),
-        ("docs/reference/errors.md", errors_page()),
-        ("openapi/hub.json", holdfast_api::document()),
-    ];
-    for (name, text) in pages {
-        let path = out.join(name);
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        }
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
-}
 
 /// Order of the sections, the most wanted first.
 const ORDER: &[&str] = &[
@@ -39,126 +16,57 @@ const ORDER: &[&str] = &[
     "files", "transfer", "observe",
 ];
 
-/// One key of the configuration.
-struct Key {
-    name: String,
-    kind: String,
-    default: Value,
-    text: String,
+/// What `holdfast_program::failure::Kind` means here.
+const EXIT_CODES: &[(u8, &str)] = &[
+    (0, "done"),
+    (1, "failed for another reason"),
+    (2, "the command line or a configuration value is wrong"),
+    (3, "the device, module or other resource does not exist"),
+    (
+        4,
+        "the hub did not accept the credential, or the policy lacks the right",
+    ),
+    (5, "it exists already, or it changed meanwhile (entity tag)"),
+    (
+        6,
+        "the hub cannot be reached, is busy, or the device is not online or did not answer",
+    ),
+    (
+        7,
+        "`serve`: a file of the data directory cannot be used, or the event log had failed (a full disk, for example) \
+         before the hub was stopped; everything acknowledged is kept",
+    ),
+];
+
+/// Writes every page below `out`, with its path in the repository.
+pub(super) fn write_all(out: &Path) -> anyhow::Result<()> {
+    let configuration = Configuration::of::<Config>(ORDER)?;
+    let pages = [
+        ("docs/reference/config.md", config_page(&configuration)),
+        (
+            "docs/reference/config-example.toml",
+            config_example(&configuration),
+        ),
+        ("docs/reference/cli.md", cli_page()),
+        ("docs/reference/endpoints.md", endpoints_page()),
+        ("docs/reference/errors.md", errors_page()),
+        ("openapi/hub.json", holdfast_api::document()),
+    ];
+    reference::write(out, &pages)
 }
 
-/// The sections with their text and keys, from the schema of [`Config`].
-fn sections() -> anyhow::Result<Vec<(String, String, Vec<Key>)>> {
-    let schema = serde_json::to_value(schemars::schema_for!(Config))?;
-    let defaults = serde_json::to_value(Config::default())?;
-    let mut sections = Vec::new();
-    for (section, reference) in members(&schema["properties"]) {
-        let definition = resolve(&schema, reference);
-        let mut keys = Vec::new();
-        for (name, property) in members(&definition["properties"]) {
-            keys.push(Key {
-                name: name.clone(),
-                kind: kind(&schema, property),
-                default: defaults[section][name].clone(),
-                text: one_line(property["description"].as_str()),
-            });
-        }
-        sections.push((section.clone(), one_line(reference["description"].as_str()), keys));
-    }
-    // The schema's own order is alphabetical.
-    sections.sort_by_key(|(section, ..)| ORDER.iter().position(|known| known == section));
-    Ok(sections)
-}
-
-fn members(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    value.as_object().into_iter().flatten()
-}
-
-fn resolve<'a>(schema: &'a Value, value: &'a Value) -> &'a Value {
-    let target = value["$ref"]
-        .as_str()
-        .and_then(|path| schema.pointer(path.strip_prefix('#')?));
-    target.unwrap_or(value)
-}
-
-/// What a value looks like, in words.
-fn kind(schema: &Value, property: &Value) -> String {
-    if let Some(options) = property["anyOf"].as_array() {
-        let kinds = options.iter().filter(|option| option["type"] != "null");
-        return kinds
-            .map(|option| kind(schema, option))
-            .collect::<Vec<_>>()
-            .join(" or ");
-    }
-    if let Some(path) = property["$ref"].as_str() {
-        let target = resolve(schema, property);
-        if let Some(options) = target["oneOf"].as_array() {
-            let values = options.iter().filter_map(|option| option["const"].as_str());
-            return values
-                .map(|value| format!("`\"{value}\"`"))
-                .collect::<Vec<_>>()
-                .join(" or ");
-        }
-        return path.rsplit('/').next().unwrap_or_default().to_owned();
-    }
-    let name = |value: &Value| match (value.as_str(), property["format"].as_str()) {
-        (Some("string"), Some("ip")) => "IP address",
-        (Some("string"), _) => "text",
-        (Some("integer"), _) => "number",
-        (Some("boolean"), _) => "`true` or `false`",
-        (Some("array"), _) => "list",
-        (Some("object"), _) => "object",
-        _ => "",
-    };
-    match &property["type"] {
-        Value::Array(kinds) => kinds
-            .iter()
-            .map(name)
-            .filter(|kind| !kind.is_empty())
-            .collect::<Vec<_>>()
-            .join(" or "),
-        one if *one == "array" => format!("list of {}", kind(schema, &property["items"])),
-        one => name(one).to_owned(),
-    }
-}
-
-fn one_line(text: Option<&str>) -> String {
-    text.unwrap_or_default()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
-fn toml_value(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        other => other.to_string(),
-    }
-}
-
-fn config_page() -> anyhow::Result<String> {
-    let mut page = format!(
-        "{NOTICE}\n# Configuration of `holdfast serve`\n\n\
+fn config_page(configuration: &Configuration) -> String {
+    configuration.page(
+        "# Configuration of `holdfast serve`\n\n\
          `holdfast serve` needs no configuration. `--config FILE` reads a TOML file with any of the keys below; a key that is \
          not listed is refused. A flag on the command line wins over the file.\n\n\
          Durations are written with a unit: `250ms`, `30s`, `5m`, `12h`, `7d`, `1h30m`. Sizes likewise: `512 KiB`, `64 MiB`, \
-         `2 GiB`. [config-example.toml](config-example.toml) holds every key with its default.\n"
-    );
-    for (section, text, keys) in sections()? {
-        let _ = write!(
-            page,
-            "\n## `[{section}]`\n\n{text}\n\n| Key | Value | Default | Meaning |\n|---|---|---|---|\n"
-        );
-        for key in keys {
-            let default = match &key.default {
-                Value::Null => "none".to_owned(),
-                value => format!("`{}`", toml_value(value)),
-            };
-            let text = key.text.replace('|', "\\|");
-            let _ = writeln!(page, "| `{}` | {} | {default} | {text} |", key.name, key.kind);
-        }
-    }
-    Ok(page)
+         `2 GiB`. [config-example.toml](config-example.toml) holds every key with its default.\n",
+    )
+}
+
+fn config_example(configuration: &Configuration) -> String {
+    configuration.example("Every key of `holdfast serve --config FILE` with its default.")
 }
 
 /// The settings of every kind of endpoint.
@@ -197,7 +105,7 @@ fn settings_table(page: &mut String, schema: &Value, object: &Value, defaults: &
             {
                 "any JSON".to_owned()
             }
-            None => kind(schema, property),
+            None => kind(schema, property, Notation::Json),
         };
         let default = match defaults.get(name).unwrap_or(&property["default"]) {
             Value::Null => "none".to_owned(),
@@ -220,89 +128,15 @@ fn object_of<'a>(schema: &'a Value, property: &'a Value) -> Option<&'a Value> {
         .find(|value| value["properties"].is_object())
 }
 
-fn config_example() -> anyhow::Result<String> {
-    let mut text = String::from(
-        "# Every key of `holdfast serve --config FILE` with its default. Made by `cargo xtask docs`.\n",
-    );
-    for (section, about, keys) in sections()? {
-        let _ = write!(text, "\n# {about}\n[{section}]\n");
-        for key in keys {
-            for line in wrap(&key.text, 110) {
-                let _ = writeln!(text, "# {line}");
-            }
-            let _ = match &key.default {
-                Value::Null => writeln!(text, "# {} =", key.name),
-                value => writeln!(text, "{} = {}", key.name, toml_value(value)),
-            };
-        }
-    }
-    Ok(text)
-}
-
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        let mut last = lines.pop().unwrap_or_default();
-        if !last.is_empty() && last.len() + 1 + word.len() > width {
-            lines.push(last);
-            last = String::new();
-        } else if !last.is_empty() {
-            last.push(' ');
-        }
-        last.push_str(word);
-        lines.push(last);
-    }
-    lines
-}
-
 fn cli_page() -> String {
-    let mut page =
-        format!("{NOTICE}\n# The command line\n\n## Exit codes\n\n| Code | Meaning |\n|---|---|\n");
-    for (code, meaning) in Kind::TABLE {
-        let _ = writeln!(page, "| {code} | {meaning} |");
-    }
-    page.push_str(
-        "\n## Which hub a command talks to\n\n\
+    let which_hub = "\n## Which hub a command talks to\n\n\
          1. `--login`, or the variable `HOLDFAST_CONNECTION_STRING`;\n\
          2. `connection.env` in `--data-dir`, in `HOLDFAST_DATA_DIR`, or in `./holdfast-data`;\n\
          3. the hub that the same user started last: `serve` notes its data directory in \
          `${XDG_CONFIG_HOME:-~/.config}/holdfast/profile.env`, unless `--no-profile` or `HOLDFAST_NO_PROFILE=1` says not to.\n\n\
          Ports other than 443 and 8883, and the CA certificate, come from the same `connection.env`, or from \
-         `HOLDFAST_HTTPS_PORT`, `HOLDFAST_MQTT_PORT` and `HOLDFAST_CA`.\n",
-    );
-    let mut command = super::command().term_width(100);
-    command.build();
-    describe(&mut page, &mut command, "holdfast", 2);
-    page
-}
-
-fn describe(page: &mut String, command: &mut clap::Command, path: &str, level: usize) {
-    let help = command.render_help().to_string();
-    let mut in_global = false;
-    let lines = help.lines().map(str::trim_end).filter(|line| {
-        // Printed once, for the program itself.
-        if level > 2 && !line.is_empty() && !line.starts_with(' ') {
-            in_global = *line == "Global options:";
-        }
-        !in_global
-    });
-    let lines: Vec<&str> = lines.collect();
-    let _ = write!(
-        page,
-        "\n{} {path}\n\n```text\n{}\n```\n",
-        "#".repeat(level),
-        lines.join("\n").trim()
-    );
-    let names: Vec<String> = command
-        .get_subcommands()
-        .filter(|child| !child.is_hide_set() && child.get_name() != "help")
-        .map(|child| child.get_name().to_owned())
-        .collect();
-    for name in names {
-        if let Some(child) = command.find_subcommand_mut(&name) {
-            describe(page, child, &format!("{path} {name}"), (level + 1).min(4));
-        }
-    }
+         `HOLDFAST_HTTPS_PORT`, `HOLDFAST_MQTT_PORT` and `HOLDFAST_CA`.\n";
+    reference::command_line("The command line", EXIT_CODES, which_hub, super::command())
 }
 
 fn errors_page() -> String {
@@ -338,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_example_is_the_default_configuration() {
-        let example = config_example().unwrap();
+        let example = config_example(&Configuration::of::<Config>(ORDER).unwrap());
         assert_eq!(
             Config::parse(&example, "example").unwrap(),
             Config::default(),
@@ -368,18 +202,7 @@ mod tests {
 
     #[test]
     fn every_key_is_explained() {
-        for (section, text, keys) in sections().unwrap() {
-            assert!(
-                !text.is_empty() && ORDER.contains(&section.as_str()),
-                "[{section}]"
-            );
-            for key in keys {
-                assert!(
-                    !key.text.is_empty() && !key.kind.is_empty(),
-                    "{section}.{}",
-                    key.name
-                );
-            }
-        }
+        let configuration = Configuration::of::<Config>(ORDER).unwrap();
+        assert_eq!(configuration.unexplained(ORDER), [""; 0]);
     }
 }

@@ -2,11 +2,11 @@
 
 use clap::{Args, Subcommand};
 use holdfast_model::routing::RouteSource;
+use holdfast_program::failure::Failure;
 use holdfast_query::route::{Condition, Place, Symbols};
 use serde_json::{Map, Value, json};
 
 use super::client::{Call, Client, segment};
-use super::failure::Failure;
 use super::output::{Format, json as print_json};
 use super::query::wrong;
 use super::{Global, input};

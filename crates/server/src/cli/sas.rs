@@ -4,14 +4,14 @@ use clap::Args;
 use holdfast_model::Timestamp;
 use holdfast_model::credential::{SymmetricKey, sign_sas};
 use holdfast_ports::clock::{Clock as _, SystemClock};
+use holdfast_program::failure::{Failure, Kind};
+use holdfast_program::units::Span;
 use serde_json::json;
 
 use super::Global;
 use super::client::Client;
-use super::failure::{Failure, Kind};
 use super::identity::Name;
 use super::profile::Login;
-use crate::serve::units::Span;
 
 #[derive(Args, Debug)]
 #[command(

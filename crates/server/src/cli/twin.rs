@@ -1,10 +1,10 @@
 //! `holdfast twin`.
 
 use clap::{Args, Subcommand};
+use holdfast_program::failure::Failure;
 use serde_json::{Map, Value};
 use ureq::http::Method;
 
-use super::failure::Failure;
 use super::identity::Name;
 use super::{Global, input};
 

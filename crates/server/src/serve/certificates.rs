@@ -17,6 +17,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use holdfast_program::failure::Failure;
+use holdfast_program::files::{self, PRIVATE, PUBLIC};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SerialNumber,
@@ -27,10 +29,8 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::config::TlsConfig;
-use super::connection_env::{write_private, write_with_mode};
 use super::data_dir::make_private_dir;
 use super::rsa_key;
-use crate::cli::failure::Failure;
 
 const CA_LIFE: Duration = Duration::days(3652);
 const LEAF_LIFE: Duration = Duration::days(365);
@@ -211,9 +211,9 @@ impl Certificates {
             let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
             let certificate = authority_params()?.self_signed(&key)?;
             // The certificate comes last: where it stands, everything is there.
-            write_private(&key_path, key.serialize_pem().as_bytes())
+            files::write(&key_path, key.serialize_pem().as_bytes(), PRIVATE)
                 .with_context(|| format!("cannot write {}", key_path.display()))?;
-            write_with_mode(&certificate_path, certificate.pem().as_bytes(), 0o644)
+            files::write(&certificate_path, certificate.pem().as_bytes(), PUBLIC)
                 .with_context(|| format!("cannot write {}", certificate_path.display()))?;
         }
         let pem = fs::read_to_string(&certificate_path)
@@ -237,7 +237,7 @@ impl Certificates {
             }
             Err(_) => {
                 let key = kind.generate()?;
-                write_private(&key_path, key.serialize_pem().as_bytes())
+                files::write(&key_path, key.serialize_pem().as_bytes(), PRIVATE)
                     .with_context(|| format!("cannot write {}", key_path.display()))?;
                 key
             }
@@ -249,7 +249,7 @@ impl Certificates {
             return Ok(false);
         }
         let certificate = leaf_params(&wanted)?.signed_by(&key, &authority.issuer)?;
-        write_with_mode(&certificate_path, certificate.pem().as_bytes(), 0o644)
+        files::write(&certificate_path, certificate.pem().as_bytes(), PUBLIC)
             .with_context(|| format!("cannot write {}", certificate_path.display()))?;
         tracing::info!(file = %certificate_path.display(), "server certificate issued");
         Ok(true)

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::units::{Size, Span};
-use crate::cli::failure::Failure;
+use holdfast_program::failure::Failure;
+use holdfast_program::logging::LogSection;
+use holdfast_program::toml_error;
+use holdfast_program::units::{Size, Span};
 
 mod amqp;
 pub use amqp::AmqpConfig;
@@ -48,7 +50,7 @@ pub struct Config {
     /// Delivery of routed events to endpoints.
     pub routing: super::routing::RoutingConfig,
     /// What the process says about itself on standard error.
-    pub observe: ObserveConfig,
+    pub observe: LogSection,
 }
 
 /// Names, addresses and the way the process stops.
@@ -274,17 +276,6 @@ impl Default for QueryConfig {
     }
 }
 
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// One line of text per happening.
-    #[default]
-    Text,
-    /// One JSON object per happening.
-    Json,
-}
-
 /// Scheduled jobs: twin updates and direct methods over many devices.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -315,26 +306,6 @@ pub struct TransferConfig {
     /// Hosts of blob stores that jobs may ask, without port. Empty means all: whoever may start a job can then let the hub
     /// send requests to any host that it reaches.
     pub hosts: Vec<String>,
-}
-
-/// What the process says about itself on standard error.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct ObserveConfig {
-    /// How log lines look: one line of text per happening, or one JSON object.
-    pub format: LogFormat,
-    /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or directives for parts of the program such
-    /// as `info,holdfast_heads=debug`.
-    pub filter: String,
-}
-
-impl Default for ObserveConfig {
-    fn default() -> Self {
-        ObserveConfig {
-            format: LogFormat::Text,
-            filter: "info".to_owned(),
-        }
-    }
 }
 
 impl Config {
@@ -566,31 +537,15 @@ pub fn check_host(host: &str) -> anyhow::Result<()> {
         .into())
 }
 
-/// Turns a parser's error into one that names line, key, value and remedy.
+/// Turns a parser's error into one that names line, key, value and remedy. No value of this file is a secret.
 fn describe(text: &str, name: &str, error: &toml::de::Error) -> Failure {
-    let at = error.span().map_or(0, |span| span.start).min(text.len());
-    let line_start = text[..at].rfind('\n').map_or(0, |index| index + 1);
-    let number = text[..line_start].matches('\n').count() + 1;
-    let line = text[line_start..].lines().next().unwrap_or_default().trim();
-    let section = text[..line_start + line.len().min(text.len() - line_start)]
-        .lines()
-        .rev()
-        .find_map(|line| line.trim().strip_prefix('[')?.split(']').next());
-    let message = error.message();
-    let place = match (line.split_once('='), section) {
-        (Some((key, value)), section) => {
-            let section = section.map_or(String::new(), |section| format!("{section}."));
-            format!("{section}{} = {}", key.trim(), value.trim())
-        }
-        (None, Some(section)) => format!("[{section}]"),
-        (None, None) => line.to_owned(),
+    let source = toml_error::Source {
+        name,
+        text,
+        reference: "docs/reference/config.md",
+        show_values: true,
     };
-    let remedy = if message.starts_with("unknown field") {
-        "remove it or correct its name; docs/reference/config.md lists every key"
-    } else {
-        "correct the value; docs/reference/config.md lists every key with its type and default"
-    };
-    Failure::usage(format!("{name}, line {number}: {place}: {message}")).hint(remedy)
+    source.describe(error)
 }
 
 #[cfg(test)]

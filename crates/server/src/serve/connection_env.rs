@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
+
+use holdfast_program::files::{self, PRIVATE};
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "connection.env";
@@ -75,7 +75,7 @@ impl ConnectionEnv {
     /// # Errors
     /// Those of the file system.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        write_private(path, self.render().as_bytes())
+        files::write(path, self.render().as_bytes(), PRIVATE)
     }
 }
 
@@ -83,37 +83,6 @@ impl Default for ConnectionEnv {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Writes a file of mode 0600 by way of a temporary one beside it.
-///
-/// # Errors
-/// Those of the file system.
-pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    write_with_mode(path, content, 0o600)
-}
-
-/// Writes a file by way of a temporary one beside it; the content is on the disk before the name is.
-///
-/// # Errors
-/// Those of the file system.
-pub fn write_with_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    // A left-over of a crashed process with the same id would keep its mode.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)
 }
 
 /// Single quotes; a quote inside ends them, adds an escaped one and starts again.

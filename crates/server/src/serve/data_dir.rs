@@ -17,8 +17,8 @@ use anyhow::Context as _;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use super::connection_env::write_private;
-use crate::cli::failure::{self, Failure, Kind};
+use holdfast_program::failure::{self, Failure, Kind};
+use holdfast_program::files::{self, PRIVATE};
 
 /// Version of the directory's layout that this program reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -188,6 +188,7 @@ fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
     let Ok(entries) = fs::read_dir(path) else {
         return Ok(());
     };
+    // `.tmp` is what a crash may leave beside a file that was being written.
     let foreign = entries
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
@@ -213,8 +214,12 @@ fn create_manifest(dir: &Path) -> anyhow::Result<Manifest> {
         id_scope: format!("0ne{:08X}", u32::from_be_bytes(random)),
     };
     let path = dir.join(MANIFEST);
-    write_private(&path, serde_json::to_string_pretty(&manifest)?.as_bytes())
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    files::write(
+        &path,
+        serde_json::to_string_pretty(&manifest)?.as_bytes(),
+        PRIVATE,
+    )
+    .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(manifest)
 }
 

@@ -21,6 +21,9 @@ use holdfast_observe::Registry;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::enrollment::AllocationWebhook as _;
 use holdfast_ports::file::{FileNotifications as _, UploadStorage};
+use holdfast_program::failure::Failure;
+use holdfast_program::files::{self, PRIVATE};
+use holdfast_program::units::{Size, Span};
 use holdfast_routing::endpoints::secret::Secret;
 use holdfast_store::sqlite::SqliteStore;
 use holdfast_wire::dto::file_notification_json;
@@ -31,15 +34,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use ureq::tls::RootCerts;
 
-use super::connection_env::write_private;
 use super::data_dir::{DataDir, make_private_dir};
 use super::provisioning::HttpWebhook;
-use super::units::{Size, Span};
 use crate::blobs::BlobClient;
 use crate::blobs::account::StorageAccount;
 use crate::blobs::uploads::{EmbeddedUploads, RemoteUploads, with_port};
 use crate::cli::client::roots_of;
-use crate::cli::failure::Failure;
 
 /// Name of the embedded account.
 const ACCOUNT: &str = "holdfast";
@@ -391,7 +391,8 @@ fn account_key(path: &Path) -> anyhow::Result<String> {
     let mut key = [0; 64];
     getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
     let key = STANDARD.encode(key);
-    write_private(path, key.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    files::write(path, key.as_bytes(), PRIVATE)
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(key)
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::TcpListener;
 
-use crate::cli::failure::{Failure, Kind};
+use holdfast_program::failure::{Failure, Kind};
 
 /// A port with the words for its messages.
 #[derive(Clone, Copy)]

@@ -12,7 +12,6 @@ pub mod data_dir;
 pub mod files;
 mod fleet;
 pub mod routing;
-pub mod units;
 
 mod actions;
 mod admin;
@@ -21,21 +20,19 @@ mod listen;
 mod periodic;
 mod provisioning;
 mod rsa_key;
-mod signals;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use holdfast_observe::logging::{self, LogConfig};
+use holdfast_program::logging::LogFormat;
 
 use crate::cli::Global;
-use crate::cli::failure::Failure;
 use crate::cli::output::Format;
 use crate::cli::profile::DEFAULT_DATA_DIR;
 use certificates::{Certificates, server_names};
-use config::{Config, LogFormat};
+use config::Config;
 use data_dir::DataDir;
 
 /// Arguments of `holdfast serve`.
@@ -136,18 +133,7 @@ pub fn run(global: &Global, args: &ServeArgs) -> anyhow::Result<ExitCode> {
     // throughput changes was not to be told from noise. An old kernel that cannot do it is no reason to stop.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let config = args.configuration()?;
-    logging::init(&LogConfig {
-        format: match config.observe.format {
-            LogFormat::Text => logging::Format::Text,
-            LogFormat::Json => logging::Format::Json,
-        },
-        filter: config.observe.filter.clone(),
-    })
-    .map_err(|error| {
-        let because = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
-        Failure::usage(format!("{error}{because}"))
-            .hint("--log info, or observe.filter = \"info\" in the configuration")
-    })?;
+    config.observe.start()?;
     let default = PathBuf::from(DEFAULT_DATA_DIR);
     let given = global.data_dir();
     let data_dir = DataDir::open(given.unwrap_or(&default)).map_err(data_dir::unusable)?;

@@ -10,13 +10,13 @@ use holdfast_observe::Health;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::event_log::{AppendTicket, durable};
 use holdfast_ports::query::QueryStore;
+use holdfast_program::process::{NotifyState, notify, watchdog_enabled};
 use holdfast_store::log::EmbeddedLog;
-use sd_notify::NotifyState;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use super::certificates::Certificates;
-use super::compose::{notify, server_certificates};
+use super::compose::server_certificates;
 
 const TICK: Duration = Duration::from_secs(1);
 const DISK_CHECK: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ impl Periodic {
         tasks.spawn(self.clone().maintain_query_indexes());
         tasks.spawn(self.clone().renew_certificates());
         tasks.spawn(self.clone().relay_events());
-        if let Some(watchdog) = sd_notify::watchdog_enabled() {
+        if let Some(watchdog) = watchdog_enabled() {
             tasks.spawn(self.clone().feed_watchdog(watchdog));
         }
         tasks

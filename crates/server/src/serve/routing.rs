@@ -8,6 +8,7 @@ use holdfast_observe::Registry;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::dead_letters::DeadLetterStore;
 use holdfast_ports::event_log::EventLog;
+use holdfast_program::units::Span;
 use holdfast_routing::DeliveryPolicy;
 use holdfast_routing::dispatchers::{self, DispatchersParts, HealthBoard};
 use holdfast_routing::endpoints::action::Actions;
@@ -21,7 +22,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::actions::HubActions;
-use super::units::Span;
 
 /// Delivery of routed events to endpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

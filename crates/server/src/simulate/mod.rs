@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use holdfast_program::failure::{Failure, Kind};
+use holdfast_program::units::Span;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
@@ -24,10 +26,8 @@ use crate::bench::pacing::Pace;
 use crate::bench::raise_open_files;
 use crate::bench::target::{Protocol, hub_endpoint};
 use crate::cli::client::Client;
-use crate::cli::failure::{Failure, Kind};
 use crate::cli::output::{self, Format};
 use crate::cli::profile::{Login, Wanted};
-use crate::serve::units::Span;
 use devices::{Devices, Totals};
 use provision::{ProvisionOptions, Provisioned};
 use template::Template;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::Context as _;
+use holdfast_program::failure::{Failure, Kind};
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 
@@ -14,7 +15,6 @@ use crate::bench::fleet::{Endpoint, Fleet, TlsClient, Trust, client_config};
 use crate::bench::provision::group::{Attestation, Group, Proof, Service};
 use crate::bench::provision::mqtt::{Assigned, Job, Registering, register_all};
 use crate::bench::target::{host_and_port, resolve};
-use crate::cli::failure::{Failure, Kind};
 use crate::cli::output;
 use crate::cli::profile::{Login, Wanted};
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use holdfast_agent::runtime::ModuleRuntime as _;
 use holdfast_docker::{DockerRuntime, Endpoint};
 use holdfast_ports::BoxFuture;
+use holdfast_program::failure::Failure;
 use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -16,7 +17,7 @@ use super::{CheckArgs, Found, reach};
 use crate::certificates::pem;
 use crate::commands::Global;
 use crate::config::{CertificateFiles, Credential, EdgeCa, Loaded, Provisioning, Settings};
-use crate::failure::Failure;
+use crate::keys::tpm::{self, DeviceTpm};
 use crate::system::VERSION;
 use crate::time_text;
 
@@ -83,6 +84,7 @@ pub(super) const ALL: &[Check] = &[
         "given certificates can be read and belong to their keys",
         certificates
     ),
+    check!("tpm-usable", "the TPM can be used", tpm),
     check!(
         "identity-certificate-expiry",
         "the device's certificate is valid",
@@ -352,6 +354,30 @@ impl Checks {
         }
     }
 
+    async fn tpm(&self) -> Found {
+        let settings = match self.settings() {
+            Ok(settings) => settings,
+            Err(found) => return found,
+        };
+        if *credential(settings) != Credential::Tpm {
+            return Skipped("the device is not attested by a TPM".to_owned());
+        }
+        let seen = async {
+            let chip = DeviceTpm::new(&settings.tpm)?;
+            let told = chip.describe().await.map_err(|error| tpm::failure(&error))?;
+            let keys = chip.public_keys().await;
+            keys.map_err(|error| tpm::failure(&error))?;
+            Ok::<_, Failure>(told)
+        };
+        match seen.await {
+            Ok(told) => Good(format!(
+                "{} {}, firmware {}, at {}",
+                told.manufacturer, told.model, told.firmware, settings.tpm.address
+            )),
+            Err(error) => Failed(error.message, error.hint.unwrap_or_default()),
+        }
+    }
+
     async fn identity_expiry(&self) -> Found {
         let settings = match self.settings() {
             Ok(settings) => settings,
@@ -359,7 +385,7 @@ impl Checks {
         };
         match device_certificate(settings) {
             Some(files) => expiry(&files.certificate, "issue a new one and put it in its place"),
-            None => Skipped("the device has a key".to_owned()),
+            None => Skipped("the device has no certificate".to_owned()),
         }
     }
 
@@ -547,12 +573,16 @@ async fn reached(settings: &Settings, host: &str, port: u16) -> Found {
     }
 }
 
-fn device_certificate(settings: &Settings) -> Option<&CertificateFiles> {
+fn credential(settings: &Settings) -> &Credential {
     let (Provisioning::Manual { credential, .. } | Provisioning::Dps { credential, .. }) =
         &settings.provisioning;
-    match credential {
+    credential
+}
+
+fn device_certificate(settings: &Settings) -> Option<&CertificateFiles> {
+    match credential(settings) {
         Credential::Certificate(files) => Some(files),
-        Credential::Key(_) => None,
+        Credential::Key(_) | Credential::Tpm => None,
     }
 }
 

@@ -37,6 +37,9 @@ const OBEYED: &[&str] = &[
     "provisioning.attestation.identity_pk",
     "provisioning.attestation.identity_cert",
     "provisioning.attestation.identity_cert.**",
+    "tpm.tcti",
+    "tpm.hierarchy_authorization.owner",
+    "tpm.hierarchy_authorization.endorsement",
     "cert_issuance.local_ca.cert",
     "cert_issuance.local_ca.pk",
     "agent.config.image",
@@ -93,7 +96,10 @@ const IDLE: &[(&str, &str)] = &[
     ),
     ("aziot_max_requests.**", "there are no separate identity services"),
     ("aziot_keys.**", "keys are kept in files"),
-    ("tpm.**", "keys in a TPM are not supported yet"),
+    (
+        "tpm.auth_key_index",
+        "the key is kept in a file that only this TPM can use, and takes no room in it",
+    ),
     (
         "cert_issuance.est.**",
         "certificates are not fetched over EST yet",
@@ -170,8 +176,8 @@ mod tests {
     fn patterns_fit_names() {
         assert!(fits("agent.env.*", "agent.env.X"));
         assert!(!fits("agent.env.*", "agent.env"));
-        assert!(fits("tpm.**", "tpm.tcti"));
-        assert!(!fits("tpm.**", "tpm"));
+        assert!(fits("aziot_keys.**", "aziot_keys.pkcs11_base_slot"));
+        assert!(!fits("aziot_keys.**", "aziot_keys"));
         assert!(!fits("hostname", "hostname.x"));
     }
 }

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use holdfast_model::Timestamp;
 use holdfast_model::credential::{SymmetricKey, sign_sas};
+use holdfast_program::failure::{Failure, Kind};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
@@ -16,7 +17,6 @@ use serde_json::{Value, json};
 
 use crate::bench::fleet::{Account, Trust, client_config_with};
 use crate::cli::client::{Client, segment};
-use crate::cli::failure::{Failure, Kind};
 use crate::cli::profile::{self, Login, Wanted};
 
 /// Life of tokens and certificates.

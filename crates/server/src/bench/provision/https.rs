@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use holdfast_program::failure::{Failure, Kind};
 use serde_json::{Value, json};
 
 use super::group::{Group, Proof};
 use super::mqtt::{Assigned, read_answer};
 use crate::bench::http::HttpsConnection;
 use crate::cli::client::segment;
-use crate::cli::failure::{Failure, Kind};
 use crate::cli::profile::Login;
 
 /// Longest wait for an operation.

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use holdfast_mqtt::QoS;
 use holdfast_mqtt::client::{Event, Message};
+use holdfast_program::failure::{Failure, Kind};
 use holdfast_wire::provisioning::FILTER;
 use serde_json::{Value, json};
 
 use super::group::{Group, Proof};
 use crate::bench::fleet::{Account, Driver, Endpoint, Fleet, Link, Lost, TlsClient, Trust};
-use crate::cli::failure::{Failure, Kind};
 
 /// Attempts of one device before the run is given up.
 const ATTEMPTS_MAX: u32 = 8;

@@ -1,10 +1,10 @@
 //! `holdfast dps group access`: which devices of a group are let in.
 
 use clap::Args;
+use holdfast_program::failure::Failure;
 use serde_json::{Value, json};
 
 use super::super::Global;
-use super::super::failure::Failure;
 use super::client;
 use crate::cli::client::segment;
 

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use holdfast_program::failure::Failure;
 use serde_json::{Map, Value, json};
 
 use super::super::ca::certificate_text;
-use super::super::failure::Failure;
 
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Attestation")]

@@ -11,11 +11,11 @@ mod settings;
 
 use clap::{Args, Subcommand};
 use holdfast_model::credential::SymmetricKey;
+use holdfast_program::failure::{Failure, Kind};
 use serde_json::{Value, json};
 
 use super::Global;
 use super::client::{Client, segment};
-use super::failure::{Failure, Kind};
 use super::output::Format;
 use super::profile::Login;
 

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use clap::Args;
+use holdfast_program::failure::{Failure, Kind};
+use holdfast_program::units::Span;
 use serde_json::{Value, json};
 
 use super::AGENT;
 use crate::cli::Global;
 use crate::cli::client::{Client, identity_path};
-use crate::cli::failure::{Failure, Kind};
 use crate::cli::output::line;
-use crate::serve::units::Span;
 
 /// The agent reads logs of many modules one after the other.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use holdfast_program::failure::{Failure, Kind};
 use holdfast_wire::connection_string::{ConnectionString, Credential, Party};
 use serde_json::{Value, json};
 
@@ -14,7 +15,6 @@ use super::device_path;
 use super::family::scope_of;
 use crate::cli::Global;
 use crate::cli::credentials::CredentialArgs;
-use crate::cli::failure::{Failure, Kind};
 use crate::cli::identity::Name;
 use crate::cli::profile::Login;
 use crate::cli::sas::identity_key;

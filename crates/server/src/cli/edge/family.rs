@@ -1,12 +1,12 @@
 //! Who is below whom: `set-parent`, `add-child`, `remove-child`, `list-children`.
 
 use clap::Args;
+use holdfast_program::failure::{Failure, Kind};
 use serde_json::{Value, json};
 
 use super::device_path;
 use crate::cli::Global;
 use crate::cli::client::Client;
-use crate::cli::failure::{Failure, Kind};
 use crate::cli::identity::{self, Name};
 use crate::cli::query;
 

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use holdfast_fleet::models::{ModelFailure, ModelFolder};
+use holdfast_program::failure::{Failure, Kind};
 use serde_json::{Value, json};
 use ureq::http::Method;
 
 use crate::cli::Global;
 use crate::cli::client::segment;
-use crate::cli::failure::{Failure, Kind};
 use crate::cli::input;
 use crate::cli::output::Format;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::failure::Failure;
-use crate::serve::units::{Size, Span};
+use holdfast_program::failure::Failure;
+use holdfast_program::units::{Size, Span};
 
 /// AMQP for devices, services, and readers and producers of events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -7,11 +7,11 @@ use holdfast_model::provisioning::{InitialTwin, LinkedHub};
 use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::BoxFuture;
 use holdfast_ports::enrollment::{HubCredential, HubRegistry, ProvisionedDevice};
+use holdfast_program::failure::{Failure, Kind};
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use crate::cli::client::{Client, identity_path, roots_of};
-use crate::cli::failure::{Failure, Kind};
 use crate::cli::profile::Login;
 
 /// Calls to one hub at once.

@@ -4,15 +4,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What the operator asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Asked {
-    /// End in order.
+pub enum Asked {
+    /// End in order (SIGTERM, SIGINT).
     Stop,
-    /// Read given certificates again and look at everything.
+    /// Read the certificates again (SIGHUP).
     Reload,
 }
 
-/// The signals that the daemon listens to.
-pub(super) struct Signals {
+/// The signals that a daemon listens to.
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
@@ -23,7 +23,10 @@ pub(super) struct Signals {
 
 impl Signals {
     /// Takes the signals from their default actions. Must be called inside the runtime.
-    pub(super) fn listen() -> std::io::Result<Self> {
+    ///
+    /// # Errors
+    /// When the system does not let us.
+    pub fn listen() -> std::io::Result<Self> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -33,7 +36,7 @@ impl Signals {
     }
 
     /// The next request.
-    pub(super) async fn next(&mut self) -> Asked {
+    pub async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.terminate.recv() => Asked::Stop,
             _ = self.interrupt.recv() => Asked::Stop,
@@ -42,7 +45,32 @@ impl Signals {
     }
 
     /// Waits for another request to stop; who asks twice is in a hurry.
-    pub(super) async fn stop_again(&mut self) {
+    pub async fn stop_again(&mut self) {
         while self.next().await != Asked::Stop {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    /// All in one test: signals are the process's, and another test would get them, too.
+    #[tokio::test]
+    async fn signals_are_requests_and_no_end() {
+        let mut signals = Signals::listen().unwrap();
+        for (signal, asked) in [
+            (Signal::HUP, Asked::Reload),
+            (Signal::TERM, Asked::Stop),
+            (Signal::INT, Asked::Stop),
+        ] {
+            kill_process(getpid(), signal).unwrap();
+            assert_eq!(signals.next().await, asked, "{signal:?}");
+        }
+        // Reloading is no answer to who waits for a stop.
+        kill_process(getpid(), Signal::HUP).unwrap();
+        kill_process(getpid(), Signal::TERM).unwrap();
+        signals.stop_again().await;
     }
 }

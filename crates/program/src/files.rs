@@ -17,11 +17,11 @@ pub const PUBLIC: u32 = 0o644;
 /// # Errors
 /// What the system says. The old content stays then.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    // Of this process, so that two that write the same file do not write into each other's.
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let beside = dir.join(name);
-    // Made anew, so that the mode holds from the first byte on.
+    name.push(format!(".{}.tmp", std::process::id()));
+    let beside = path.with_file_name(name);
+    // What a crash of a process with this number has left is made anew, so that the mode holds from the first byte on.
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -37,7 +37,8 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()?;
     drop(file);
     fs::rename(&beside, path)?;
-    File::open(dir)?.sync_all()
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Reads a file; `None` when it is not there.
@@ -81,5 +82,27 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, PRIVATE);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(read(&dir.path().join("none")).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_a_crash_has_left_neither_stays_nor_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = dir.path().join(format!("key.{}.tmp", std::process::id()));
+        fs::write(&left, b"longer than the key").unwrap();
+        fs::set_permissions(&left, fs::Permissions::from_mode(0o666)).unwrap();
+        let path = dir.path().join("key");
+        write(&path, b"key", PRIVATE).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap(), b"key");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, PRIVATE);
+        assert!(!left.exists());
+    }
+
+    #[test]
+    fn a_file_without_a_folder_goes_into_the_current_one() {
+        let name = format!("holdfast-files-{}.test", std::process::id());
+        write(Path::new(&name), b"here", PUBLIC).unwrap();
+        let content = read(Path::new(&name)).unwrap();
+        fs::remove_file(&name).unwrap();
+        assert_eq!(content.unwrap(), b"here");
     }
 }
