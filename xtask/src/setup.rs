@@ -40,7 +40,7 @@ const NODE: Package = Package {
 
 const SWTPM: Package = Package {
     names: &["swtpm"],
-    for_what: "a software TPM, for the provisioning suites",
+    for_what: "a software TPM, for the tests of provisioning",
     present: || on_path("swtpm").is_some(),
 };
 
@@ -101,6 +101,11 @@ pub(crate) fn containers() -> Result<()> {
 /// A clock that is wrong.
 pub(crate) fn faketime() -> Result<()> {
     debian(&[FAKETIME])
+}
+
+/// A software TPM.
+pub(crate) fn software_tpm() -> Result<()> {
+    debian(&[SWTPM])
 }
 
 /// Debian puts daemons where only root's search path looks.

@@ -167,6 +167,7 @@ fn clippy() -> Result<Counts> {
 fn rust(options: &Options) -> Result<Counts> {
     setup::compiler()?;
     let nats = setup::brokers()?;
+    setup::software_tpm()?;
     let mut command = paths::cargo();
     command
         .args(["test", "--workspace", "--no-fail-fast"])
@@ -239,6 +240,8 @@ fn containers(options: &Options) -> Result<Counts> {
 fn prepare_containers() -> Result<PathBuf> {
     setup::containers()?;
     setup::faketime()?;
+    setup::podman_and_systemd()?;
+    setup::software_tpm()?;
     setup::build_holdfast()?;
     setup::build_edge()?;
     edge::images::storage()

@@ -82,17 +82,31 @@ struct Stream<S>(S);
 
 impl<S: Read + Write + Send> Transport for Stream<S> {
     fn exchange(&mut self, command: &[u8]) -> io::Result<Zeroizing<Vec<u8>>> {
-        self.0.write_all(command)?;
+        self.0.write_all(command).map_err(in_words)?;
         let mut answer = Zeroizing::new(vec![0; HEADER_BYTES]);
-        self.0.read_exact(&mut answer)?;
+        self.0.read_exact(&mut answer).map_err(in_words)?;
         let size = u32::from_be_bytes([answer[2], answer[3], answer[4], answer[5]]) as usize;
         if !(HEADER_BYTES..=ANSWER_BYTES_MAX).contains(&size) {
             let words = format!("an answer cannot have {size} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidData, words));
         }
         answer.resize(size, 0);
-        self.0.read_exact(&mut answer[HEADER_BYTES..])?;
+        self.0.read_exact(&mut answer[HEADER_BYTES..]).map_err(in_words)?;
         Ok(answer)
+    }
+}
+
+/// What the system says of a time-out says nothing.
+fn in_words(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!(
+                "none within {} s; another program may hold it",
+                ANSWER_TIMEOUT.as_secs()
+            ),
+        ),
+        _ => error,
     }
 }
 
