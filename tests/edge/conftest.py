@@ -5,11 +5,13 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 import uuid
 from pathlib import Path
 
 import pytest
 
+from aziot import AziotDevice
 from device import UPSTREAM, EdgeDevice, wait_edge_hub
 from downstream import Leaf, connection_string, hosts_of, register
 from site_net import Machine, Site
@@ -119,6 +121,27 @@ def make_device(machine, folder):
 def device(make_device):
     """A device with its daemon running."""
     return make_device().start()
+
+
+@pytest.fixture
+def aziot(machine, folder):
+    """Makes such devices."""
+    made = []
+
+    def make(device_id, provisioning, **options):
+        device = AziotDevice(machine, device_id, folder / f"p{time.monotonic_ns() % 10**9}", provisioning, **options)
+        made.append(device)
+        return device
+
+    yield make
+    for device in made:
+        device.close()
+
+
+@pytest.fixture
+def name():
+    """An id for devices and groups that no other test has."""
+    return f"p{time.monotonic_ns() % 10**10}"
 
 
 @pytest.fixture
