@@ -31,9 +31,9 @@ pub(crate) fn holdfast_given() -> Option<PathBuf> {
     std::env::var_os("HOLDFAST_BIN").map(PathBuf::from)
 }
 
-/// The `holdfast-edge` program to run: the one named by `HOLDFAST_EDGE_BIN`, else our release build.
+/// The `holdfast-edge` program to run: the one named by `HOLDFAST_EDGE_BIN`, else ours of the profile `size`.
 pub(crate) fn edge() -> PathBuf {
-    edge_given().unwrap_or_else(|| target().join("release").join("holdfast-edge"))
+    edge_given().unwrap_or_else(|| target().join("size").join("holdfast-edge"))
 }
 
 /// The edge program named by `HOLDFAST_EDGE_BIN`.

@@ -85,6 +85,18 @@ const BINUTILS: Package = Package {
     present: || on_path("strip").is_some(),
 };
 
+const PODMAN: Package = Package {
+    names: &["podman"],
+    for_what: "the other container engine of the tests of the edge runtime",
+    present: || on_path("podman").is_some(),
+};
+
+const SYSTEMD: Package = Package {
+    names: &["systemd"],
+    for_what: "systemd, for the tests of the edge runtime's unit",
+    present: || on_path("systemd-analyze").is_some() && Path::new("/lib/systemd/systemd").is_file(),
+};
+
 const FAKETIME: Package = Package {
     names: &["faketime"],
     for_what: "a wrong clock, for the tests of the edge runtime",
@@ -96,6 +108,11 @@ const FAKETIME: Package = Package {
 pub(crate) fn containers() -> Result<()> {
     crate::edge::need_root()?;
     debian(&[COMPILER, CONTAINERS, BINUTILS])
+}
+
+/// What the edge suite runs besides: Podman, and a systemd of its own. No service of either is left running.
+pub(crate) fn podman_and_systemd() -> Result<()> {
+    debian(&[PODMAN, SYSTEMD])
 }
 
 /// A clock that is wrong.
@@ -183,7 +200,7 @@ pub(crate) fn build_holdfast() -> Result<()> {
         .context("cannot build holdfast")
 }
 
-/// Builds the release binary of `holdfast-edge`, unless one is given by `HOLDFAST_EDGE_BIN`.
+/// Builds `holdfast-edge` for its size, unless one is given by `HOLDFAST_EDGE_BIN`.
 pub(crate) fn build_edge() -> Result<()> {
     if let Some(given) = paths::edge_given() {
         say(&format!("Using {} (HOLDFAST_EDGE_BIN)", given.display()));
@@ -193,11 +210,12 @@ pub(crate) fn build_edge() -> Result<()> {
             bail!("HOLDFAST_EDGE_BIN names no file: {}", given.display())
         };
     }
-    say("Building holdfast-edge (release)");
+    say("Building holdfast-edge (profile size)");
     let mut cargo = paths::cargo();
     run(cargo.args([
         "build",
-        "--release",
+        "--profile",
+        "size",
         "--package",
         "holdfast-edge",
         "--bin",

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,10 +79,11 @@ pub enum InitError {
 /// # Errors
 /// When the filter does not parse, or logging is already set up.
 pub fn init(config: &LogConfig) -> Result<(), InitError> {
-    let filter = EnvFilter::try_new(&config.filter).map_err(|source| InitError::Filter {
+    let unreadable = |source| InitError::Filter {
         filter: config.filter.clone(),
         source,
-    })?;
+    };
+    let filter: Targets = config.filter.parse().map_err(unreadable)?;
     let lines = match config.format {
         Format::Text => {
             let ansi = io::stderr().is_terminal();

@@ -26,6 +26,7 @@
 //! the kernel has dropped of the old one is not trusted. When that fails too, the store takes nothing more.
 
 pub mod age;
+mod clean;
 mod format;
 mod read;
 mod recover;
@@ -84,7 +85,7 @@ pub struct QueueConfig {
     pub chores_every: Duration,
     /// Pause before a failed write is tried again. Default 200 ms.
     pub retry_after: Duration,
-    /// Most files synced at the same time; 1 for one after the other. Default 8.
+    /// Most files synced at the same time; with 1 everything is done in turn, removing what is consumed too. Default 8.
     pub sync_threads: usize,
 }
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 use holdfast_store::log::disk::DiskFile;
 use parking_lot::MutexGuard;
 
+use super::clean::Cleaner;
 use super::format::SegmentHeader;
 use super::state::{Inner, Segment, Shared, WriterState};
 use super::sync::Syncers;
@@ -33,6 +34,11 @@ pub(super) fn start(shared: Arc<Shared>) -> Result<std::thread::JoinHandle<()>, 
         gathering: false,
         stalled: false,
         syncers: Syncers::new(shared.config.sync_threads),
+        cleaner: Cleaner::new(
+            Arc::clone(&shared.disk),
+            shared.config.dir.clone(),
+            shared.config.sync_threads > 1,
+        ),
     };
     std::thread::Builder::new()
         .name("queue-writer".to_owned())
@@ -57,6 +63,7 @@ struct Writer {
     gathering: bool,
     stalled: bool,
     syncers: Syncers,
+    cleaner: Cleaner,
 }
 
 /// A segment being written.
@@ -442,21 +449,14 @@ impl Writer {
     }
 
     fn remove(&mut self, gone: &[(QueueId, u64)]) {
-        if gone.is_empty() {
-            return;
-        }
         for (queue, number) in gone {
-            if self
-                .active
-                .get(queue)
-                .is_some_and(|active| active.number == *number)
-            {
+            let is_active = |active: &Active| active.number == *number;
+            if self.active.get(queue).is_some_and(is_active) {
                 self.active.remove(queue);
             }
-            // One that cannot be removed is consumed by its mark, and removed when the store is next opened.
-            let _ = self.shared.disk.remove(&segment_path(&self.shared, *number));
         }
-        let _ = self.shared.disk.sync_dir(&self.shared.config.dir);
+        let path = |(_, number): &(QueueId, u64)| segment_path(&self.shared, *number);
+        self.cleaner.remove(gone.iter().map(path).collect());
     }
 
     /// Writes marks, once: should that fail, messages are read again after a crash, no more.
