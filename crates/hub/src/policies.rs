@@ -4,16 +4,13 @@ use std::sync::Arc;
 
 use holdfast_model::credential::SymmetricKey;
 use holdfast_model::event::AuthMethod;
-use holdfast_model::policy::{DEFAULT_POLICIES, Policy, Rights};
+use holdfast_model::policy::{DEFAULT_POLICIES, Policy, Rights, check_policy_name};
 use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::StoreError;
 
 use crate::Hub;
 use crate::failure::invalid;
 use crate::registry::spec::KeyChoice;
-
-/// Longest policy name, characters.
-const NAME_LEN_MAX: usize = 64;
 
 /// All policies, by name. There are few.
 #[derive(Debug, Default)]
@@ -85,16 +82,7 @@ impl Hub {
     /// # Errors
     /// `ArgumentInvalid` for a bad name or no rights.
     pub async fn put_policy(&self, name: &str, rights: Rights, keys: PolicyKeys) -> Result<Policy, Error> {
-        let name_fits = !name.is_empty()
-            && name.len() <= NAME_LEN_MAX
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'@' | b'.'));
-        if !name_fits {
-            return Err(invalid(format!(
-                "a policy's name must have 1 to {NAME_LEN_MAX} of the characters A-Z a-z 0-9 _ - @ ."
-            )));
-        }
+        check_policy_name(name)?;
         if rights == Rights::NONE {
             return Err(invalid("a policy must have a right"));
         }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::credential::SymmetricKey;
+use crate::error::{Error, ErrorCode};
 
 /// A set of rights (rest.md 2.2). RegistryWrite implies RegistryRead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -78,6 +79,28 @@ pub struct Policy {
     pub secondary_key: SymmetricKey,
     /// What the holder may do.
     pub rights: Rights,
+}
+
+/// Longest policy name, characters.
+const NAME_LEN_MAX: usize = 64;
+
+/// Checks the name of a policy, of a hub or of a provisioning service.
+///
+/// # Errors
+/// [`ErrorCode::ArgumentInvalid`].
+pub fn check_policy_name(name: &str) -> Result<(), Error> {
+    let fits = !name.is_empty()
+        && name.len() <= NAME_LEN_MAX
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'@' | b'.'));
+    if fits {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::ArgumentInvalid,
+        format!("a policy's name must have 1 to {NAME_LEN_MAX} of the characters A-Z a-z 0-9 _ - @ ."),
+    ))
 }
 
 /// The policies a new hub starts with (rest.md 2.2).

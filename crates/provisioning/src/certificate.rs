@@ -1,20 +1,16 @@
 //! Certificates of devices and groups: reading them, comparing them, checking chains.
 //!
-//! Chains are checked by webpki as on the hub: any depth, intermediates from what the device presented, version 3
-//! certificates only, no CA certificate as leaf, client authentication among its purposes if it names any.
-
-use std::time::Duration;
+//! Chains are checked as the hub checks them (`holdfast_trust`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use holdfast_model::provisioning::{CertificateInfo, EnrolledCertificate};
 use holdfast_model::{Error, Timestamp};
+use holdfast_trust::{ChainFault, parse, validity};
 use ring::digest;
-use rustls_pki_types::{CertificateDer, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use rustls_pki_types::CertificateDer;
 use x509_parser::pem::Pem;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::failure::invalid;
 
@@ -65,13 +61,6 @@ pub(crate) fn der_of(certificate: &EnrolledCertificate) -> Vec<u8> {
     STANDARD.decode(&certificate.der).unwrap_or_default()
 }
 
-pub(crate) fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
-    match X509Certificate::from_der(der) {
-        Ok(([], certificate)) => Some(certificate),
-        _ => None,
-    }
-}
-
 /// What a certificate says.
 pub(crate) fn describe(der: &[u8]) -> Option<CertificateInfo> {
     let certificate = parse(der)?;
@@ -92,30 +81,14 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
-fn validity(certificate: &X509Certificate<'_>) -> (Timestamp, Timestamp) {
-    let validity = certificate.validity();
-    (
-        Timestamp::from_seconds(validity.not_before.timestamp()),
-        Timestamp::from_seconds(validity.not_after.timestamp()),
-    )
-}
-
 /// Whether its time is now.
 pub(crate) fn is_valid_at(der: &[u8], now: Timestamp) -> bool {
-    parse(der).is_some_and(|certificate| {
-        let (not_before, not_after) = validity(&certificate);
-        (not_before..=not_after).contains(&now)
-    })
+    holdfast_trust::check_dates(der, now).is_ok()
 }
 
 /// The subject's common name, if there is exactly one: with several it is unclear who is meant.
 pub(crate) fn common_name(der: &[u8]) -> Option<String> {
-    let certificate = parse(der)?;
-    let mut names = certificate.subject().iter_common_name();
-    match (names.next(), names.next()) {
-        (Some(name), None) => name.as_str().ok().map(str::to_owned),
-        _ => None,
-    }
+    holdfast_trust::common_name(&parse(der)?).map(str::to_owned)
 }
 
 /// A certificate that can stand at the end of a chain.
@@ -133,37 +106,14 @@ pub(crate) fn check_authority(der: &[u8]) -> Result<(), Error> {
 
 /// Checks that `chain` leads to `authority`; returns how many certificates stand between the two.
 pub(crate) fn check_chain(chain: &[Bytes], authority: &[u8], now: Timestamp) -> Result<usize, ChainError> {
-    let [leaf, intermediates @ ..] = chain else {
-        return Err(ChainError::Untrusted);
-    };
     // webpki does not look at the time of a trust anchor.
-    if !is_valid_at(authority, now) {
+    if !chain.is_empty() && !is_valid_at(authority, now) {
         return Err(ChainError::NotValidNow);
     }
     let authority = CertificateDer::from(authority);
     let anchor = webpki::anchor_from_trusted_cert(&authority).map_err(|_| ChainError::Untrusted)?;
-    let leaf = CertificateDer::from(&leaf[..]);
-    let leaf = EndEntityCert::try_from(&leaf).map_err(|_| ChainError::Untrusted)?;
-    let intermediates: Vec<CertificateDer<'_>> = intermediates
-        .iter()
-        .map(|der| CertificateDer::from(&der[..]))
-        .collect();
-    let seconds = u64::try_from(now.as_seconds()).unwrap_or(0);
-    let anchors = [anchor];
-    let verified = leaf.verify_for_usage(
-        webpki::ALL_VERIFICATION_ALGS,
-        &anchors,
-        &intermediates,
-        UnixTime::since_unix_epoch(Duration::from_secs(seconds)),
-        KeyUsage::client_auth(),
-        None,
-        None,
-    );
-    match verified {
-        Ok(path) => Ok(path.intermediate_certificates().count()),
-        Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) => {
-            Err(ChainError::NotValidNow)
-        }
-        Err(_) => Err(ChainError::Untrusted),
-    }
+    holdfast_trust::check_path(chain, &[anchor], now).map_err(|fault| match fault {
+        ChainFault::NotValidNow => ChainError::NotValidNow,
+        _ => ChainError::Untrusted,
+    })
 }

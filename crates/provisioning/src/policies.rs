@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_model::credential::SymmetricKey;
+use holdfast_model::policy::check_policy_name;
 use holdfast_model::provisioning::{OWNER_POLICY, ProvisioningPolicy, ProvisioningRights};
 use holdfast_model::{Error, ErrorCode};
 use holdfast_ports::enrollment::EnrollmentStore;
@@ -10,9 +11,6 @@ use holdfast_ports::{StoreError, StoreResult};
 
 use crate::Provisioning;
 use crate::failure::invalid;
-
-/// Longest policy name, characters.
-const NAME_LEN_MAX: usize = 64;
 
 /// The stored policies; the owner's is made if there is none at all (first start).
 pub(crate) async fn ensure(store: &dyn EnrollmentStore) -> StoreResult<Vec<ProvisioningPolicy>> {
@@ -58,16 +56,7 @@ impl Provisioning {
         primary_key: Option<SymmetricKey>,
         secondary_key: Option<SymmetricKey>,
     ) -> Result<ProvisioningPolicy, Error> {
-        let name_fits = !name.is_empty()
-            && name.len() <= NAME_LEN_MAX
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'@' | b'.'));
-        if !name_fits {
-            return Err(invalid(format!(
-                "a policy's name must have 1 to {NAME_LEN_MAX} of the characters A-Z a-z 0-9 _ - @ ."
-            )));
-        }
+        check_policy_name(name)?;
         if rights == ProvisioningRights::NONE {
             return Err(invalid("a policy must have a right"));
         }

@@ -67,37 +67,12 @@ impl Authorities {
     /// # Errors
     /// [`ChainFault`].
     pub fn check(&self, chain: &[Bytes], name: &str, now: Timestamp) -> Result<(), ChainFault> {
-        let [leaf, intermediates @ ..] = chain else {
-            return Err(ChainFault::Empty);
-        };
+        let leaf = chain.first().ok_or(ChainFault::Empty)?;
         let certificate = parse(leaf).ok_or(ChainFault::Malformed)?;
         if common_name(&certificate) != Some(name) {
             return Err(ChainFault::CommonName);
         }
-        let seconds = u64::try_from(now.as_seconds()).unwrap_or(0);
-        let leaf = CertificateDer::from(&leaf[..]);
-        let leaf = EndEntityCert::try_from(&leaf).map_err(|_| ChainFault::Malformed)?;
-        let intermediates: Vec<CertificateDer<'_>> = intermediates
-            .iter()
-            .map(|der| CertificateDer::from(&der[..]))
-            .collect();
-        let anchors = self.anchors(now);
-        let verified = leaf.verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            &anchors,
-            &intermediates,
-            UnixTime::since_unix_epoch(Duration::from_secs(seconds)),
-            KeyUsage::client_auth(),
-            None,
-            None,
-        );
-        match verified {
-            Ok(_) => Ok(()),
-            Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) => {
-                Err(ChainFault::NotValidNow)
-            }
-            Err(_) => Err(ChainFault::Untrusted),
-        }
+        check_path(chain, &self.anchors(now), now).map(drop)
     }
 
     /// The authorities whose own time is now; webpki does not check that of a trust anchor.
@@ -120,6 +95,40 @@ impl Authority {
             not_before,
             not_after,
         })
+    }
+}
+
+/// Checks that `chain` (leaf first, DER) leads to one of the anchors, is valid `now` and may stand for a client; returns how
+/// many certificates lie between leaf and anchor. Whose it is, and the time of the anchors, is the caller's to check.
+///
+/// # Errors
+/// [`ChainFault`], all but `CommonName`.
+pub fn check_path(chain: &[Bytes], anchors: &[TrustAnchor<'_>], now: Timestamp) -> Result<usize, ChainFault> {
+    let [leaf, intermediates @ ..] = chain else {
+        return Err(ChainFault::Empty);
+    };
+    let leaf = CertificateDer::from(&leaf[..]);
+    let leaf = EndEntityCert::try_from(&leaf).map_err(|_| ChainFault::Malformed)?;
+    let intermediates: Vec<CertificateDer<'_>> = intermediates
+        .iter()
+        .map(|der| CertificateDer::from(&der[..]))
+        .collect();
+    let seconds = u64::try_from(now.as_seconds()).unwrap_or(0);
+    let verified = leaf.verify_for_usage(
+        webpki::ALL_VERIFICATION_ALGS,
+        anchors,
+        &intermediates,
+        UnixTime::since_unix_epoch(Duration::from_secs(seconds)),
+        KeyUsage::client_auth(),
+        None,
+        None,
+    );
+    match verified {
+        Ok(path) => Ok(path.intermediate_certificates().count()),
+        Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) => {
+            Err(ChainFault::NotValidNow)
+        }
+        Err(_) => Err(ChainFault::Untrusted),
     }
 }
 

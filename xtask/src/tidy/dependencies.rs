@@ -38,7 +38,10 @@ const TABLE: &[Row] = &[
     row("wire", These(&["model"])),
     row("trust", These(&["model"])),
     row("ports", These(&["model", "query", "observe"])),
-    row("provisioning", These(&["ports", "query", "model", "observe"])),
+    row(
+        "provisioning",
+        These(&["ports", "query", "trust", "model", "observe"]),
+    ),
     row(
         "routing",
         These(&[

@@ -4,7 +4,6 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -14,7 +13,7 @@ use holdfast_fleet::transfer::{BlobReader, BlobWriter};
 use holdfast_model::Timestamp;
 use holdfast_ports::file::StorageError;
 use ureq::http::{Response, header};
-use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::RootCerts;
 use ureq::{Agent, Body, BodyReader};
 
 use super::account::StorageAccount;
@@ -43,13 +42,8 @@ pub(crate) struct BlobClient {
 
 impl BlobClient {
     pub(crate) fn new(roots: RootCerts) -> Self {
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .root_certs(roots)
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
         let agent = Agent::config_builder()
-            .tls_config(tls)
+            .tls_config(crate::cli::client::tls(roots))
             .http_status_as_error(false)
             // The signature is for the address that was given, and for nobody else.
             .max_redirects(0)

@@ -82,13 +82,8 @@ impl Client {
     /// A client that trusts just these authorities.
     #[must_use]
     pub fn trusting(login: Login, roots: RootCerts) -> Client {
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .root_certs(roots)
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
         let agent = Agent::config_builder()
-            .tls_config(tls)
+            .tls_config(tls(roots))
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(10)))
             .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")))
@@ -392,6 +387,16 @@ fn explain(body: &str) -> String {
         .strip_prefix("ErrorCode:")
         .and_then(|rest| rest.split_once(';'));
     text.map_or(message, |(_, text)| text).trim().to_owned()
+}
+
+/// TLS of a client that trusts just these authorities, with the cryptography of the rest of the program.
+#[must_use]
+pub fn tls(roots: RootCerts) -> TlsConfig {
+    TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .root_certs(roots)
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build()
 }
 
 /// The certificates of a PEM text, to be trusted; `None` when there is none.

@@ -1,6 +1,5 @@
 //! Webhooks of custom allocation.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -8,7 +7,7 @@ use holdfast_ports::BoxFuture;
 use holdfast_ports::enrollment::AllocationWebhook;
 use tokio::sync::Semaphore;
 use ureq::Agent;
-use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::RootCerts;
 
 /// Webhooks asked at once; a hanging one holds a thread until its time is over.
 const CALLS_MAX: usize = 64;
@@ -22,13 +21,8 @@ pub(in crate::serve) struct HttpWebhook {
 
 impl HttpWebhook {
     pub(in crate::serve) fn new(roots: RootCerts) -> Self {
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .root_certs(roots)
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
         let agent = Agent::config_builder()
-            .tls_config(tls)
+            .tls_config(crate::cli::client::tls(roots))
             .http_status_as_error(false)
             // The operator named one address, not whatever that one points to.
             .max_redirects(0)
