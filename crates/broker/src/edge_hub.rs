@@ -18,8 +18,10 @@ use crate::scope::{RefreshFailed, ScopeChange};
 
 /// The last desired properties that could be used.
 const FILE: &str = "desired.json";
-/// Longest description of what is wrong with a configuration.
+/// Longest description of what is wrong with a configuration; a value of a twin may be twice as long.
 const DESCRIPTION_BYTES_MAX: usize = 2_048;
+/// Longest description of what is wrong with one route in it, so that one does not hide the others.
+const FAULT_BYTES_MAX: usize = 300;
 /// Most devices of one call of the method.
 const REFRESH_DEVICES_MAX: usize = 100;
 
@@ -94,7 +96,7 @@ impl Broker {
                 self.keep(desired);
                 match faults.is_empty() {
                     true => (200, String::new()),
-                    false => (400, faults.join("; ")),
+                    false => (400, describe(&faults)),
                 }
             }
             Err(error) => (400, error),
@@ -114,12 +116,7 @@ impl Broker {
         } else {
             tracing::info!(version, "the edge hub is configured");
         }
-        let end = description
-            .char_indices()
-            .map(|(at, c)| at + c.len_utf8())
-            .take_while(|end| *end <= DESCRIPTION_BYTES_MAX)
-            .last()
-            .unwrap_or(0);
+        let end = description.floor_char_boundary(DESCRIPTION_BYTES_MAX);
         self.report_own(json!({
             "schemaVersion": "1.0",
             "version": {"version": env!("CARGO_PKG_VERSION"), "build": "", "commit": ""},
@@ -308,6 +305,25 @@ impl Broker {
     }
 }
 
+/// What is wrong with routes, one after the other, and how many more there are when not all fit.
+fn describe(faults: &[String]) -> String {
+    // For what stands before and behind.
+    let room = DESCRIPTION_BYTES_MAX - 100;
+    let mut text = String::new();
+    for (number, fault) in faults.iter().enumerate() {
+        let short = &fault[..fault.floor_char_boundary(FAULT_BYTES_MAX)];
+        let cut = if short.len() < fault.len() { "…" } else { "" };
+        let between = if number > 0 { "; " } else { "" };
+        if text.len() + between.len() + short.len() + cut.len() > room {
+            let more = faults.len() - number;
+            text.push_str(&format!("; and {more} more routes with faults"));
+            break;
+        }
+        text.extend([between, short, cut]);
+    }
+    text
+}
+
 /// A client's key in the reported properties.
 fn client_key(identity: &Identity) -> String {
     identity
@@ -325,5 +341,32 @@ fn client_entry(identity: &Identity, connected: bool, at: Timestamp) -> Value {
         (true, _) => json!({ "status": "Connected", "lastConnectedTimeUtc": at.to_string() }),
         (false, true) => json!({ "status": "Disconnected", "lastDisconnectedTimeUtc": at.to_string() }),
         (false, false) => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_route_has_its_place_in_the_description() {
+        let faults: Vec<String> = (0..3).map(|number| format!("route r{number}: no")).collect();
+        assert_eq!(describe(&faults), "route r0: no; route r1: no; route r2: no");
+        let long = [
+            format!("route a: {}", "ä".repeat(4_000)),
+            "route b: no".to_owned(),
+        ];
+        let text = describe(&long);
+        assert!(text.len() < 330 && text.ends_with("…; route b: no"), "{text}");
+        let many: Vec<String> = (0..1_000)
+            .map(|number| format!("route r{number}: not right"))
+            .collect();
+        let text = describe(&many);
+        assert!(text.len() <= DESCRIPTION_BYTES_MAX - 50, "{}", text.len());
+        let told = text.matches("route r").count();
+        assert!(
+            text.ends_with(&format!("; and {} more routes with faults", 1_000 - told)),
+            "{text}"
+        );
     }
 }

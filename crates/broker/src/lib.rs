@@ -116,7 +116,8 @@ pub struct BrokerConfig {
     pub reported_sync_after: Duration,
     /// How often the whole scope is read (`DeviceScopeCacheRefreshRateSecs`). Default 1 hour.
     pub scope_every: Duration,
-    /// Least time between two look-ups of one identity (`DeviceScopeCacheRefreshDelaySecs`). Default 120 s.
+    /// Least time between two look-ups of one identity (`DeviceScopeCacheRefreshDelaySecs`). Default 120 s. A few a minute are
+    /// repeated before that, so that who is given rights is let in within seconds.
     pub scope_identity_every: Duration,
     /// How often sessions are looked at again. Default 5 minutes.
     pub recheck_every: Duration,

@@ -101,6 +101,7 @@ pub fn open(
     config.trust = trust(settings)?;
     config.proxy = proxy(settings)?;
     config.tuning.request_timeout = settings.upstream.timeout;
+    config.tuning.request_retries = settings.upstream.retries;
     Upstream::new(config, clock, metrics).map_err(|error| {
         Failure::usage(format!("the way to the hub cannot be set up: {error}"))
             .hint("upstream.ca names the hub's authority (ca.pem of its data directory)")

@@ -181,6 +181,8 @@ pub struct Tuning {
     pub connect_timeout: Duration,
     /// For the answer to a twin request or a registry call.
     pub request_timeout: Duration,
+    /// How often a registry call is repeated that was not answered.
+    pub request_retries: u32,
     /// Longest time without any acknowledgement of what is in flight, while the hub is heard otherwise. A hub that
     /// throttles may delay acknowledgements by 20 s.
     pub acknowledge_timeout: Duration,
@@ -217,6 +219,7 @@ impl Default for Tuning {
         Tuning {
             connect_timeout: Duration::from_secs(20),
             request_timeout: Duration::from_secs(20),
+            request_retries: 1,
             acknowledge_timeout: Duration::from_secs(60),
             keep_alive: Duration::from_secs(60),
             silence_before_ping: Duration::from_secs(5),

@@ -215,8 +215,9 @@ pub(crate) fn backoff(first: Duration, max: Duration, failures: u32) -> Duration
     first.saturating_mul(1u32 << failures.min(16)).min(max)
 }
 
-/// Between half of `duration` and all of it.
-pub(crate) fn jittered(duration: Duration) -> Duration {
+/// Between half of `duration` and all of it, so that many who wait do not come at once.
+#[must_use]
+pub fn jittered(duration: Duration) -> Duration {
     // Without a random source everybody waits the whole time.
     let share = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
     duration.mul_f64(0.5 + share / 2.0)

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout};
 
-use crate::gate::jittered;
+use crate::gate::{backoff, jittered};
 use crate::net::Route;
 use crate::port::CloudError;
 
@@ -24,7 +24,8 @@ const REUSE: Duration = Duration::from_secs(5);
 const CONNECTION_LIFE: Duration = Duration::from_secs(30);
 /// Longest text of a refusal that is passed on.
 const TEXT_BYTES_MAX: usize = 512;
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// First and longest pause before a request is sent again.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 
 /// A client of one host.
 pub(crate) struct HttpsClient {
@@ -68,16 +69,18 @@ impl HttpsClient {
         }
     }
 
-    /// Sends a request, once more after a pause if nothing came back. Every call upstream may be repeated.
-    pub(crate) async fn call_twice(&self, call: &Call) -> Result<Answer, CloudError> {
-        match self.call(call).await {
-            Ok(answer) if answer.status < 500 && answer.status != 429 => Ok(answer),
-            Ok(_) | Err(CloudError::Unreachable(_)) => {
-                tokio::time::sleep(jittered(RETRY_PAUSE)).await;
-                self.call(call).await
+    /// Sends a request, and again after a pause if nothing came back, `retries` times. Every call upstream may be repeated.
+    pub(crate) async fn call_again(&self, call: &Call, retries: u32) -> Result<Answer, CloudError> {
+        for failures in 0..retries {
+            match self.call(call).await {
+                Ok(answer) if answer.status < 500 && answer.status != 429 => return Ok(answer),
+                Ok(_) | Err(CloudError::Unreachable(_)) => {
+                    tokio::time::sleep(jittered(backoff(RETRY_PAUSE.0, RETRY_PAUSE.1, failures))).await;
+                }
+                Err(cause) => return Err(cause),
             }
-            Err(cause) => Err(cause),
         }
+        self.call(call).await
     }
 
     pub(crate) async fn call(&self, call: &Call) -> Result<Answer, CloudError> {

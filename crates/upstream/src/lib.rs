@@ -50,6 +50,7 @@ use tokio::sync::watch;
 
 pub use config::{Ports, Proxy, Trust, Tuning, UpstreamConfig, UpstreamProtocol};
 pub use events::Metrics;
+pub use gate::jittered;
 pub use registry::HttpsRegistry;
 pub use token::KeySigner;
 

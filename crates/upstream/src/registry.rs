@@ -157,7 +157,9 @@ impl HttpsRegistry {
             user_agent: self.account.product_info.clone(),
             body,
         };
-        client.call_twice(&call).await
+        client
+            .call_again(&call, self.core.config.tuning.request_retries)
+            .await
     }
 
     async fn page(&self, auth_chain: &str, continuation: Option<&str>) -> Result<ScopePage, CloudError> {

@@ -189,7 +189,7 @@ pub(super) async fn leave(work: &Work, name: &str) {
             leavers.remove(name);
         }
         Err(error) => {
-            tracing::warn!(module = name, %error, "the identity of a removed module is still with the hub; trying again when it can be reached");
+            crate::events::identity_left(name, &error.to_string());
             leavers.insert(name.to_owned(), ());
         }
     }
@@ -305,7 +305,7 @@ async fn pull(work: &Work, order: &Order, spec: &ModuleSpec) -> Result<(), Faile
         Err(error) => {
             let offline = !work.connected.load(Ordering::Relaxed);
             if (offline || order.local_image_will_do) && is_here(work, &spec.image).await {
-                tracing::warn!(module = spec.name, image = spec.image, %error, "the image cannot be pulled; the one that is here is taken");
+                crate::events::image_not_pulled(&spec.name, &spec.image, &error.to_string());
                 return Ok(());
             }
             Err(Failed {

@@ -154,6 +154,7 @@ impl Agent {
 
     pub(super) fn connected(&mut self) {
         self.work.connected.store(true, Ordering::Relaxed);
+        crate::events::hub_back();
         self.fetch_failures = 0;
         let now = self.now();
         // What failed for want of a network may go now.
@@ -213,12 +214,13 @@ impl Agent {
             Err(error) => {
                 let pause = fetch_pause(self.fetch_failures);
                 self.fetch_failures += 1;
-                tracing::warn!(%error, again_in_seconds = pause / 1000, "the twin of the agent cannot be read");
+                crate::events::twin_not_read(&error.to_string(), pause / 1000);
                 self.fetch_soon(pause);
                 return;
             }
         };
         self.fetch_failures = 0;
+        crate::events::twin_read();
         let mut twin = match manifest::read_object(&text) {
             Ok(twin) => twin,
             Err(problem) => {

@@ -481,10 +481,7 @@ impl Agent {
         match event {
             TwinEvent::Connected => self.connected(),
             TwinEvent::Disconnected(cause) => {
-                holdfast_observe::tracing::info!(
-                    cause,
-                    "the hub cannot be reached; modules go on as deployed"
-                );
+                crate::events::hub_lost(&cause);
                 self.work.connected.store(false, Ordering::Relaxed);
                 self.plan_at = self.now();
             }

@@ -168,8 +168,11 @@ impl Agent {
             due = due.min(now.saturating_add(PROGRESS));
         }
         self.count_availability(now);
-        let settled =
-            !begun && put_off == i64::MAX && self.nothing_under_way() && self.failures.is_empty() && !self.dirty;
+        let settled = !begun
+            && put_off == i64::MAX
+            && self.nothing_under_way()
+            && self.failures.is_empty()
+            && !self.dirty;
         self.settle(settled);
         due = due.min(self.look_at_trial(now));
         self.plan_at = self.plan_at.min(due);
@@ -271,11 +274,7 @@ impl Agent {
             let work = Arc::clone(&self.work);
             self.spawn(async move {
                 if let Err(failed) = commands::identity(&work, &name).await {
-                    holdfast_observe::tracing::warn!(
-                        module = name,
-                        problem = failed.text,
-                        "the identity of a module that runs is not known"
-                    );
+                    events::identity_unknown(&name, &failed.text);
                 }
                 Done::Identity
             });

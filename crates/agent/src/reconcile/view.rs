@@ -176,17 +176,17 @@ impl Agent {
         self.reporting = false;
         self.work.metrics.synced(result.is_ok());
         match result {
-            Ok(()) => self.reported = Some(document),
+            Ok(()) => {
+                crate::events::report_taken();
+                self.reported = Some(document);
+            }
             Err(TwinError::Unreachable(cause)) => {
-                tracing::warn!(
-                    cause,
-                    "a report was not answered; the twin is read again before the next"
-                );
+                crate::events::report_not_answered(&cause);
                 self.reported = None;
                 self.fetch_soon(2_000);
             }
             Err(TwinError::Refused(cause)) => {
-                tracing::error!(cause, shortened = !self.brief, "the hub refused a report");
+                crate::events::report_refused(&cause, !self.brief);
                 let pause = if self.brief { REFUSED_RETRY } else { 0 };
                 self.brief = true;
                 self.report_dirty = true;

@@ -291,7 +291,8 @@ async fn the_twin_of_the_edge_hub_configures_it() {
     // One bad route: the others go on, and it is told.
     let both = json!({"schemaVersion": "1.1", "routes": {
         "in": "FROM /messages/* INTO BrokeredEndpoint(\"/modules/b/inputs/other\")",
-        "bad": "FROM /messages/* INTO nowhere"}});
+        "bad": "FROM /messages/* INTO nowhere",
+        "worse": "FROM /messages/* WHERE level = 3 INTO $upstream"}});
     cloud.desire("edge/$edgeHub", both, true);
     edge.until("the fault above", || status() == 400).await;
     let description = cloud.reported("edge/$edgeHub")["lastDesiredStatus"]["description"]
@@ -302,6 +303,12 @@ async fn the_twin_of_the_edge_hub_configures_it() {
         description.starts_with("Error while parsing desired properties - route bad: "),
         "{description}"
     );
+    let (bad, worse) = description
+        .split_once("; route worse: ")
+        .expect("each by its name");
+    for fault in [bad, worse] {
+        assert!(fault.contains("(line 1, column 2"), "where it is: {description}");
+    }
     a.say(None, &["2"]).await;
     let got = b.fetch(1).await;
     assert_eq!(got[0].message.input.as_ref().unwrap().input, "other");

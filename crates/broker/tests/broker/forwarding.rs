@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_broker::metrics::Family;
 use holdfast_store::log::sim::SimDisk;
+use holdfast_upstream::port::CloudEvent;
 use serde_json::json;
 
 use crate::cloud::FakeCloud;
@@ -145,6 +146,26 @@ async fn a_sender_that_is_refused_does_not_hold_up_others() {
     assert_eq!(cloud.bodies("leaf")[400], "last");
     edge.until("an empty store", || edge.broker.queue_bytes() == 0)
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_that_is_let_in_again_does_not_wait_for_its_pause() {
+    let (cloud, edge) = below(true).await;
+    cloud.state.lock().unauthorized.insert("leaf".to_owned());
+    let leaf = edge.client("leaf").await;
+    leaf.say(None, &["1"]).await;
+    let is_refused = || edge.broker.metrics().total(Family::OperationRetry, Some("leaf")) > 0.0;
+    edge.until("the refusal", is_refused).await;
+    let refused_at = Instant::now();
+    cloud.state.lock().unauthorized.clear();
+    // Its conversation is open again: less than the first pause, of 6 to 8 seconds, has gone by.
+    assert!(cloud.push("leaf", CloudEvent::Connected));
+    edge.until("its message", || cloud.bodies("leaf") == ["1"]).await;
+    assert!(
+        refused_at.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        refused_at.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,6 +38,12 @@ impl Authority {
         now < self.not_before || now - self.not_before >= life / 100 * i64::from(renew_at_percent)
     }
 
+    /// Whether the clock says that it is valid.
+    #[must_use]
+    pub fn is_in_force(&self, now: i64) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
+
     /// Parses chain and key.
     fn new(identity: pem::Identity) -> anyhow::Result<Self> {
         let leaf = identity

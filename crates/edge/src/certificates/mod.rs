@@ -40,8 +40,8 @@ pub struct Certificates {
     device_id: String,
     clock: Arc<dyn Clock>,
     current: ArcSwapOption<Authority>,
-    /// Held while an authority is made or renewed.
-    making: Mutex<()>,
+    /// Held while an authority is made or renewed; when a renewal failed, the second before which it is not tried again.
+    making: Mutex<Option<i64>>,
 }
 
 impl Certificates {
@@ -56,7 +56,7 @@ impl Certificates {
             device_id: device_id.to_owned(),
             clock,
             current: ArcSwapOption::empty(),
-            making: Mutex::new(()),
+            making: Mutex::new(None),
         }
     }
 
@@ -64,18 +64,23 @@ impl Certificates {
     /// one than before. Cheap when nothing is to be done.
     ///
     /// # Errors
-    /// When files cannot be read or written. The authority in use stays in use.
+    /// When files cannot be read or written. The authority in use stays in use, and the renewal is tried again after the
+    /// share of its life that `retry` says; at once when it has ended.
     pub fn ensure(&self) -> Result<bool, Failure> {
-        let _making = self.making.lock();
+        let mut retry_at = self.making.lock();
         let now = self.clock.now().as_seconds();
         let old = self.current.load_full();
-        if let Some(old) = &old
-            && !self.is_given()
-            && !old.is_due(now, self.renew_at_percent())
-        {
-            return Ok(false);
+        if let Some(old) = old.as_ref().filter(|_| !self.is_given()) {
+            let pause = (old.not_after - old.not_before) / 100 * i64::from(self.retry_percent());
+            // A clock that was set back does not make it wait for longer.
+            let waits = retry_at.is_some_and(|at| now < at && at - now <= pause);
+            if !old.is_due(now, self.renew_at_percent()) || waits && old.is_in_force(now) {
+                return Ok(false);
+            }
+            *retry_at = Some(now.saturating_add(pause));
         }
         let new = authority::open(&self.folder, &self.source, &self.device_id, now)?;
+        *retry_at = None;
         let changed = old.is_none_or(|old| old.chain != new.chain);
         if changed {
             self.current.store(Some(Arc::new(new)));
@@ -93,6 +98,15 @@ impl Certificates {
                 *renew_at_percent
             }
             EdgeCa::Files(_) => 100,
+        }
+    }
+
+    fn retry_percent(&self) -> u8 {
+        match &self.source {
+            EdgeCa::SelfSigned { retry_percent, .. } | EdgeCa::LocalCa { retry_percent, .. } => {
+                *retry_percent
+            }
+            EdgeCa::Files(_) => 0,
         }
     }
 
@@ -115,8 +129,15 @@ impl Certificates {
     /// When there is no edge CA.
     pub fn issue(&self, request: &Request<'_>) -> Result<Issued, Failure> {
         // An authority whose time is over because the clock was set right would sign what nobody believes.
-        self.ensure()?;
-        issue::issue(&*self.authority()?, request, self.clock.now().as_seconds())
+        let now = self.clock.now().as_seconds();
+        if let Err(error) = self.ensure() {
+            // A renewal that fails is the daemon's trouble and not yet the modules'.
+            let current = self.current.load_full();
+            if self.is_given() || !current.is_some_and(|current| current.is_in_force(now)) {
+                return Err(error);
+            }
+        }
+        issue::issue(&*self.authority()?, request, now)
             .map_err(|error| Failure::storage(format!("a certificate could not be made: {error:#}")))
     }
 

@@ -97,6 +97,43 @@ fn a_renewed_edge_ca_is_trusted_by_who_trusted_the_old_one() {
 }
 
 #[test]
+fn a_renewal_that_fails_is_tried_again_as_configured_and_modules_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let settings = settings(dir.path(), "");
+    let certificates = Certificates::new(&settings, "d", clock.clone());
+    assert!(certificates.ensure().unwrap());
+    let before = certificates.authority().unwrap();
+    clock.advance(Duration::from_secs(73 * DAY));
+    // Nothing can be written over a folder.
+    let key = settings.identity_folder().join("edge-ca.key");
+    std::fs::remove_file(&key).unwrap();
+    std::fs::create_dir(&key).unwrap();
+    std::fs::write(key.join("x"), "").unwrap();
+    assert!(certificates.ensure().is_err());
+    let names = ["edge".to_owned()];
+    certificates.issue(&server(&names)).expect("by the one in force");
+    std::fs::remove_dir_all(&key).unwrap();
+    clock.advance(Duration::from_secs(3 * DAY));
+    assert!(
+        !certificates.ensure().unwrap(),
+        "after 4 % of its life, which is 3.6 days"
+    );
+    assert_eq!(certificates.authority().unwrap().chain, before.chain);
+    clock.advance(Duration::from_secs(DAY));
+    assert!(certificates.ensure().unwrap());
+    // One that has ended is tried again at once.
+    clock.advance(Duration::from_secs(91 * DAY));
+    std::fs::remove_file(&key).unwrap();
+    std::fs::create_dir(&key).unwrap();
+    std::fs::write(key.join("x"), "").unwrap();
+    assert!(certificates.ensure().is_err());
+    assert!(certificates.issue(&server(&names)).is_err());
+    std::fs::remove_dir_all(&key).unwrap();
+    assert!(certificates.ensure().unwrap());
+}
+
+#[test]
 fn a_clock_that_was_wrong_by_years_does_no_harm() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(0)));

@@ -9,6 +9,8 @@ use super::{EdgeCa, Provisioning, Settings, bad};
 
 /// Longest path of a unix socket, without the zero at its end.
 const SOCKET_PATH_MAX: usize = 107;
+/// Most repeats of a request: with their pauses they take minutes.
+const RETRIES_MAX: u32 = 10;
 
 /// Checks what both kinds of files have in common.
 pub(super) fn check(settings: &Settings, name: &str) -> Result<(), Failure> {
@@ -48,6 +50,15 @@ pub(super) fn check(settings: &Settings, name: &str) -> Result<(), Failure> {
             &settings.upstream.timeout.as_millis(),
             "no request could ever be answered",
             "the default is 10s",
+        ));
+    }
+    if settings.upstream.retries > RETRIES_MAX {
+        return Err(bad(
+            name,
+            "upstream.retries (cloud_retries)",
+            &settings.upstream.retries,
+            "repeats of one request are too many",
+            "choose at most 10; the default is 1, and what failed is tried again later anyhow",
         ));
     }
     if settings.images.enabled && settings.images.every < Duration::from_secs(3600) {

@@ -14,6 +14,7 @@ use holdfast_heads::https::{DeviceHttps, HttpsConfig, HttpsHead};
 use holdfast_heads::mqtt::{MqttConfig, MqttHead};
 use holdfast_heads::tls::{ServerCertificate, TicketSecret, TlsSettings};
 use holdfast_model::Identity;
+use holdfast_observe::Repeats;
 use holdfast_ports::BoxFuture;
 use holdfast_ports::clock::Clock;
 use holdfast_ports::gateway::DeviceGateway;
@@ -21,7 +22,7 @@ use holdfast_ports::service::ServiceGateway;
 use holdfast_program::failure::{Failure, Kind};
 use holdfast_store::log::disk::RealDisk;
 use holdfast_upstream::port::{Account, CloudError, Proof, TokenSigner};
-use holdfast_upstream::{HttpsRegistry, Upstream};
+use holdfast_upstream::{HttpsRegistry, Upstream, jittered};
 use parking_lot::Mutex;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -39,6 +40,7 @@ use crate::modules::EDGE_HUB;
 
 /// Id of the edge hub at the hub.
 const MODULE: &str = "$edgeHub";
+static NO_IDENTITY: Repeats = Repeats::new();
 /// Longest silence of an MQTT client (edge.md section 7.1).
 const SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(600);
 /// TLS handshakes at once, and clients that have not logged in yet: an edge device has few.
@@ -417,9 +419,11 @@ pub(super) fn serve(
 pub(super) async fn start_when_known(hub: Arc<EdgeHub>, identities: Arc<Identities>) {
     let mut pause = std::time::Duration::from_secs(1);
     while let Err(error) = identities.ensure(MODULE).await {
-        tracing::warn!(%error, "the edge hub has no identity yet; trying again");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(std::time::Duration::from_secs(60));
+        if let Some(times) = NO_IDENTITY.happened(MODULE) {
+            tracing::warn!(%error, times, "the edge hub has no identity yet; trying again");
+        }
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(std::time::Duration::from_secs(15));
     }
     hub.broker.start();
 }

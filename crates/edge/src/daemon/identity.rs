@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use holdfast_agent::identities::{IdentityError, ModuleIdentities as _, ModuleIdentity};
 use holdfast_agent::runtime::ModuleRuntime;
-use holdfast_upstream::Upstream;
+use holdfast_observe::Repeats;
 use holdfast_upstream::port::{Account, Cloud as _, CloudClient, Interests, Proof};
+use holdfast_upstream::{Upstream, jittered};
 use tokio::sync::{Notify, watch};
 
 use super::Base;
@@ -19,7 +20,10 @@ use crate::system::SystemInfo;
 /// Id of the agent at the hub.
 const AGENT: &str = "$edgeAgent";
 /// First and longest pause between two attempts to learn an identity.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// By device.
+static NO_IDENTITY: Repeats = Repeats::new();
+static KEYS_NOT_SET: Repeats = Repeats::new();
 /// Keys are not set again more often than this.
 const RENEW_SPACING: Duration = Duration::from_secs(60);
 
@@ -81,19 +85,21 @@ impl Accounts {
                     return;
                 }
                 Err(error) => {
-                    match &error {
-                        IdentityError::Refused { cause, .. } => tracing::error!(
+                    match (&error, NO_IDENTITY.happened(&self.device_id)) {
+                        (_, None) => {}
+                        (IdentityError::Refused { cause, .. }, Some(times)) => tracing::error!(
                             device = self.device_id,
                             hub = self.hub,
                             cause,
                             hint = NOT_ACCEPTED,
+                            times,
                             "the hub refuses this device; trying again. `holdfast-edge check` tells more"
                         ),
-                        IdentityError::Offline { .. } => {
-                            tracing::warn!(%error, "the agent has no identity yet; trying again");
+                        (IdentityError::Offline { .. }, Some(times)) => {
+                            tracing::warn!(%error, times, "the agent has no identity yet; trying again");
                         }
                     }
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(jittered(pause)).await;
                     pause = (pause * 2).min(RETRY.1);
                 }
             }
@@ -129,7 +135,9 @@ impl Accounts {
         *renewed = Some(tokio::time::Instant::now());
         let before = self.identities.kept(AGENT);
         if let Err(error) = self.identities.upload_again(AGENT).await {
-            tracing::warn!(%error, "the keys of $edgeAgent could not be set anew");
+            if let Some(times) = KEYS_NOT_SET.happened(&self.device_id) {
+                tracing::warn!(%error, times, "the keys of $edgeAgent could not be set anew");
+            }
             return;
         }
         if let Some(now) = self.identities.kept(AGENT)

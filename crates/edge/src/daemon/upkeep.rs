@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_agent::AgentHandle;
+use holdfast_observe::Repeats;
 use holdfast_program::failure::{Failure, Kind};
 use holdfast_program::process::{NotifyState, notify, watchdog_enabled};
 use holdfast_program::signals::{Asked, Signals};
@@ -11,6 +12,10 @@ use super::hub_module::HubModule;
 use super::identity::Accounts;
 use super::{Base, End, UPKEEP};
 use crate::provisioning::Registrar;
+
+static REFUSED: Repeats = Repeats::new();
+static NO_ANSWER: Repeats = Repeats::new();
+static NOT_RENEWED: Repeats = Repeats::new();
 
 /// What goes on while everything runs.
 pub(super) struct Upkeep<'a> {
@@ -58,6 +63,12 @@ impl Upkeep<'_> {
                     }
                 }
                 _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
+                () = self.key_lost() => {
+                    tracing::warn!("the TPM does not take the device's key any more; the device registers again");
+                    if self.ask_service().await == Some(End::Reprovisioned) {
+                        return Ok(End::Reprovisioned);
+                    }
+                }
                 _ = tick.tick() => {
                     self.certificates().await;
                     failures = if self.base.runtime.info().await.is_ok() { 0 } else { failures + 1 };
@@ -68,6 +79,13 @@ impl Upkeep<'_> {
                     }
                 }
             }
+        }
+    }
+
+    async fn key_lost(&self) {
+        match self.registrar {
+            Some(registrar) => registrar.key_lost().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -88,7 +106,9 @@ impl Upkeep<'_> {
                 Some(End::Reprovisioned)
             }
             Err(error) => {
-                tracing::warn!(%error, "the provisioning service gave no answer");
+                if let Some(times) = NO_ANSWER.happened(&self.base.device.device_id) {
+                    tracing::warn!(%error, times, "the provisioning service gave no answer");
+                }
                 None
             }
         }
@@ -96,9 +116,12 @@ impl Upkeep<'_> {
 
     /// The hub refuses `$edgeAgent`: its keys may have been changed there, or the device belongs elsewhere.
     async fn refused(&self) -> Option<End> {
-        tracing::warn!(
-            "the hub refuses $edgeAgent; its keys are set anew, and the provisioning service is asked"
-        );
+        if let Some(times) = REFUSED.happened(&self.base.device.device_id) {
+            tracing::warn!(
+                times,
+                "the hub refuses $edgeAgent; its keys are set anew, and the provisioning service is asked"
+            );
+        }
         self.accounts.renew().await;
         self.ask_service().await
     }
@@ -112,10 +135,10 @@ impl Upkeep<'_> {
             hub.map_or(Ok(()), |hub| hub.renew_certificate())
         });
         if let Ok(Err(error)) = renewing.await {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "certificates cannot be renewed; trying again"
-            );
+            let error = format!("{error:#}");
+            if let Some(times) = NOT_RENEWED.happened(&error) {
+                tracing::error!(error, times, "certificates cannot be renewed; trying again");
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use holdfast_observe::Repeats;
 use holdfast_program::failure::Failure;
 use holdfast_program::files;
 use http::{Request, Response, header};
@@ -27,6 +28,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
 use super::{Answer, Api, Body, Call, Peer};
+
+static NOT_ACCEPTED: Repeats = Repeats::new();
 
 /// For the head of a request, and between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -141,7 +144,9 @@ pub fn serve<A: Api>(path: &Path, mode: u32, api: A, throttle: Throttle) -> Resu
                 Ok((stream, _)) => accepted(stream, &api, &throttle),
                 Err(error) => {
                     // Out of files or memory: what is open goes on, and ends.
-                    tracing::warn!(%error, "a local connection could not be accepted");
+                    if let Some(times) = NOT_ACCEPTED.happened("") {
+                        tracing::warn!(%error, times, "a local connection could not be accepted");
+                    }
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
             }

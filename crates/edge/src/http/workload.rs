@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_model::Timestamp;
+use holdfast_observe::Repeats;
 use holdfast_ports::BoxFuture;
 use http::Method;
 use serde::Deserialize;
@@ -19,6 +20,8 @@ use crate::modules::Modules;
 
 /// First version of the routes that modules need.
 const FIRST: &str = "2018-06-28";
+/// By cause.
+static NOT_SERVED: Repeats = Repeats::new();
 
 /// Where generation ids of modules are known.
 pub trait Generations: Send + Sync + 'static {
@@ -250,6 +253,9 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> Answer {
     if let Some(KeyStoreError::NotOurs) = error.downcast_ref() {
         return Answer::error(400, &error.to_string());
     }
-    tracing::warn!(%error, "a module could not be served");
+    let text = error.to_string();
+    if let Some(times) = NOT_SERVED.happened(&text) {
+        tracing::warn!(error = text, times, "a module could not be served");
+    }
     Answer::error(500, &error.to_string())
 }
