@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "clients" / "python"))
 
 from aziot import AziotDevice, dps  # noqa: E402
+from device import wait_until  # noqa: E402
 from software_tpm import ENDORSEMENT, OWNER, SoftwareTpm  # noqa: E402
 from test_provisioning import management  # noqa: E402
 
@@ -133,11 +134,28 @@ def test_a_cleared_tpm_registers_again(aziot, hub, name, tpm):
     assert after["storageRootKey"] != before["storageRootKey"]
     found = device.check()["device-accepted"]
     assert found["result"] == "error" and "cleared" in found["details"][0], found
-    assert "registers again" in found["remedy"], found
+    assert "registers the device again" in found["remedy"], found
     device.start()
     device.wait_log(["the device registers again"])
     device.wait_status(200, device.deploy({}))
     assert device.check()["device-accepted"]["result"] == "ok"
+
+
+def test_a_tpm_that_is_cleared_under_the_daemon_registers_again(aziot, hub, name, tpm):
+    device = enrolled(aziot, hub, name, tpm, mode="OnErrorOnly").works()
+    kept = device.home / "identity" / "provisioning.json"
+    before = json.loads(kept.read_text())["tpmKey"]
+    tpm.clear()
+    # Whoever asks for identities makes the device sign a token.
+    identities = "/identities?api-version=2018-06-28"
+    assert management(device, "GET", identities) == 200
+    device.wait_log(["the device registers again"])
+    wait_until(lambda: json.loads(kept.read_text())["tpmKey"] != before, "another key", 30)
+    assert device.check()["device-accepted"]["result"] == "ok"
+    # The daemon signs with it, too.
+    assert management(device, "GET", identities) == 200
+    device.wait_status(200, device.deploy({}))
+    assert device.log_text().count("registers again") == 1, device.log_tail()
 
 
 def test_another_tpm_is_refused(aziot, hub, name, tpm):

@@ -188,9 +188,7 @@ fn proof(credential: &Credential, keys: &Arc<FileKeys>) -> Result<Proof, Failure
 }
 
 fn device_signer(keys: &Arc<FileKeys>) -> Proof {
-    Proof::Key(Arc::new(DeviceSigner(
-        Arc::clone(keys) as Arc<dyn KeyStore>
-    )))
+    Proof::Key(Arc::new(DeviceSigner(Arc::clone(keys) as Arc<dyn KeyStore>)))
 }
 
 fn certificate(given: &CertificateFiles) -> Result<ClientCertificate, Failure> {

@@ -33,8 +33,9 @@ pub(super) fn run(global: &Global, args: &TpmArgs) -> anyhow::Result<()> {
         .map_or_else(TpmSettings::default, |settings| settings.tpm.clone());
     if let Some(text) = &args.tcti {
         machine.address = text.parse().map_err(|error| {
-            Failure::usage(format!("--tcti {text}: {error}"))
-                .hint("write device:/dev/tpmrm0, swtpm:path=/run/swtpm.sock or swtpm:host=localhost,port=2321")
+            Failure::usage(format!("--tcti {text}: {error}")).hint(
+                "write device:/dev/tpmrm0, swtpm:path=/run/swtpm.sock or swtpm:host=localhost,port=2321",
+            )
         })?;
     }
     let chip = Arc::new(DeviceTpm::new(&machine)?);
@@ -62,7 +63,11 @@ pub(super) fn run(global: &Global, args: &TpmArgs) -> anyhow::Result<()> {
     let maker = format!("{} {}", told.manufacturer, told.model);
     output::line(&format!("registration id: {id}"))?;
     output::line(&format!("endorsement key: {endorsement_key}"))?;
-    output::line(&format!("TPM: {}, firmware {}, at {address}", maker.trim(), told.firmware))?;
+    output::line(&format!(
+        "TPM: {}, firmware {}, at {address}",
+        maker.trim(),
+        told.firmware
+    ))?;
     output::line(&format!(
         "enroll it with: holdfast dps enrollment create {id} --edge true --endorsement-key KEY"
     ))

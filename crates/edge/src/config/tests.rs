@@ -190,10 +190,7 @@ fn both_kinds_of_files_name_a_tpm() {
         panic!("{original:?}");
     };
     assert_eq!(id, "press-4");
-    assert_eq!(
-        original.tpm.address.to_string(),
-        "swtpm:host=127.0.0.1,port=2345"
-    );
+    assert_eq!(original.tpm.address.to_string(), "swtpm:host=127.0.0.1,port=2345");
     let HierarchyAuth::Value(owner) = &original.tpm.owner_auth else {
         panic!("{original:?}");
     };

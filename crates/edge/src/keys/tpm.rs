@@ -15,6 +15,7 @@ use holdfast_upstream::port::{CloudError, TokenSigner};
 use parking_lot::Mutex;
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use super::KeyStoreError;
@@ -24,6 +25,7 @@ use crate::config::{HierarchyAuth, TpmSettings};
 pub struct DeviceTpm {
     config: Arc<Config>,
     turn: tokio::sync::Mutex<()>,
+    lost: Notify,
 }
 
 impl DeviceTpm {
@@ -39,7 +41,13 @@ impl DeviceTpm {
                 endorsement_auth: authorization("tpm.endorsement_auth_file", &settings.endorsement_auth)?,
             }),
             turn: tokio::sync::Mutex::new(()),
+            lost: Notify::new(),
         })
+    }
+
+    /// Waits until the TPM does not know the device's key any more, since it was cleared.
+    pub async fn lost(&self) {
+        self.lost.notified().await;
     }
 
     /// What the provisioning service must know. In a TPM without these keys they are made, which takes a while.
@@ -138,14 +146,14 @@ impl TpmKey {
     /// Signs as the device.
     pub(super) async fn sign_text(&self, text: &[u8]) -> Result<[u8; 32], KeyStoreError> {
         let signed = self.tpm.sign(&self.key, text).await;
-        signed.map_err(|error| KeyStoreError::Unusable {
-            name: "of the device in its TPM".to_owned(),
-            cause: match &error {
-                TpmError::ForeignKey { .. } => {
-                    format!("{error}; restart the daemon, which registers the device again")
-                }
-                _ => error.to_string(),
-            },
+        signed.map_err(|error| {
+            if let TpmError::ForeignKey { .. } = error {
+                self.tpm.lost.notify_one();
+            }
+            KeyStoreError::Unusable {
+                name: "of the device in its TPM".to_owned(),
+                cause: error.to_string(),
+            }
         })
     }
 }
@@ -310,7 +318,7 @@ pub fn failure(error: &TpmError) -> Failure {
         ),
         TpmError::ForeignKey { .. } => (
             Kind::Unavailable,
-            "the device registers again at the daemon's next start",
+            "the daemon registers the device again by itself, when it starts or needs the key",
         ),
         TpmError::Blob(_) => (
             Kind::Unauthorized,
@@ -387,7 +395,11 @@ mod tests {
             address: "device:/nonexistent/tpm".parse().unwrap(),
             ..TpmSettings::default()
         };
-        let error = DeviceTpm::new(&settings).unwrap().public_keys().await.unwrap_err();
+        let error = DeviceTpm::new(&settings)
+            .unwrap()
+            .public_keys()
+            .await
+            .unwrap_err();
         let failure = failure(&error);
         assert_eq!(failure.kind, Kind::Unavailable);
         assert!(failure.message.contains("device:/nonexistent/tpm"), "{failure}");

@@ -36,9 +36,7 @@ impl Means {
     pub(super) fn new(settings: &Settings, credential: &Credential, proof: &Proof) -> Result<Self, Failure> {
         Ok(match (credential, proof) {
             (Credential::Tpm, _) => Means::Tpm(Arc::new(DeviceTpm::new(&settings.tpm)?)),
-            (_, Proof::Certificate(certificate)) => {
-                Means::Own(Attestation::Certificate(certificate.clone()))
-            }
+            (_, Proof::Certificate(certificate)) => Means::Own(Attestation::Certificate(certificate.clone())),
             (_, Proof::Key(signer)) => {
                 Means::Own(Attestation::Key(Arc::clone(signer) as Arc<dyn TokenSigner>))
             }
@@ -192,6 +190,14 @@ impl Registrar {
         }
     }
 
+    /// Waits until the device's key is gone from its TPM, so that only a registration helps.
+    pub async fn key_lost(&self) {
+        match &self.means {
+            Means::Own(_) => std::future::pending().await,
+            Means::Tpm(chip) => chip.lost().await,
+        }
+    }
+
     /// Asks until there is an answer; with something kept, only once.
     pub(super) async fn wait(&self, proof: Proof, kept: Option<Device>) -> Result<Device, Failure> {
         loop {
@@ -315,7 +321,9 @@ impl Registrar {
 
 /// What the TPM has against a key counts more than that no request followed.
 fn of_registration(registering: &Registering, error: CloudError) -> AskError {
-    registering.failure().map_or(AskError::Service(error), AskError::Tpm)
+    registering
+        .failure()
+        .map_or(AskError::Service(error), AskError::Tpm)
 }
 
 /// The registration id that nobody has to set: what the certificate or the endorsement key says.
@@ -366,8 +374,7 @@ mod tests {
 
     #[test]
     fn what_older_versions_kept_is_read() {
-        let text =
-            r#"{"endpoint":"https://d","idScope":"s","registrationId":"r","hub":"h","deviceId":"d"}"#;
+        let text = r#"{"endpoint":"https://d","idScope":"s","registrationId":"r","hub":"h","deviceId":"d"}"#;
         let kept: Kept = serde_json::from_str(text).unwrap();
         assert_eq!((kept.hub.as_str(), &kept.tpm_key), ("h", &None));
         assert_eq!(serde_json::to_string(&kept).unwrap(), text);
