@@ -15,6 +15,7 @@
 
 pub mod amqp;
 pub mod dps;
+mod end;
 pub mod events;
 pub mod https;
 pub mod listener;

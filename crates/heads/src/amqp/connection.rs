@@ -234,7 +234,7 @@ impl Connection {
         if self.waiting.len() - self.sent + self.core.outbox_bytes()
             > self.core.shared.config.output_bytes_max
         {
-            return Err(End::slow());
+            return Err(End::slow("the client does not read"));
         }
         Ok(())
     }

@@ -241,7 +241,7 @@ impl Core {
                 self.held = true;
                 self.take_tpm_response(response, out)
             }
-            Event::Close { .. } => Err(End::goodbye()),
+            Event::Close { .. } => Err(End::goodbye("close")),
             // Sessions need no state of ours; we open no links and ask for no drains.
             _ => Ok(()),
         }

@@ -9,6 +9,7 @@ use holdfast_ports::gateway::Disconnect;
 use holdfast_ports::session::CloseReason;
 use holdfast_wire::error::{self as table, TrackingId};
 
+pub(super) use crate::end::End;
 use crate::events::EndReason;
 use crate::tracking;
 
@@ -98,51 +99,10 @@ pub(super) fn storage_failed() -> Failure {
     ))
 }
 
-/// Why a connection is over.
-#[derive(Debug)]
-pub(super) struct End {
-    pub(super) reason: EndReason,
-    pub(super) how: Disconnect,
-    /// For the log.
-    pub(super) detail: Cow<'static, str>,
-}
-
 impl End {
-    fn new(reason: EndReason, how: Disconnect, detail: impl Into<Cow<'static, str>>) -> Self {
-        End {
-            reason,
-            how,
-            detail: detail.into(),
-        }
-    }
-
     /// Whether the client may still be there to hear of it, and is to be waited for.
     pub(super) fn can_be_told(&self) -> bool {
         !matches!(self.reason, EndReason::ConnectionLost | EndReason::SlowReader)
-    }
-
-    pub(super) fn goodbye() -> Self {
-        End::new(EndReason::Goodbye, Disconnect::Clean, "close")
-    }
-
-    pub(super) fn lost(detail: impl Into<Cow<'static, str>>) -> Self {
-        End::new(EndReason::ConnectionLost, Disconnect::Lost, detail)
-    }
-
-    pub(super) fn protocol(detail: impl Into<Cow<'static, str>>) -> Self {
-        End::new(EndReason::ProtocolError, Disconnect::Lost, detail)
-    }
-
-    pub(super) fn silent(detail: impl Into<Cow<'static, str>>) -> Self {
-        End::new(EndReason::KeepAlive, Disconnect::Lost, detail)
-    }
-
-    pub(super) fn slow() -> Self {
-        End::new(
-            EndReason::SlowReader,
-            Disconnect::Lost,
-            "the client does not read",
-        )
     }
 
     pub(super) fn crowded() -> Self {
@@ -155,17 +115,5 @@ impl End {
 
     pub(super) fn refused(detail: impl Into<Cow<'static, str>>) -> Self {
         End::new(EndReason::TokenExpired, Disconnect::Closed, detail)
-    }
-
-    pub(super) fn stopping() -> Self {
-        End::new(EndReason::ShuttingDown, Disconnect::Closed, "the hub stops")
-    }
-
-    pub(super) fn storage() -> Self {
-        End::new(
-            EndReason::StorageFailed,
-            Disconnect::Closed,
-            "the hub cannot store events",
-        )
     }
 }

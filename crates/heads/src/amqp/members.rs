@@ -629,7 +629,9 @@ impl Core {
         let failure = Failure::from(reason);
         self.end_member(id, &failure, end_of(reason), out)?;
         match reason {
-            CloseReason::StorageFailed => Err(self.close(&failure, End::storage(), out)),
+            CloseReason::StorageFailed => {
+                Err(self.close(&failure, End::storage("the hub cannot store events"), out))
+            }
             // A connection on which nobody valid is left is closed with the next look at its tokens.
             _ => Ok(()),
         }

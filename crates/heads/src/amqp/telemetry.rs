@@ -336,7 +336,11 @@ impl Core {
                     core.accept_durable(sender, ticket, out);
                     Ok(())
                 }
-                Err(_) => Err(core.close(&storage_failed(), End::storage(), out)),
+                Err(_) => Err(core.close(
+                    &storage_failed(),
+                    End::storage("the hub cannot store events"),
+                    out,
+                )),
             });
             done
         });
@@ -391,7 +395,13 @@ impl Core {
             IngestError::Failed(LogError::NoSuchPartition(_)) => {
                 Failure::new(condition::NOT_FOUND, "there is no such partition")
             }
-            IngestError::Failed(_) => return Err(self.close(&storage_failed(), End::storage(), out)),
+            IngestError::Failed(_) => {
+                return Err(self.close(
+                    &storage_failed(),
+                    End::storage("the hub cannot store events"),
+                    out,
+                ));
+            }
             IngestError::TooLarge => Failure::new(
                 condition::MESSAGE_SIZE_EXCEEDED,
                 "a message with its properties is larger than 256 KB",

@@ -159,7 +159,7 @@ impl Connection {
         let ready = active
             .acks
             .take_ready(&*self.shared.gateway, context.waker())
-            .map_err(|error: LogError| End::storage(&error))?;
+            .map_err(|error: LogError| End::storage(error.to_string()))?;
         if ready > 0 {
             self.machine.acknowledge(ready, &mut scratch.output);
         }
@@ -321,7 +321,7 @@ impl Connection {
             }
             MqttEvent::Disconnect => {
                 self.will = None;
-                Err(End::goodbye())
+                Err(End::goodbye("disconnect packet"))
             }
             // The machine lets no second CONNECT through.
             MqttEvent::Connect(_) => Err(End::protocol("second connect on one connection")),
@@ -433,7 +433,7 @@ impl Connection {
         }
         let silent_at = self.session.last_activity().saturating_add(self.silence);
         if second_of(scratch.now) > silent_at {
-            return Err(End::silent());
+            return Err(End::silent("nothing heard for 1.5 times the keep-alive"));
         }
         Ok(())
     }

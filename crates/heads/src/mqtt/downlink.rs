@@ -168,7 +168,7 @@ impl Connection {
     fn take_c2d(&mut self, done: C2dDone, scratch: &mut Scratch) -> Result<(), End> {
         match done {
             C2dDone::Settled => Ok(()),
-            C2dDone::Received(Err(error), _) => Err(End::unavailable(&error)),
+            C2dDone::Received(Err(error), _) => Err(End::storage(error.message)),
             C2dDone::Received(Ok(deliveries), asked) => {
                 // As many as asked for: there may be more.
                 self.active().c2d.hint |= !deliveries.is_empty() && deliveries.len() >= asked;

@@ -173,12 +173,12 @@ impl Connection {
                 outcome,
             } => {
                 // No SDK looks at failure codes; a closed connection is tried again (mqtt.md section 4.1).
-                outcome.map_err(|error| End::unavailable(&error))?;
+                outcome.map_err(|error| End::storage(error.message))?;
                 encode_suback(&mut scratch.output, packet_id, &codes)
                     .map_err(|error| End::protocol(error.to_string()))
             }
             Reply::Unsubscribed { packet_id, outcome } => {
-                outcome.map_err(|error| End::unavailable(&error))?;
+                outcome.map_err(|error| End::storage(error.message))?;
                 encode_unsuback(&mut scratch.output, packet_id);
                 Ok(())
             }

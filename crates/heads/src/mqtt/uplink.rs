@@ -195,7 +195,7 @@ impl Connection {
 
     fn not_taken(&self, error: IngestError) -> End {
         match error {
-            IngestError::Failed(error) => End::storage(&error),
+            IngestError::Failed(error) => End::storage(error.to_string()),
             IngestError::TooLarge => End::protocol("a message with its properties is larger than 256 KB"),
             IngestError::Fenced | IngestError::Busy(_) => {
                 End::closed(self.session.close_reason().unwrap_or(CloseReason::TakenOver))

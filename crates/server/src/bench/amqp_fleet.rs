@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use holdfast_amqp::{Config, Connection as Machine, Event, LinkId};
-use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventFlags};
 
 use super::amqp_client::{Account, Client, Refused};
-use super::fleet::{Endpoint, Pipe, with_rest};
+use super::fleet::{Endpoint, Pipe, wait, with_rest};
 
 /// Bytes taken by one read, for all connections of a fleet.
 const READ_BYTES: usize = 256 << 10;
@@ -182,16 +181,8 @@ impl AmqpFleet {
     /// # Errors
     /// When a connection fails.
     pub(crate) fn turn(&mut self, driver: &mut impl Driver, timeout: Duration) -> anyhow::Result<()> {
-        let timeout = rustix::event::Timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
         let mut events = std::mem::take(&mut self.events);
-        events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(io::Error::from(error)).context("epoll failed"),
-        }
+        wait(&self.epoll, &mut events, timeout)?;
         for event in &events {
             let index = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
             self.ready(driver, index, event.flags)

@@ -109,18 +109,9 @@ impl<'a> Telemetry<'a> {
 
     fn pace(&mut self, fleet: &mut AmqpFleet, shared: &Shared, rate: f64) -> anyhow::Result<()> {
         let mut pace = Pace::new(fleet.now_ns(), rate);
-        let size = self.in_flight.len();
         let mut touched = Vec::new();
         while self.follow(shared) {
-            let now = fleet.now_ns();
-            // Round robin; what is due for a connection goes out in one write.
-            while let Some(due) = pace.take(now) {
-                let index = (pace.taken() - 1) as usize % size;
-                if self.backlog[index].is_empty() {
-                    touched.push(index);
-                }
-                self.backlog[index].push_back(due);
-            }
+            pace.hand_out(fleet.now_ns(), &mut self.backlog, &mut touched);
             for index in touched.drain(..) {
                 fleet.act(self, index, Telemetry::fill)?;
             }

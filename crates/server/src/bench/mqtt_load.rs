@@ -182,18 +182,9 @@ impl Shard {
         rate: f64,
     ) -> anyhow::Result<()> {
         let mut pace = Pace::new(fleet.now_ns(), rate);
-        let size = load.topics.len();
         let mut touched = Vec::new();
         while load.follow(shared) {
-            let now = fleet.now_ns();
-            // Round robin; what is due for a connection goes out in one write.
-            while let Some(due) = pace.take(now) {
-                let index = (pace.taken() - 1) as usize % size;
-                if load.backlog[index].is_empty() {
-                    touched.push(index);
-                }
-                load.backlog[index].push_back(due);
-            }
+            pace.hand_out(fleet.now_ns(), &mut load.backlog, &mut touched);
             for index in touched.drain(..) {
                 fleet.act(load, index, Telemetry::fill)?;
             }

@@ -4,6 +4,7 @@
 //! sent on would send less exactly when the server is slow, and report too short latencies ("coordinated omission").
 //! Latencies are therefore counted from the time a message was due, not from the time it was sent.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Due times are whole ticks: the shortest sleep of `epoll_wait`. All messages of a tick are due together.
@@ -34,6 +35,18 @@ impl Pace {
             self.taken += 1;
             due
         })
+    }
+
+    /// Takes all messages that are due: puts their due times into the backlogs of connections, round robin, and names those
+    /// whose backlog was empty, so that what is due for a connection goes out in one write.
+    pub(crate) fn hand_out(&mut self, now_ns: u64, backlogs: &mut [VecDeque<u64>], touched: &mut Vec<usize>) {
+        while let Some(due) = self.take(now_ns) {
+            let index = (self.taken - 1) as usize % backlogs.len();
+            if backlogs[index].is_empty() {
+                touched.push(index);
+            }
+            backlogs[index].push_back(due);
+        }
     }
 
     /// How many messages were taken so far.
@@ -75,6 +88,23 @@ mod tests {
         assert_eq!(taken(0.5, &[0, 1_999_000_000, 2_000_000_000]), [1, 0, 1]);
         let looks: Vec<u64> = (0..=1_000).map(|ms| ms * 1_000_000).collect();
         assert_eq!(taken(123_456.0, &looks).iter().sum::<usize>(), 123_457);
+    }
+
+    #[test]
+    fn what_is_due_is_handed_out_in_turn() {
+        let (mut pace, mut backlogs) = (Pace::new(0, 1_000.0), [const { VecDeque::new() }; 2]);
+        let mut touched = Vec::new();
+        pace.hand_out(2_000_000, &mut backlogs, &mut touched);
+        assert_eq!(
+            backlogs,
+            [VecDeque::from([0, 2_000_000]), VecDeque::from([1_000_000])]
+        );
+        assert_eq!(touched, [0, 1]);
+        // The next one is the second connection's, which has something to send already.
+        touched.clear();
+        pace.hand_out(3_000_000, &mut backlogs, &mut touched);
+        assert_eq!(backlogs[1], [1_000_000, 3_000_000]);
+        assert_eq!(touched, [0; 0]);
     }
 
     #[test]

@@ -19,10 +19,9 @@ use anyhow::Context as _;
 use holdfast_mqtt::client::Event;
 use holdfast_mqtt::codec::{Connect, ConnectCode, SubAckCode};
 use holdfast_mqtt::{ClientError, ClientSession, DecodeError, EncodeError, QoS, SendError, decode};
-use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventFlags};
 
-pub(crate) use pipe::{Pipe, with_rest};
+pub(crate) use pipe::{Pipe, wait, with_rest};
 pub(crate) use socket::{Endpoint, TlsClient};
 pub(crate) use tls::{Trust, client_config, client_config_with};
 
@@ -303,16 +302,8 @@ impl Fleet {
     /// # Errors
     /// Those of [`Driver::lost`].
     pub(crate) fn turn(&mut self, driver: &mut impl Driver, timeout: Duration) -> anyhow::Result<()> {
-        let timeout = rustix::event::Timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
         let mut events = std::mem::take(&mut self.events);
-        events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(io::Error::from(error)).context("epoll failed"),
-        }
+        wait(&self.epoll, &mut events, timeout)?;
         for event in &events {
             let index = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
             self.step(driver, index, |fleet, driver| {

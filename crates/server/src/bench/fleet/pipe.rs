@@ -2,11 +2,29 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::socket::{Endpoint, Socket};
+
+/// Puts what is ready into `events`, in place of what was in it; waits no longer than `timeout`.
+///
+/// # Errors
+/// When the loop cannot be used.
+pub(crate) fn wait(epoll: &OwnedFd, events: &mut Vec<epoll::Event>, timeout: Duration) -> anyhow::Result<()> {
+    let timeout = rustix::event::Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    events.clear();
+    match epoll::wait(epoll, spare_capacity(events), Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(io::Error::from(error)).context("epoll failed"),
+    }
+}
 
 /// See the module documentation.
 pub(crate) struct Pipe {
