@@ -131,10 +131,10 @@ impl Broker {
         if self.links.watch().is_none() {
             return;
         }
-        if let Err(error) = self.report(&self.own, patch.to_string().as_bytes(), None).await {
-            if let Some(times) = NOT_REPORTED.happened(self.own.as_str()) {
-                tracing::warn!(%error, times, "the edge hub cannot report");
-            }
+        if let Err(error) = self.report(&self.own, patch.to_string().as_bytes(), None).await
+            && let Some(times) = NOT_REPORTED.happened(self.own.as_str())
+        {
+            tracing::warn!(%error, times, "the edge hub cannot report");
         }
     }
 
@@ -237,10 +237,10 @@ impl Broker {
             generation_id: 0,
             auth: AuthMethod::Hub,
         };
-        if let Err(error) = self.ingest(&origin, None, records) {
-            if let Some(times) = NOT_TAKEN.happened(self.own.as_str()) {
-                tracing::warn!(%error, times, "a message of the edge hub itself was not taken");
-            }
+        if let Err(error) = self.ingest(&origin, None, records)
+            && let Some(times) = NOT_TAKEN.happened(self.own.as_str())
+        {
+            tracing::warn!(%error, times, "a message of the edge hub itself was not taken");
         }
     }
 

@@ -8,6 +8,7 @@ use holdfast_model::subscription::Channel;
 use holdfast_observe::{Repeats, tracing};
 use holdfast_ports::session::Downlink;
 use holdfast_upstream::port::Reach;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Broker;
@@ -56,7 +57,10 @@ pub(crate) async fn follow_above(broker: Arc<Broker>) {
     let mut offline_since = None;
     let mut configured_at = Instant::now();
     loop {
-        let pause = match read_scope(&broker).await {
+        let Some(read) = read_scope_and_watch(&broker, &mut reach, &mut offline_since).await else {
+            return;
+        };
+        let pause = match read {
             true => broker.config.scope_every,
             false => SCOPE_RETRY,
         };
@@ -73,6 +77,32 @@ pub(crate) async fn follow_above(broker: Arc<Broker>) {
                 Ok(Ok(())) => {
                     let state = *reach.borrow_and_update();
                     if note_reach(&broker, state, &mut offline_since) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reads the scope, and begins anew when the hub above is back: what was asked while it was away may hang for long. `None`
+/// when there is nothing to watch any more.
+async fn read_scope_and_watch(
+    broker: &Broker,
+    reach: &mut watch::Receiver<Reach>,
+    offline_since: &mut Option<u64>,
+) -> Option<bool> {
+    loop {
+        let begun_offline = matches!(*reach.borrow(), Reach::Offline { .. });
+        let reading = read_scope(broker);
+        tokio::pin!(reading);
+        loop {
+            tokio::select! {
+                read = &mut reading => return Some(read),
+                changed = reach.changed() => {
+                    changed.ok()?;
+                    let state = *reach.borrow_and_update();
+                    if note_reach(broker, state, offline_since) && begun_offline {
                         break;
                     }
                 }

@@ -86,11 +86,14 @@ struct Sender {
     failures: u32,
     /// The hub does not let it in.
     refused: bool,
+    /// Why it could not send when it was last tried.
+    cause: String,
 }
 
 impl Sender {
     fn works(&mut self) {
         (self.failures, self.retry_at, self.refused) = (0, 0, false);
+        self.cause = String::new();
     }
 
     /// Whether less important messages of others wait for this one's: not for one that cannot send for longer.
@@ -356,6 +359,7 @@ impl Forwarder {
             }
             Err(SendFailure { cause, .. }) => {
                 tracing::debug!(sender = batch.sender.as_str(), %cause, "messages were not taken above");
+                state.cause = cause.to_string();
                 match cause {
                     CloudError::Refused { .. } => {
                         // That one message will never be taken; those behind it may be.

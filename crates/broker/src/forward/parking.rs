@@ -119,9 +119,11 @@ impl Forwarder {
             return false;
         }
         if let Some(times) = PUT_ASIDE.happened(sender.as_str()) {
+            let cause = self.senders.get(sender).map_or("", |state| &state.cause);
             let sender = sender.as_str();
             tracing::info!(
                 sender,
+                cause,
                 times,
                 "messages of a sender that cannot send are put aside"
             );

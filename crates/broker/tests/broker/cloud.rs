@@ -60,10 +60,25 @@ impl Gate {
     async fn pass(&self) {
         let mut closed = self.closed.subscribe();
         if *closed.borrow_and_update() {
-            self.waiting.fetch_add(1, Ordering::SeqCst);
+            let _waits = Waits::of(self);
             let _ = closed.wait_for(|closed| !closed).await;
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
+    }
+}
+
+/// Counts an answer that waits, until it arrives or nobody asks any more.
+struct Waits<'a>(&'a Gate);
+
+impl<'a> Waits<'a> {
+    fn of(gate: &'a Gate) -> Self {
+        gate.waiting.fetch_add(1, Ordering::SeqCst);
+        Waits(gate)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -403,11 +418,12 @@ impl CloudRegistry for Registry {
         continuation: Option<&'a str>,
     ) -> BoxFuture<'a, Result<ScopePage, CloudError>> {
         Box::pin(async move {
-            let page = self.page(target, continuation)?;
-            if page.continuation.is_none() {
+            let page = self.page(target, continuation);
+            // The end of a reading, good or bad.
+            if page.as_ref().map_or(true, |page| page.continuation.is_none()) {
                 self.0.scopes.pass().await;
             }
-            Ok(page)
+            page
         })
     }
 

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::Error;
 use holdfast_model::method::MethodRequest;
+use holdfast_model::{Error, Identity};
 use holdfast_ports::clock::ManualClock;
-use holdfast_ports::gateway::{Connected, Credential, Persistence};
+use holdfast_ports::gateway::{Connected, Credential, DeviceGateway as _, Persistence};
 use holdfast_ports::session::CloseReason;
 use holdfast_store::log::sim::SimDisk;
 use holdfast_upstream::port::{CloudEvent, ScopeAuthentication};
@@ -31,6 +31,10 @@ async fn edge() -> (Arc<FakeCloud>, Arc<Edge>, Arc<ManualClock>) {
         .await;
     edge.broker.refresh_scope().await.expect("online");
     (cloud, Arc::new(edge), clock)
+}
+
+fn id(identity: &str) -> Identity {
+    Identity::parse(identity).expect("an id")
 }
 
 fn log_in(edge: &Arc<Edge>, identity: &'static str) -> JoinHandle<Result<Connected, Error>> {
@@ -231,6 +235,31 @@ async fn everything_may_be_asked_again_when_the_hub_is_back() {
     edge.client("new").await;
     assert_eq!(cloud.reads_of("new"), 2);
     cloud.scopes.release();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reading_that_hangs_holds_up_nothing() {
+    let cloud = FakeCloud::new(false);
+    cloud.state.lock().scope = scope();
+    let mut config = settings();
+    config.local_identities = vec![entry("edge/a")];
+    cloud.scopes.hold();
+    let edge = Edge::open(config, Arc::new(SimDisk::new()), manual(), Some(above(&cloud)));
+    until("the reading", || cloud.scopes.waiting() == 1).await;
+    let module = edge.client("edge/a").await;
+    let reported = edge
+        .broker
+        .patch_reported(module.session.identity(), br#"{"state":"on"}"#, None)
+        .await;
+    reported.expect("kept");
+    // That reading will never have an answer; another one is begun, and what waits for the hub does not wait for it.
+    cloud.set_online(true);
+    until("another reading", || cloud.state.lock().scope_reads >= 4).await;
+    until("the report", || cloud.reported("edge/a")["state"] == "on").await;
+    assert_eq!(cloud.scopes.waiting(), 1);
+    cloud.scopes.release();
+    edge.until("the scope", || edge.broker.auth_chain(&id("leaf")).is_some())
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
