@@ -461,9 +461,7 @@ class PodmanMachine(Machine):
         for name in ("net", "t"):
             (folder / name).mkdir(exist_ok=True)
         (folder / "registries.conf").write_text(f'[[registry]]\nlocation = "{self.site.registry}"\ninsecure = true\n')
-        # Its own default is more than root without CAP_SYS_RESOURCE may set.
-        limits = 'default_ulimits = ["nofile=1024:4096", "nproc=4096:4096"]'
-        (folder / "containers.conf").write_text(f"[containers]\n{limits}\n")
+        (folder / "containers.conf").write_text("")
         socket_path = folder / "engine.sock"
         with contextlib.suppress(FileNotFoundError):
             socket_path.unlink()

@@ -6,11 +6,17 @@ import time
 
 import pytest
 
-from device import module, wait_until
+from device import UPSTREAM, module, wait_until
 from site_net import PodmanMachine
 
-UPSTREAM = {"up": "FROM /messages/* INTO $upstream"}
 ENDLESS = {"MessageCount": "-1", "MessageDelay": "0.5"}
+
+# Podman's own default is more than root without CAP_SYS_RESOURCE may set, as in many a virtual machine for builds.
+LIMITS = {"HostConfig": {"Ulimits": [{"Name": name, "Soft": 1024, "Hard": 4096} for name in ("nofile", "nproc")]}}
+
+
+def limited(image, **fields):
+    return module(image, options=LIMITS, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +33,7 @@ def podman(site, folder):
 def test_a_module_lives_its_life_on_podman(make_device, podman, hub, site, sensor, python_image):
     device = make_device(on=podman).start()
     with hub.events(device.id) as events:
-        version = device.deploy({"sensor": module(sensor, env=ENDLESS), "py": module(python_image)}, UPSTREAM)
+        version = device.deploy({"sensor": limited(sensor, env=ENDLESS), "py": limited(python_image)}, UPSTREAM)
         device.wait_status(200, version, 180)
         device.wait_module("sensor")
         # Workload API, trust and names work in its containers: telemetry comes through the edge hub.
@@ -65,8 +71,8 @@ def test_a_module_lives_its_life_on_podman(make_device, podman, hub, site, senso
     assert podman.inspect("py")["State"]["StartedAt"] == started
 
     # Update, status, removal.
-    newer = module(site.image("holdfast-simulated-sensor", "2"), env=ENDLESS)
-    device.wait_status(200, device.deploy({"sensor": newer, "py": module(python_image)}, UPSTREAM), 120)
+    newer = limited(site.image("holdfast-simulated-sensor", "2"), env=ENDLESS)
+    device.wait_status(200, device.deploy({"sensor": newer, "py": limited(python_image)}, UPSTREAM), 120)
     second = podman.containers()["sensor"][1]
     assert second != first
     device.wait_status(200, device.deploy({"sensor": {**newer, "status": "stopped"}}, UPSTREAM))
@@ -79,7 +85,7 @@ def test_a_module_lives_its_life_on_podman(make_device, podman, hub, site, senso
 
 def test_podman_refuses_and_comes_back(make_device, podman, site, sensor):
     device = make_device(on=podman).start()
-    device.deploy({"sensor": module(sensor, env=ENDLESS), "missing": module(site.image("no-such-image"))}, UPSTREAM)
+    device.deploy({"sensor": limited(sensor, env=ENDLESS), "missing": limited(site.image("no-such-image"))}, UPSTREAM)
     reported = device.wait_status(500, seconds=60)
     assert "no-such-image" in reported["lastDesiredStatus"]["description"]
     device.wait_module("sensor")
@@ -88,5 +94,5 @@ def test_podman_refuses_and_comes_back(make_device, podman, site, sensor):
     time.sleep(3)
     assert device.process.poll() is None
     podman.start_engine()
-    device.wait_status(200, device.deploy({"sensor": module(sensor, env={**ENDLESS, "NEW": "1"})}, UPSTREAM), 90)
+    device.wait_status(200, device.deploy({"sensor": limited(sensor, env={**ENDLESS, "NEW": "1"})}, UPSTREAM), 90)
     assert "NEW=1" in podman.inspect("sensor")["Config"]["Env"]
