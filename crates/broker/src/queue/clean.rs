@@ -1,20 +1,33 @@
-//! Removes segments that are consumed, beside the writer: freeing a mebibyte takes some file systems 10 ms, for which no
-//! message shall wait.
+//! What becomes of segments that are consumed: some files are kept to be used again, the others are removed, both beside
+//! the writer.
+//!
+//! Freeing a mebibyte takes some file systems 10 ms, in which they sync nothing else, and for which no message shall wait. A
+//! file that is used again costs neither that nor the reservation of space. Its start is overwritten with zeros and synced
+//! before, so that a power cut at any instant leaves either the segment it was (consumed), or a file without a header (removed
+//! when the store is next opened), or the segment it becomes; what it held behind is not sealed with the new segment's salt
+//! and counts for nothing.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use holdfast_store::log::disk::Disk;
+use holdfast_store::log::disk::{Disk, DiskFile};
 use parking_lot::{Condvar, Mutex};
 
 const STACK_BYTES: usize = 64 << 10;
+/// Most files that are kept.
+const SPARES_MAX: usize = 16;
+/// Start of a spare file that is zeros. A longer header takes a new file.
+const BLANK_BYTES: usize = 512;
 
 /// The thread that removes, started when it is first needed. Dropping it waits until everything is removed.
 pub(super) struct Cleaner {
     shared: Arc<Shared>,
     beside: bool,
     thread: Option<JoinHandle<()>>,
+    /// When a spare file was last made or taken.
+    used: Instant,
 }
 
 struct Shared {
@@ -26,13 +39,25 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Files to be removed: no more than there are segments.
-    paths: Vec<PathBuf>,
+    /// Files to be removed, or to be kept if there is a place: no more than there are segments.
+    jobs: Vec<Job>,
+    spares: Vec<Spare>,
     closing: bool,
 }
 
+struct Job {
+    path: PathBuf,
+    keep: bool,
+}
+
+struct Spare {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    length: u64,
+}
+
 impl Cleaner {
-    /// For files in `dir`; without `beside` they are removed at once, on the caller's thread.
+    /// For files in `dir`; without `beside` everything is done at once, on the caller's thread.
     pub(super) fn new(disk: Arc<dyn Disk>, dir: PathBuf, beside: bool) -> Self {
         let shared = Shared {
             disk,
@@ -44,18 +69,59 @@ impl Cleaner {
             shared: Arc::new(shared),
             beside,
             thread: None,
+            used: Instant::now(),
         }
     }
 
-    /// Removes files, soon. One that cannot be removed is consumed by its mark, and removed when the store is next opened.
-    pub(super) fn remove(&mut self, paths: Vec<PathBuf>) {
+    /// Removes files, soon, or keeps some of them. One that cannot be removed is consumed by its mark, and removed when the
+    /// store is next opened.
+    pub(super) fn remove(&mut self, paths: Vec<PathBuf>, keep: bool) {
         if paths.is_empty() {
             return;
         }
-        if !self.beside || !self.start() {
-            return remove(&*self.shared.disk, &self.shared.dir, &paths);
+        self.used = if keep { Instant::now() } else { self.used };
+        self.run(paths.into_iter().map(|path| Job { path, keep }).collect());
+    }
+
+    /// Whether there are spare files.
+    pub(super) fn holds_any(&self) -> bool {
+        !self.shared.state.lock().spares.is_empty()
+    }
+
+    /// Removes the spare files when none was needed for so long.
+    pub(super) fn forget(&mut self, after: Duration) {
+        if self.used.elapsed() < after {
+            return;
         }
-        self.shared.state.lock().paths.extend(paths);
+        let spares = std::mem::take(&mut self.shared.state.lock().spares);
+        let job = |spare: Spare| Job {
+            path: spare.path,
+            keep: false,
+        };
+        if !spares.is_empty() {
+            self.run(spares.into_iter().map(job).collect());
+        }
+    }
+
+    /// A spare file under a new name, and its length, of which the first bytes are zeros.
+    pub(super) fn take(&mut self, path: &Path, header_bytes: u64) -> Option<(Arc<dyn DiskFile>, u64)> {
+        if header_bytes > BLANK_BYTES as u64 {
+            return None;
+        }
+        let spare = self.shared.state.lock().spares.pop()?;
+        self.used = Instant::now();
+        if self.shared.disk.rename(&spare.path, path).is_err() {
+            let _ = self.shared.disk.remove(&spare.path);
+            return None;
+        }
+        Some((spare.file, spare.length))
+    }
+
+    fn run(&mut self, jobs: Vec<Job>) {
+        if !self.beside || !self.start() {
+            return self.shared.clean(jobs);
+        }
+        self.shared.state.lock().jobs.extend(jobs);
         self.shared.work.notify_one();
     }
 
@@ -66,7 +132,7 @@ impl Cleaner {
             let thread = std::thread::Builder::new()
                 .name("queue-cleaner".to_owned())
                 .stack_size(STACK_BYTES);
-            self.thread = thread.spawn(move || shared.run()).ok();
+            self.thread = thread.spawn(move || shared.work()).ok();
         }
         self.thread.is_some()
     }
@@ -80,17 +146,19 @@ impl Drop for Cleaner {
             // What a panic there has left is removed when the store is next opened.
             let _ = thread.join();
         }
+        self.beside = false;
+        self.forget(Duration::ZERO);
     }
 }
 
 impl Shared {
-    fn run(&self) {
+    fn work(&self) {
         let mut state = self.state.lock();
         loop {
-            if !state.paths.is_empty() {
-                let paths = std::mem::take(&mut state.paths);
+            if !state.jobs.is_empty() {
+                let jobs = std::mem::take(&mut state.jobs);
                 drop(state);
-                remove(&*self.disk, &self.dir, &paths);
+                self.clean(jobs);
                 state = self.state.lock();
             } else if state.closing {
                 return;
@@ -99,11 +167,120 @@ impl Shared {
             }
         }
     }
+
+    fn clean(&self, jobs: Vec<Job>) {
+        let mut removed = false;
+        for job in jobs {
+            if !job.keep || !self.keep(&job.path) {
+                let _ = self.disk.remove(&job.path);
+                removed = true;
+            }
+        }
+        if removed {
+            let _ = self.disk.sync_dir(&self.dir);
+        }
+    }
+
+    /// Makes a spare file; false when there are enough, or the disk refuses.
+    fn keep(&self, path: &Path) -> bool {
+        let state = self.state.lock();
+        if state.closing || state.spares.len() >= SPARES_MAX {
+            return false;
+        }
+        drop(state);
+        let blank = || {
+            let file: Arc<dyn DiskFile> = Arc::from(self.disk.open(path, true)?);
+            file.write_all_at(&[0; BLANK_BYTES], 0)?;
+            file.sync()?;
+            let length = file.length()?;
+            Ok::<_, std::io::Error>((file, length))
+        };
+        let Ok((file, length)) = blank() else {
+            return false;
+        };
+        self.state.lock().spares.push(Spare {
+            path: path.to_owned(),
+            file,
+            length,
+        });
+        true
+    }
 }
 
-fn remove(disk: &dyn Disk, dir: &Path, paths: &[PathBuf]) {
-    for path in paths {
-        let _ = disk.remove(path);
+#[cfg(test)]
+mod tests {
+    use holdfast_store::log::sim::SimDisk;
+
+    use super::*;
+
+    fn disk_with(names: &[&str]) -> (SimDisk, Vec<PathBuf>) {
+        let disk = SimDisk::new();
+        disk.create_dir(Path::new("/q")).unwrap();
+        let path = |name: &&str| {
+            let path = Path::new("/q").join(name);
+            let file = disk.create(&path).unwrap();
+            file.write_all_at(&[7; 2_000], 0).unwrap();
+            file.sync().unwrap();
+            path
+        };
+        let paths = names.iter().map(path).collect();
+        disk.sync_dir(Path::new("/q")).unwrap();
+        (disk, paths)
     }
-    let _ = disk.sync_dir(dir);
+
+    fn cleaner(disk: &SimDisk, beside: bool) -> Cleaner {
+        Cleaner::new(Arc::new(disk.clone()), PathBuf::from("/q"), beside)
+    }
+
+    #[test]
+    fn a_file_is_used_again_with_an_empty_start() {
+        let (disk, paths) = disk_with(&["1", "2"]);
+        let mut cleaner = cleaner(&disk, false);
+        cleaner.remove(paths.clone(), true);
+        assert!(cleaner.holds_any());
+        let new = Path::new("/q/3");
+        assert!(
+            cleaner.take(new, BLANK_BYTES as u64 + 1).is_none(),
+            "a header that is too long"
+        );
+        let (file, length) = cleaner.take(new, 100).unwrap();
+        assert_eq!(length, 2_000);
+        let mut content = vec![1; 2_000];
+        file.read_at(&mut content, 0).unwrap();
+        assert_eq!(
+            content,
+            [vec![0; BLANK_BYTES], vec![7; 2_000 - BLANK_BYTES]].concat()
+        );
+        // Whatever the disk has lost of that, the old content has no start.
+        disk.cut_power(1);
+        for path in disk.paths() {
+            assert!(
+                disk.content(&path)[..BLANK_BYTES].iter().all(|byte| *byte == 0),
+                "{}",
+                path.display()
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_at_the_end() {
+        for beside in [false, true] {
+            let (disk, paths) = disk_with(&["1", "2", "3"]);
+            let mut cleaner = cleaner(&disk, beside);
+            cleaner.remove(paths[..1].to_vec(), false);
+            cleaner.remove(paths[1..].to_vec(), true);
+            drop(cleaner);
+            assert_eq!(disk.paths(), Vec::<PathBuf>::new());
+        }
+    }
+
+    #[test]
+    fn a_disk_that_does_not_sync_keeps_no_file() {
+        let (disk, paths) = disk_with(&["1"]);
+        let mut cleaner = cleaner(&disk, false);
+        disk.fail_sync_after(0);
+        cleaner.remove(paths, true);
+        assert!(!cleaner.holds_any());
+        assert_eq!(disk.paths(), Vec::<PathBuf>::new());
+    }
 }

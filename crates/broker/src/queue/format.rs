@@ -9,8 +9,9 @@
 //!
 //! A frame with `count` 0 has no payload and is a mark: everything of the queue before `first` is consumed. Ages are
 //! milliseconds of the store's own clock ([`super::age`]); `wall` is the wall clock at the same moment, microseconds.
-//! Checksums of frame headers start from the salt of the store, so that no sender can put something into a payload that
-//! a search for the next frame takes for one.
+//! Checksums of frame headers start from the salt of their segment, so that neither something that a sender put into a
+//! payload nor what the file held in an earlier life ([`super::clean`]) is taken for a frame. They are put in when a frame
+//! is written ([`seal`]).
 
 /// Never expires.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -84,11 +85,14 @@ impl SegmentHeader {
         Some((header, fields.at))
     }
 
-    /// Whether the file ends before its header does.
-    pub(super) fn is_cut_short(data: &[u8]) -> bool {
+    /// Whether a file that has no sound header never had one: its start is empty, or its header ends in the middle, where
+    /// the file does or where zeros follow.
+    pub(super) fn is_unfinished(data: &[u8]) -> bool {
+        let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
         let name = data.get(FIXED_HEADER_BYTES - 2..FIXED_HEADER_BYTES);
         let name = name.map_or(0, |name| usize::from(u16::from_le_bytes([name[0], name[1]])));
-        data.len() < FIXED_HEADER_BYTES + name + 4
+        let end = FIXED_HEADER_BYTES + name;
+        zeros(&data[..data.len().min(MAGIC.len())]) || data.get(end..end + 4).is_none_or(zeros)
     }
 
     /// Bytes of a header with a name of so many.
@@ -117,7 +121,8 @@ pub(super) struct FrameHeader {
 }
 
 impl FrameHeader {
-    pub(super) fn encode(&self, salt: u32) -> [u8; FRAME_HEADER_BYTES] {
+    /// Without its checksum.
+    pub(super) fn encode(&self) -> [u8; FRAME_HEADER_BYTES] {
         let mut out = [0; FRAME_HEADER_BYTES];
         out[0..4].copy_from_slice(&self.payload_bytes.to_le_bytes());
         out[4..8].copy_from_slice(&self.count.to_le_bytes());
@@ -127,8 +132,6 @@ impl FrameHeader {
         out[32..40].copy_from_slice(&self.wall.to_le_bytes());
         out[40..48].copy_from_slice(&self.durable_before.to_le_bytes());
         out[48..52].copy_from_slice(&self.payload_crc.to_le_bytes());
-        let crc = crc32c::crc32c_append(salt, &out[..52]);
-        out[52..56].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
@@ -168,6 +171,16 @@ impl FrameHeader {
         let header = FrameHeader::decode(data, salt)?;
         let payload = data.get(FRAME_HEADER_BYTES..header.bytes())?;
         (crc32c::crc32c(payload) == header.payload_crc).then_some((header, payload))
+    }
+}
+
+/// Puts the checksums into the headers of whole frames.
+pub(super) fn seal(mut frames: &mut [u8], salt: u32) {
+    while let Some((header, rest)) = frames.split_at_mut_checked(FRAME_HEADER_BYTES) {
+        let (fields, checksum) = header.split_at_mut(FRAME_HEADER_BYTES - 4);
+        checksum.copy_from_slice(&crc32c::crc32c_append(salt, fields).to_le_bytes());
+        let payload = u32::from_le_bytes([fields[0], fields[1], fields[2], fields[3]]) as usize;
+        frames = rest.get_mut(payload..).unwrap_or_default();
     }
 }
 
@@ -215,10 +228,14 @@ mod tests {
             durable_before: 8,
             payload_crc: crc32c::crc32c(b"abc"),
         };
-        let mut whole = frame.encode(7).to_vec();
+        let mut whole = frame.encode().to_vec();
         whole.extend_from_slice(b"abc");
+        let mut two = [whole.clone(), whole.clone()].concat();
+        seal(&mut whole, 7);
+        seal(&mut two, 7);
+        assert_eq!(two, [whole.clone(), whole.clone()].concat());
         assert_eq!(FrameHeader::whole(&whole, 7), Some((frame, &b"abc"[..])));
-        assert_eq!(FrameHeader::whole(&whole, 8), None, "another store's frame");
+        assert_eq!(FrameHeader::whole(&whole, 8), None, "another segment's frame");
         for bit in 0..8 {
             for at in 0..bytes.len() {
                 let mut flipped = bytes.clone();

@@ -84,6 +84,10 @@ pub(super) fn read(
         let Some(chunk) = read_chunk(&*file, place.offset, length, how)? else {
             return Ok(None);
         };
+        // What is consumed meanwhile may be another segment by now.
+        if !has(shared, queue, place.segment.number) {
+            continue;
+        }
         let is_last = chunk.len() as u64 >= left;
         let cut = cut(&chunk, &place.segment, from, is_last);
         if cut.lost > 0 {
@@ -144,6 +148,13 @@ fn find(shared: &Shared, queue: QueueId, from: u64) -> Option<(Place, u64)> {
         file,
     };
     Some((place, from))
+}
+
+/// Whether a segment is still one of the queue's.
+fn has(shared: &Shared, queue: QueueId, number: u64) -> bool {
+    let inner = shared.inner.lock();
+    let queue = inner.queues.get(queue.0 as usize);
+    queue.is_some_and(|queue| queue.segments.iter().any(|segment| segment.number == number))
 }
 
 fn open(shared: &Shared, queue: QueueId, place: &Place) -> io::Result<Arc<dyn DiskFile>> {

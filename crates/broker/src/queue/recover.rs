@@ -69,11 +69,11 @@ pub(super) fn recover(
             None => set_aside(disk, &path),
         }
     }
-    let salt = found.values().flatten().map(|segment| segment.header.salt).next();
     let mut newest: Option<(Age, i64)> = None;
     let mut queues = Vec::new();
     for (key, mut segments) in found {
-        segments.sort_by_key(|segment| segment.number);
+        // Not by number alone: the new name of a file that had another use may be lost when the power is cut.
+        segments.sort_by_key(|segment| (segment.header.first, segment.number));
         let queue = recover_queue(config, disk, key, &segments, &mut newest, listener)
             .map_err(failed("read", &config.dir))?;
         queues.push(queue);
@@ -88,7 +88,7 @@ pub(super) fn recover(
     Ok(Recovered {
         queues,
         age: AgeClock::resume(clock, newest),
-        salt: salt.unwrap_or(u32::from_le_bytes(random)),
+        salt: u32::from_le_bytes(random),
         next_number,
     })
 }
@@ -111,10 +111,7 @@ fn read_header(disk: &dyn Disk, path: &Path, number: u64) -> io::Result<Option<F
 /// one, which is kept for whoever wants to look at it.
 fn set_aside(disk: &dyn Disk, path: &Path) {
     let content = disk.open(path, false).and_then(|file| whole(&*file, u64::MAX));
-    let unfinished = content.is_ok_and(|content| {
-        let start = &content[..content.len().min(512)];
-        start.iter().all(|byte| *byte == 0) || SegmentHeader::is_cut_short(&content)
-    });
+    let unfinished = content.is_ok_and(|content| SegmentHeader::is_unfinished(&content));
     let outcome = if unfinished {
         disk.remove(path)
     } else {

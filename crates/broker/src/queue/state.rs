@@ -149,7 +149,7 @@ impl Queue {
     }
 
     /// Puts a frame behind what is pending; its checksum is known.
-    fn push(&mut self, entry: &Entry<'_>, payload_crc: u32, shared: &Shared, now: Age, wall: i64) {
+    fn push(&mut self, entry: &Entry<'_>, payload_crc: u32, now: Age, wall: i64) {
         let header = FrameHeader {
             payload_bytes: (entry.origin.len() + entry.records.len()) as u32,
             count: entry.count,
@@ -160,7 +160,7 @@ impl Queue {
             durable_before: self.durable_before,
             payload_crc,
         };
-        self.pending.extend_from_slice(&header.encode(shared.salt));
+        self.pending.extend_from_slice(&header.encode());
         self.pending.extend_from_slice(entry.origin);
         self.pending.extend_from_slice(entry.records);
         self.next = header.end();
@@ -179,7 +179,7 @@ impl Queue {
             durable_before: self.durable_before,
             payload_crc: crc32c::crc32c(b""),
         };
-        self.pending.extend_from_slice(&header.encode(shared.salt));
+        self.pending.extend_from_slice(&header.encode());
         self.marked = self.consumed;
     }
 
@@ -291,7 +291,7 @@ impl Shared {
                 continue;
             };
             let clean = queue.pending.is_empty();
-            queue.push(entry, crc, self, now, wall);
+            queue.push(entry, crc, now, wall);
             if clean {
                 bytes += extra;
                 inner.dirty.push(entry.queue);

@@ -186,7 +186,7 @@ mod tests {
         for threads in 1..6 {
             let mut syncers = Syncers::new(threads);
             for round in 0..200 {
-                let fails = |index: usize| (index + round) % 3 == 0;
+                let fails = |index: usize| (index + round).is_multiple_of(3);
                 let kind = |index| if fails(index) { Kind::Fails } else { Kind::Works };
                 let results = syncers.sync((0..round % 20).map(|index| file(kind(index))).collect());
                 assert_eq!(results.len(), round % 20);

@@ -5,19 +5,23 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use holdfast_store::log::disk::DiskFile;
 use parking_lot::MutexGuard;
 
 use super::clean::Cleaner;
-use super::format::SegmentHeader;
+use super::format::{SegmentHeader, seal};
 use super::state::{Inner, Segment, Shared, WriterState};
 use super::sync::Syncers;
 use super::{OpenError, QueueId};
 
 /// Space is reserved in such steps, so that a full disk shows before anything of a batch is written.
 const RESERVE_BYTES: u64 = 256 << 10;
+/// Reserved space that a closed segment keeps: giving back so little is not worth it.
+const SLACK_BYTES: u64 = 16 << 10;
+/// How long files that may be used again are kept while none is needed.
+const SPARES_KEEP: Duration = Duration::from_secs(2);
 /// Tries of a write that fails for another reason than a full disk.
 const TRIES_MAX: u32 = 4;
 /// Appends in a batch from which it pays to let more come together.
@@ -70,6 +74,7 @@ struct Writer {
 struct Active {
     number: u64,
     file: Arc<dyn DiskFile>,
+    salt: u32,
     header_bytes: u64,
     length: u64,
     reserved: u64,
@@ -130,7 +135,7 @@ impl Writer {
             if inner.closing || inner.failed.is_some() {
                 return None;
             }
-            if inner.has_chores() {
+            if inner.has_chores() || self.cleaner.holds_any() {
                 inner.writer = WriterState::Resting;
                 let until = self.last_chores + shared.config.chores_every;
                 if shared.work.wait_until(&mut inner, until).timed_out() {
@@ -195,6 +200,8 @@ impl Writer {
     }
 
     fn stall(&mut self, error: &io::Error) {
+        // Those may be what is missing.
+        self.cleaner.forget(Duration::ZERO);
         if !self.stalled {
             self.stalled = true;
             self.shared.listener.stalled(Some(&error.to_string()));
@@ -294,7 +301,7 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, part: &Part) -> io::Result<()> {
+    fn write(&mut self, part: &mut Part) -> io::Result<()> {
         if part.written {
             return Ok(());
         }
@@ -318,12 +325,13 @@ impl Writer {
             active.file.allocate(reserved)?;
             active.reserved = reserved;
         }
+        seal(&mut part.bytes, active.salt);
         active.file.write_all_at(&part.bytes, active.length)
     }
 
     fn close_active(&mut self, queue: QueueId) {
         if let Some(active) = self.active.remove(&queue)
-            && active.reserved > active.length
+            && active.reserved - active.length > SLACK_BYTES
         {
             // Readers stop at the durable end anyway; this gives the space back.
             let _ = active.file.truncate(active.length);
@@ -332,14 +340,15 @@ impl Writer {
 
     /// Makes a segment. Its header is synced with its first frames.
     fn create(&mut self, part: &Part) -> io::Result<Active> {
-        let shared = &self.shared;
+        let shared = Arc::clone(&self.shared);
         let (number, header) = {
             let mut inner = shared.inner.lock();
             let number = inner.next_number;
             inner.next_number += 1;
             let queue = &inner.queues[part.queue.0 as usize];
             let header = SegmentHeader {
-                salt: shared.salt,
+                // Other than that of any segment before, for what was written into the same file then.
+                salt: crc32c::crc32c_append(shared.salt, &number.to_le_bytes()),
                 first: part.first,
                 consumed: queue.consumed,
                 age: shared.age.now(),
@@ -349,20 +358,24 @@ impl Writer {
             };
             (number, header)
         };
-        let path = segment_path(shared, number);
-        let file: Arc<dyn DiskFile> = Arc::from(shared.disk.create(&path)?);
+        let path = segment_path(&shared, number);
         let bytes = header.encode();
+        let header_bytes = bytes.len() as u64;
+        let (file, length) = match self.cleaner.take(&path, header_bytes) {
+            Some(spare) => spare,
+            None => (Arc::from(shared.disk.create(&path)?), 0),
+        };
         if let Err(error) = file.write_all_at(&bytes, 0) {
             let _ = shared.disk.remove(&path);
             return Err(error);
         }
-        let header_bytes = bytes.len() as u64;
         Ok(Active {
             number,
             file,
+            salt: header.salt,
             header_bytes,
             length: header_bytes,
-            reserved: header_bytes,
+            reserved: header_bytes.max(length),
             fresh: Some(Segment {
                 number,
                 first: part.first,
@@ -370,7 +383,7 @@ impl Writer {
                 header_bytes,
                 bytes: header_bytes,
                 counted: 0,
-                salt: shared.salt,
+                salt: header.salt,
                 born: header.age,
             }),
         })
@@ -415,6 +428,7 @@ impl Writer {
         self.last_chores = Instant::now();
         let mut gone = Vec::new();
         let mut marks = Vec::new();
+        let room;
         {
             let mut inner = self.shared.inner.lock();
             inner.progress = false;
@@ -443,12 +457,15 @@ impl Writer {
                 }
             }
             inner.disk_bytes = inner.disk_bytes.saturating_sub(freed);
+            // Spare files count against no bound, so there are none when room may be short.
+            room = !self.stalled && inner.disk_bytes < inner.bytes_max / 2;
         }
-        self.remove(&gone);
+        self.remove(&gone, room);
+        self.cleaner.forget(SPARES_KEEP);
         self.mark(&marks);
     }
 
-    fn remove(&mut self, gone: &[(QueueId, u64)]) {
+    fn remove(&mut self, gone: &[(QueueId, u64)], keep: bool) {
         for (queue, number) in gone {
             let is_active = |active: &Active| active.number == *number;
             if self.active.get(queue).is_some_and(is_active) {
@@ -456,7 +473,7 @@ impl Writer {
             }
         }
         let path = |(_, number): &(QueueId, u64)| segment_path(&self.shared, *number);
-        self.cleaner.remove(gone.iter().map(path).collect());
+        self.cleaner.remove(gone.iter().map(path).collect(), keep);
     }
 
     /// Writes marks, once: should that fail, messages are read again after a crash, no more.
