@@ -77,9 +77,9 @@ class Systemd:
         well_formed(device, units)
         drop_in = units / f"{UNIT.name}.d"
         drop_in.mkdir()
-        # Private /tmp: what the test keeps there is brought in. `BindPaths` again, since the unit may not have any.
+        # Private /tmp: what the test keeps there is brought in.
         lines = ["[Service]", "ExecStart=", f"ExecStart={device.binary} run --config {device.config}",
-                 f"BindPaths={self.folder} {device.machine.folder}",
+                 f"BindPaths={device.machine.site.folder}",
                  f"StandardOutput=append:{device.log}", f"StandardError=append:{device.log}", *settings]
         (drop_in / "suite.conf").write_text("\n".join(lines) + "\n")
         for target in TARGETS:

@@ -14,7 +14,7 @@ use holdfast_model::Identity;
 use holdfast_ports::BoxFuture;
 use holdfast_program::files::{self, PRIVATE};
 use holdfast_upstream::port::{CloudError, CloudRegistry, ModuleIdentity as HubModule};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::keys::{KeyStore, Slot};
@@ -60,7 +60,7 @@ pub struct Identities {
 
 struct Inner {
     device_id: String,
-    registry: Arc<dyn CloudRegistry>,
+    registry: RwLock<Arc<dyn CloudRegistry>>,
     keys: Arc<dyn KeyStore>,
     sockets: Arc<dyn ModuleSockets>,
     /// What is kept is used without asking.
@@ -107,7 +107,7 @@ impl Identities {
         Identities {
             inner: Arc::new(Inner {
                 device_id: parts.device_id,
-                registry: parts.registry,
+                registry: RwLock::new(parts.registry),
                 keys: parts.keys,
                 sockets: parts.sockets,
                 prefer_kept: parts.prefer_kept,
@@ -116,6 +116,11 @@ impl Identities {
                 told: Mutex::new(BTreeSet::new()),
             }),
         }
+    }
+
+    /// From now on the hub is asked by these means: the device has another certificate.
+    pub fn set_registry(&self, registry: Arc<dyn CloudRegistry>) {
+        *self.inner.registry.write() = registry;
     }
 
     /// The kept identity of a module, without asking anybody.
@@ -148,6 +153,10 @@ fn read_state(path: &std::path::Path) -> State {
 }
 
 impl Inner {
+    fn registry(&self) -> Arc<dyn CloudRegistry> {
+        Arc::clone(&self.registry.read())
+    }
+
     fn identity(&self, module_id: &str, kept: &Kept) -> Option<ModuleIdentity> {
         Some(ModuleIdentity {
             identity: Identity::module(&self.device_id, module_id).ok()?,
@@ -180,7 +189,7 @@ impl Inner {
 
     /// Asks the hub for a module's identity and gives it our keys.
     async fn fetch(&self, module_id: &str) -> Result<(), CloudError> {
-        let mut module = self.registry.create_module(module_id, MANAGED_BY).await?;
+        let mut module = self.registry().create_module(module_id, MANAGED_BY).await?;
         let keyed = {
             let state = self.state.lock();
             let same = state
@@ -213,14 +222,16 @@ impl Inner {
                 .map_err(|error| CloudError::Unreachable(error.to_string()))
         };
         let (primary, secondary) = (key(Slot::Primary).await?, key(Slot::Secondary).await?);
-        self.registry.set_module_keys(module, &primary, &secondary).await
+        self.registry()
+            .set_module_keys(module, &primary, &secondary)
+            .await
     }
 
     /// Tells the hub of deletions that it has not heard of.
     async fn bury(&self) {
         let doomed: Vec<String> = self.state.lock().doomed.iter().cloned().collect();
         for module_id in doomed {
-            match self.registry.delete_module(&module_id).await {
+            match self.registry().delete_module(&module_id).await {
                 Ok(()) | Err(CloudError::Refused { .. }) => self.change(|state| {
                     state.doomed.remove(&module_id);
                 }),
@@ -230,7 +241,7 @@ impl Inner {
     }
 
     async fn refresh(&self) -> Result<(), CloudError> {
-        let modules = self.registry.modules().await?;
+        let modules = self.registry().modules().await?;
         self.change(|state| {
             let listed: BTreeMap<&str, &HubModule> = modules
                 .iter()

@@ -191,7 +191,7 @@ fn device_signer(keys: &Arc<FileKeys>) -> Proof {
     Proof::Key(Arc::new(DeviceSigner(Arc::clone(keys) as Arc<dyn KeyStore>)))
 }
 
-fn certificate(given: &CertificateFiles) -> Result<ClientCertificate, Failure> {
+pub(crate) fn certificate(given: &CertificateFiles) -> Result<ClientCertificate, Failure> {
     let identity = pem::read(given)?;
     Ok(ClientCertificate {
         chain: identity

@@ -6,6 +6,7 @@ use std::time::Duration;
 use holdfast_agent::identities::{IdentityError, ModuleIdentities as _, ModuleIdentity};
 use holdfast_agent::runtime::ModuleRuntime;
 use holdfast_observe::Repeats;
+use holdfast_program::failure::Failure;
 use holdfast_upstream::port::{Account, Cloud as _, CloudClient, Interests, Proof};
 use holdfast_upstream::{Upstream, jittered};
 use tokio::sync::{Notify, watch};
@@ -14,7 +15,7 @@ use super::Base;
 use super::twin::Conversation;
 use crate::identities::Identities;
 use crate::keys::{KeyStore, ModuleSigner};
-use crate::provisioning::NOT_ACCEPTED;
+use crate::provisioning::{Device, NOT_ACCEPTED};
 use crate::system::SystemInfo;
 
 /// Id of the agent at the hub.
@@ -124,6 +125,13 @@ impl Accounts {
             cloud_to_device: false,
         });
         self.agent.send_replace(Some(client));
+    }
+
+    /// The device has another certificate: its registry calls are made with that.
+    pub(super) fn use_device(&self, device: &Device) -> Result<(), Failure> {
+        let registry = self.upstream.registry(device.account()?);
+        self.identities.set_registry(Arc::new(registry));
+        Ok(())
     }
 
     /// Sets the agent's keys at the hub again, and begins anew when its identity has changed.

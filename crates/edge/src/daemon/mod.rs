@@ -1,5 +1,6 @@
 //! Puts the daemon together, runs it, and takes it apart again in order.
 
+mod device_certificate;
 mod host;
 mod hub;
 mod hub_module;
@@ -53,6 +54,7 @@ use crate::system::{SystemInfo, VERSION};
 use crate::upload::Uploader;
 use crate::upstream;
 
+use device_certificate::DeviceCertificate;
 use hub_module::{HubModule, Parts as HubParts};
 use identity::Accounts;
 use twin::CloudTwin;
@@ -167,12 +169,14 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
         "the edge runtime is up"
     );
     notify(&[NotifyState::Ready]);
+    let certificate = DeviceCertificate::of(&running.base.settings).map(Arc::new);
     let upkeep = Upkeep {
         base: &running.base,
         hub: &running.hub,
         accounts: &running.accounts,
         handle: &running.handle,
         registrar: registrar.as_ref(),
+        certificate: certificate.as_ref(),
     };
     let end = tokio::select! {
         end = upkeep.run(&mut signals) => end,

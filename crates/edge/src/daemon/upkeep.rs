@@ -7,7 +7,9 @@ use holdfast_observe::Repeats;
 use holdfast_program::failure::{Failure, Kind};
 use holdfast_program::process::{NotifyState, notify, watchdog_enabled};
 use holdfast_program::signals::{Asked, Signals};
+use holdfast_upstream::port::Proof;
 
+use super::device_certificate::DeviceCertificate;
 use super::hub_module::HubModule;
 use super::identity::Accounts;
 use super::{Base, End, UPKEEP};
@@ -16,6 +18,7 @@ use crate::provisioning::Registrar;
 static REFUSED: Repeats = Repeats::new();
 static NO_ANSWER: Repeats = Repeats::new();
 static NOT_RENEWED: Repeats = Repeats::new();
+static CERTIFICATE_UNUSABLE: Repeats = Repeats::new();
 
 /// What goes on while everything runs.
 pub(super) struct Upkeep<'a> {
@@ -24,6 +27,7 @@ pub(super) struct Upkeep<'a> {
     pub(super) accounts: &'a Arc<Accounts>,
     pub(super) handle: &'a AgentHandle,
     pub(super) registrar: Option<&'a Registrar>,
+    pub(super) certificate: Option<&'a Arc<DeviceCertificate>>,
 }
 
 impl Upkeep<'_> {
@@ -126,7 +130,38 @@ impl Upkeep<'_> {
         self.ask_service().await
     }
 
+    /// Takes up the device's certificate when its files hold another one. The modules' conversations rest on keys and go on.
+    async fn device_certificate(&self) {
+        let Some(known) = self.certificate else {
+            return;
+        };
+        let known = Arc::clone(known);
+        let found = tokio::task::spawn_blocking(move || known.renewed()).await;
+        let outcome = match found {
+            Ok(Ok(Some(certificate))) => {
+                if let Some(registrar) = self.registrar {
+                    registrar.set_certificate(&certificate);
+                }
+                let mut device = self.base.device.clone();
+                device.proof = Proof::Certificate(certificate);
+                self.accounts.use_device(&device)
+            }
+            Ok(Ok(None)) | Err(_) => return,
+            Ok(Err(error)) => Err(error),
+        };
+        match outcome {
+            Ok(()) => tracing::info!("the device's certificate is another one now"),
+            Err(error) => {
+                let error = error.to_string();
+                if let Some(times) = CERTIFICATE_UNUSABLE.happened(&error) {
+                    tracing::error!(error, times, "the device's certificate cannot be read; the one in use stays");
+                }
+            }
+        }
+    }
+
     async fn certificates(&self) {
+        self.device_certificate().await;
         let (certificates, hub) = (Arc::clone(&self.base.certificates), self.hub.hub());
         let renewing = tokio::task::spawn_blocking(move || {
             if certificates.ensure()? {

@@ -10,6 +10,7 @@ use holdfast_program::files::{self, PRIVATE};
 use holdfast_tpm::TpmError;
 use holdfast_upstream::port::{ClientCertificate, CloudError, Proof, TokenSigner};
 use holdfast_upstream::provisioning::{Attestation, ProvisioningClient, ProvisioningConfig, Tpm};
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -27,7 +28,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// How the device proves itself to the service.
 pub(super) enum Means {
     /// With what it proves itself to the hub with, too.
-    Own(Attestation),
+    Own(RwLock<Attestation>),
     /// With its TPM, which gets the key for the hub from the service.
     Tpm(Arc<DeviceTpm>),
 }
@@ -36,10 +37,12 @@ impl Means {
     pub(super) fn new(settings: &Settings, credential: &Credential, proof: &Proof) -> Result<Self, Failure> {
         Ok(match (credential, proof) {
             (Credential::Tpm, _) => Means::Tpm(Arc::new(DeviceTpm::new(&settings.tpm)?)),
-            (_, Proof::Certificate(certificate)) => Means::Own(Attestation::Certificate(certificate.clone())),
-            (_, Proof::Key(signer)) => {
-                Means::Own(Attestation::Key(Arc::clone(signer) as Arc<dyn TokenSigner>))
+            (_, Proof::Certificate(certificate)) => {
+                Means::Own(RwLock::new(Attestation::Certificate(certificate.clone())))
             }
+            (_, Proof::Key(signer)) => Means::Own(RwLock::new(Attestation::Key(
+                Arc::clone(signer) as Arc<dyn TokenSigner>
+            ))),
             (_, Proof::OnBehalf { .. }) => {
                 return Err(Failure::usage("nobody can register on behalf of another"));
             }
@@ -131,6 +134,13 @@ impl Registrar {
             path: settings.identity_folder().join("provisioning.json"),
             keys,
         })
+    }
+
+    /// From now on the device has another certificate.
+    pub fn set_certificate(&self, certificate: &ClientCertificate) {
+        if let Means::Own(attestation) = &self.means {
+            *attestation.write() = Attestation::Certificate(certificate.clone());
+        }
     }
 
     /// As what the device registers.
@@ -259,7 +269,8 @@ impl Registrar {
         let Means::Own(attestation) = &self.means else {
             return Ok(None);
         };
-        let found = self.client.look_up(&self.registration_id, attestation).await;
+        let attestation = attestation.read().clone();
+        let found = self.client.look_up(&self.registration_id, &attestation).await;
         let found = found.map_err(|error| self.failure(&error.into()))?;
         Ok(found.map(|assignment| (assignment.hub_host, assignment.device_id)))
     }
@@ -284,7 +295,7 @@ impl Registrar {
     /// [`AskError`].
     pub async fn ask(&self) -> Result<(String, String), AskError> {
         let (attestation, registering) = match &self.means {
-            Means::Own(attestation) => (attestation.clone(), None),
+            Means::Own(attestation) => (attestation.read().clone(), None),
             Means::Tpm(chip) => {
                 let registering = Registering::begin(chip).await?;
                 let tpm = Arc::clone(&registering) as Arc<dyn Tpm>;
@@ -329,13 +340,15 @@ fn of_registration(registering: &Registering, error: CloudError) -> AskError {
 /// The registration id that nobody has to set: what the certificate or the endorsement key says.
 async fn own_registration_id(means: &Means, source: &str) -> Result<String, Failure> {
     match means {
-        Means::Own(Attestation::Certificate(certificate)) => common_name(certificate).ok_or_else(|| {
-            Failure::usage(format!("{source}: the device's certificate has no common name"))
-                .hint("set the registration id")
-        }),
-        Means::Own(_) => Err(Failure::usage(format!(
-            "{source}: the registration id is missing"
-        ))),
+        Means::Own(attestation) => match &*attestation.read() {
+            Attestation::Certificate(certificate) => common_name(certificate).ok_or_else(|| {
+                Failure::usage(format!("{source}: the device's certificate has no common name"))
+                    .hint("set the registration id")
+            }),
+            _ => Err(Failure::usage(format!(
+                "{source}: the registration id is missing"
+            ))),
+        },
         Means::Tpm(chip) => {
             let keys = chip.public_keys().await.map_err(|error| tpm::failure(&error))?;
             Ok(tpm::registration_id(&keys.endorsement))
