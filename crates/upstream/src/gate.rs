@@ -144,6 +144,13 @@ impl Gate {
         self.changed.notify_waiters();
     }
 
+    /// A connection that lasted fell silent, and its guard is gone: as far as it can tell nobody gets through. The next
+    /// attempt follows soon, and may hang for long.
+    pub(crate) fn fell_silent(&self) {
+        let generation = self.state.lock().generation;
+        self.failed(generation);
+    }
+
     fn failed(&self, generation: u64) {
         let offline = {
             let mut state = self.state.lock();
@@ -299,6 +306,24 @@ mod tests {
         let _live = gate.live();
         gate.turn().await.failed();
         assert!(!gate.is_offline());
+        assert_eq!(*gate.reach().borrow(), Reach::Online);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_of_the_last_connection_is_the_networks() {
+        let gate = gate();
+        gate.turn().await.succeeded();
+        let (first, second) = (gate.live(), gate.live());
+        drop(first);
+        gate.fell_silent();
+        assert_eq!(*gate.reach().borrow(), Reach::Online, "another one lives");
+        drop(second);
+        gate.fell_silent();
+        assert!(matches!(*gate.reach().borrow(), Reach::Offline { .. }));
+        // One attempt follows at once, as after any failure.
+        let start = Instant::now();
+        gate.turn().await.succeeded();
+        assert!(start.elapsed() <= Duration::from_millis(100));
         assert_eq!(*gate.reach().borrow(), Reach::Online);
     }
 

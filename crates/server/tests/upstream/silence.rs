@@ -9,7 +9,7 @@ use super::*;
 const NOTICED: Duration = Duration::from_secs(8);
 
 /// Carries connections to a port. After a cut those that were there stay silent for ever, as when a router forgets them,
-/// and new ones hang until it is mended.
+/// and new ones hang until it is mended, as TCP asks again.
 struct Cable {
     port: u16,
     cut: watch::Sender<bool>,
@@ -26,12 +26,12 @@ impl Cable {
                 tokio::spawn(async move {
                     let outer = TcpStream::connect(("127.0.0.1", port)).await;
                     let mut outer = outer.unwrap();
-                    let born_cut = *is_cut.borrow();
-                    if !born_cut {
-                        tokio::select! {
-                            _ = tokio::io::copy_bidirectional(&mut inner, &mut outer) => return,
-                            _ = is_cut.wait_for(|cut| *cut) => {}
-                        }
+                    if is_cut.wait_for(|cut| !*cut).await.is_err() {
+                        return;
+                    }
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut inner, &mut outer) => return,
+                        _ = is_cut.wait_for(|cut| *cut) => {}
                     }
                     // Both ends stay open, and hear nothing, as long as the test runs.
                     while is_cut.changed().await.is_ok() {}
@@ -46,7 +46,8 @@ fn hasty(hub: &Hub, protocol: UpstreamProtocol) -> UpstreamConfig {
     let mut config = config(hub, protocol);
     config.tuning.silence_before_ping = Duration::from_millis(300);
     config.tuning.silence_after_ping = Duration::from_millis(700);
-    config.tuning.connect_timeout = Duration::from_secs(2);
+    // An attempt into the void hangs for longer than this test waits.
+    config.tuning.connect_timeout = NOTICED * 2;
     config.tuning.request_timeout = Duration::from_secs(2);
     config.tuning.retry_first = Duration::from_millis(50);
     config.tuning.retry_max = Duration::from_millis(200);

@@ -38,6 +38,8 @@ pub(super) struct Connection {
     link: Link,
     input: Vec<u8>,
     watch: Watch,
+    /// It ended because nothing was heard for too long.
+    silent: bool,
     /// The hub was asked whether it answers when it is asked.
     probed: bool,
     /// Last time somebody wanted it.
@@ -85,6 +87,7 @@ impl Connection {
             link,
             input: Vec::new(),
             watch: Watch::new(now),
+            silent: false,
             probed: false,
             used: now,
             asked: 0,
@@ -106,6 +109,17 @@ impl Connection {
         };
         let tokens = state.token_link.is_some_and(|link| machine.credit(link) > 0);
         machine.is_open() && (tokens || trunk.own.is_some())
+    }
+
+    /// Whether it ended because nothing was heard for too long.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// What is told when nothing was heard for too long.
+    fn silence(&mut self) -> CloudError {
+        self.silent = true;
+        CloudError::Unreachable("the hub is silent".to_owned())
     }
 
     /// Runs until it ends.
@@ -147,9 +161,7 @@ impl Connection {
                 return Err(CloudError::Unreachable("the connection is closed".to_owned()));
             };
             let now_ms = trunk.core.monotonic_millis();
-            machine
-                .tick(now_ms, &mut state.out)
-                .map_err(|error| CloudError::Unreachable(error.to_string()))?;
+            machine.tick(now_ms, &mut state.out).map_err(|_| self.silence())?;
             let mut deadline = (self.used + idle_close).max(now + Duration::from_secs(1));
             if let Some(tick) = machine.next_tick() {
                 deadline = deadline.min(now + Duration::from_millis(tick.saturating_sub(now_ms) + 1));
@@ -289,7 +301,7 @@ impl Connection {
                 machine.ask(session, &mut state.out);
                 Ok(Some(until))
             }
-            Verdict::Silent => Err(CloudError::Unreachable("the hub is silent".to_owned())),
+            Verdict::Silent => Err(self.silence()),
         }
     }
 

@@ -127,9 +127,13 @@ fn told_of_failure(trunk: &Trunk, cause: &CloudError) {
 }
 
 async fn serve(trunk: &Trunk, mut connection: Connection) -> End {
-    let _live = trunk.core.gate.live();
+    let live = trunk.core.gate.live();
     set_phase(trunk, Phase::Open);
     let end = connection.serve(trunk).await;
+    drop(live);
+    if connection.is_silent() {
+        trunk.core.gate.fell_silent();
+    }
     let mut state = trunk.state.lock();
     state.phase = match end {
         End::Lost(_) => Phase::Opening,

@@ -50,6 +50,8 @@ pub(super) struct Connection {
     renew_at: Option<Instant>,
     drain_until: Option<Instant>,
     watch: Watch,
+    /// It ended because nothing was heard for too long.
+    silent: bool,
     /// Last time a caller had something for it.
     used: Instant,
 }
@@ -83,6 +85,7 @@ impl Connection {
             renew_at: pass.as_ref().map(|pass| now + pass.renew_after),
             drain_until: None,
             watch: Watch::new(now),
+            silent: false,
             used: now,
         };
         connection
@@ -211,6 +214,17 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether it ended because nothing was heard for too long.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// What is told when nothing was heard for too long.
+    fn silence(&mut self) -> CloudError {
+        self.silent = true;
+        CloudError::Unreachable("the hub is silent".to_owned())
+    }
+
     /// Runs until it ends.
     pub(super) async fn serve(&mut self, shared: &Shared) -> End {
         loop {
@@ -296,7 +310,7 @@ impl Connection {
         state
             .session
             .tick(now_ms, &mut state.out)
-            .map_err(|error| CloudError::Unreachable(error.to_string()))?;
+            .map_err(|_| self.silence())?;
         let mut deadline = now + NEVER;
         if let Some(tick) = state.session.next_tick() {
             // A millisecond more, since the clocks are rounded differently.
@@ -323,7 +337,7 @@ impl Connection {
                 encode_pingreq(&mut state.out);
                 deadline = deadline.min(until);
             }
-            Verdict::Silent => return Err(CloudError::Unreachable("the hub is silent".to_owned())),
+            Verdict::Silent => return Err(self.silence()),
         }
         Ok(deadline)
     }

@@ -152,7 +152,7 @@ fn told_of_failure(shared: &Shared, cause: &CloudError) {
 }
 
 async fn serve(shared: &Arc<Shared>, mut connection: Connection) -> End {
-    let _live = shared.core.gate.live();
+    let live = shared.core.gate.live();
     let identity = shared.identity();
     let protocol = shared.core.config.protocol.as_str();
     Connected { identity, protocol }.emit(&shared.core.metrics);
@@ -165,6 +165,10 @@ async fn serve(shared: &Arc<Shared>, mut connection: Connection) -> End {
     shared.pushes.connected();
     shared.progress.notify_waiters();
     let end = connection.serve(shared).await;
+    drop(live);
+    if connection.is_silent() {
+        shared.core.gate.fell_silent();
+    }
     {
         let mut state = shared.state.lock();
         state.end();
