@@ -30,6 +30,18 @@ pub(super) enum ConfigCommand {
         #[arg(long, short)]
         force: bool,
     },
+    /// Write the configuration of the original runtime as one of ours, and say what of it has no counterpart
+    Import {
+        /// config.toml of the original
+        #[arg(value_name = "FILE", default_value = config::DEFAULT_FILES[1])]
+        from: PathBuf,
+        /// File to write; `-` for standard output
+        #[arg(long = "file", default_value = config::DEFAULT_FILES[0], value_name = "FILE")]
+        file: PathBuf,
+        /// Replace an existing file
+        #[arg(long, short)]
+        force: bool,
+    },
     /// Check a configuration, and say what in it does nothing
     Check,
     /// Check a configuration and put it where the daemon looks first; restart the daemon for it to take effect
@@ -62,6 +74,7 @@ pub(super) fn run(global: &Global, command: &ConfigCommand) -> anyhow::Result<()
                 file.display()
             ))
         }
+        ConfigCommand::Import { from, file, force } => import(from, file, *force),
         ConfigCommand::Check => {
             let loaded = global.load()?;
             for warning in &loaded.warnings {
@@ -83,6 +96,33 @@ pub(super) fn run(global: &Global, command: &ConfigCommand) -> anyhow::Result<()
             ))
         }
     }
+}
+
+fn import(from: &Path, file: &Path, force: bool) -> anyhow::Result<()> {
+    let loaded = config::load(Some(from))?;
+    let imported = config::import::import(&loaded)?;
+    // What is written is what was read: the daemon must not learn of a mistake of ours.
+    config::parse(&imported.text, &file.display().to_string())?;
+    if file == Path::new("-") {
+        output::line(imported.text.trim_end())?;
+        for note in &imported.notes {
+            output::line(&format!("# note: {note}"))?;
+        }
+        return Ok(());
+    }
+    if file.exists() && !force {
+        return Err(Failure::usage(format!("{} exists", file.display()))
+            .hint("--force replaces it, --file names another, --file - prints")
+            .into());
+    }
+    write(file, &imported.text)?;
+    for note in &imported.notes {
+        output::line(&format!("note: {note}"))?;
+    }
+    output::line(&format!(
+        "wrote {}; stop the original runtime and start the daemon: systemctl restart holdfast-edge",
+        file.display()
+    ))
 }
 
 fn manual(connection_string: &str) -> Result<String, Failure> {

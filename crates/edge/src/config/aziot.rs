@@ -266,6 +266,7 @@ impl Reader<'_> {
             agent: agent(&file.agent),
             sockets: self.sockets(file)?,
             listen: self.listen(&own.hub, &file.agent.env)?,
+            store: own.hub.store(),
             upstream: self.upstream(file)?,
             images: self.images(&file.image_garbage_collection)?,
             rollback: Rollback {

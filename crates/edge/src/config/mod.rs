@@ -5,7 +5,9 @@
 
 pub mod aziot;
 mod check;
+pub mod import;
 pub mod own;
+mod place;
 pub mod reference;
 mod values;
 
@@ -227,6 +229,17 @@ pub struct Listen {
     pub names: Vec<String>,
 }
 
+/// What the edge hub may keep and send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Store {
+    /// Most bytes of messages that wait.
+    pub bytes_max: u64,
+    /// What comes beyond takes the place of the oldest, instead of being refused.
+    pub drop_oldest: bool,
+    /// Most bytes a second towards the hub.
+    pub upstream_bytes_per_second: Option<u64>,
+}
+
 /// Protocol towards the hub.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum UpstreamProtocol {
@@ -317,6 +330,8 @@ pub struct Settings {
     pub sockets: Sockets,
     /// Edge hub.
     pub listen: Listen,
+    /// What it may keep and send.
+    pub store: Store,
     /// The way up.
     pub upstream: Upstream,
     /// Images.
@@ -448,17 +463,20 @@ fn parse_in(text: &str, name: &str, folder: &Path) -> Result<Loaded, Failure> {
         .get("provisioning")
         .and_then(|section| section.get("source"))
         .is_some();
-    let mut loaded = if of_the_original {
-        aziot::read(text, &table, name)?
+    let read = if of_the_original {
+        aziot::read(text, &table, name)
     } else {
-        Loaded {
-            settings: own::read(text, name, folder)?,
+        own::read(text, name, folder).map(|settings| Loaded {
+            settings,
             warnings: Vec::new(),
-        }
+        })
     };
-    loaded.settings.anchor(folder);
-    check(&loaded.settings)?;
-    Ok(loaded)
+    let checked = read.and_then(|mut loaded| {
+        loaded.settings.anchor(folder);
+        check(&loaded.settings)?;
+        Ok(loaded)
+    });
+    checked.map_err(|failure| place::locate(text, name, failure))
 }
 
 /// Rules across values and ranges; also for settings that flags have changed.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use holdfast_model::credential::SymmetricKey;
 use holdfast_program::failure::Failure;
 use holdfast_program::logging::LogSection;
-use holdfast_program::units::Span;
+use holdfast_program::units::{Size, Span};
 use holdfast_wire::connection_string::{ConnectionString, Credential as StringCredential, Party};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::values::{Ipam, environment_proxy, network_options, socket_path, time_of_day};
 use super::{
     Agent, CertificateFiles, Credential, EdgeCa, Engine, HierarchyAuth, ImageGarbageCollection, KeySource,
-    Listen, Provisioning, Reprovisioning, Rollback, Settings, Sockets, TpmSettings, Upstream,
+    Listen, Provisioning, Reprovisioning, Rollback, Settings, Sockets, Store, TpmSettings, Upstream,
     UpstreamProtocol, bad, describe, machine_name, missing, tpm_address,
 };
 
@@ -360,6 +360,33 @@ pub struct HubSection {
     pub metrics_listen: SocketAddr,
     /// Names besides the host name that the server certificate carries.
     pub names: Vec<String>,
+    /// Most bytes of messages that wait on the disk; `storeLimits` of a deployment goes before it.
+    pub store: Size,
+    /// What becomes of a message for which there is no room.
+    pub when_full: Full,
+    /// Most bytes of messages a second towards the hub, so that a drain leaves room on a thin line. No bound when absent.
+    pub upstream_bytes_per_second: Option<Size>,
+}
+
+/// What becomes of a message for which there is no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Full {
+    /// It is not acknowledged; its sender keeps it and sends it again.
+    #[default]
+    RefuseNew,
+    /// The oldest of the least important ones are dropped for it.
+    DropOldest,
+}
+
+impl HubSection {
+    pub(super) fn store(&self) -> Store {
+        Store {
+            bytes_max: self.store.0,
+            drop_oldest: self.when_full == Full::DropOldest,
+            upstream_bytes_per_second: self.upstream_bytes_per_second.map(|size| size.0),
+        }
+    }
 }
 
 impl Default for HubSection {
@@ -375,6 +402,9 @@ impl Default for HubSection {
             metrics: true,
             metrics_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9600)),
             names: Vec::new(),
+            store: Size(1 << 30),
+            when_full: Full::default(),
+            upstream_bytes_per_second: None,
         }
     }
 }
@@ -485,6 +515,7 @@ impl Config {
                 metrics: hub.metrics.then_some(hub.metrics_listen),
                 names: hub.names.clone(),
             },
+            store: hub.store(),
             upstream: self.upstream.read(),
             images: self.images.read(name)?,
             rollback: Rollback {

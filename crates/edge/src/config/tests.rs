@@ -29,9 +29,13 @@ fn files(prefix: &str) -> Vec<(String, String)> {
     files
 }
 
-fn good(name: &str) -> Settings {
+fn load_good(name: &str) -> Loaded {
     let text = fs::read_to_string(folder().join(format!("good_{name}.toml"))).unwrap();
-    parse(&text, "file").unwrap().settings
+    parse(&text, "file").unwrap()
+}
+
+fn good(name: &str) -> Settings {
+    load_good(name).settings
 }
 
 #[test]
@@ -285,4 +289,63 @@ fn relative_paths_are_below_the_files_folder() {
     let settings = load(Some(&file)).unwrap().settings;
     assert_eq!(settings.upstream.ca, Some(dir.path().join("ca.pem")));
     assert_eq!(settings.trust_bundle, Some(PathBuf::from("/abs.pem")));
+}
+
+/// What a file of the original says is what its import says, besides what the notes name.
+#[test]
+fn imports_say_the_same() {
+    for name in [
+        "aziot_dps_key",
+        "aziot_dps_tpm",
+        "aziot_manual",
+        "aziot_manual_sas",
+        "aziot_manual_x509",
+    ] {
+        let loaded = load_good(name);
+        let imported = import::import(&loaded).unwrap();
+        let again = parse(&imported.text, "imported").unwrap();
+        assert_eq!(again.warnings, Vec::<String>::new(), "{name}:\n{}", imported.text);
+        let (mut before, mut after) = (loaded.settings.clone(), again.settings);
+        for settings in [&mut before, &mut after] {
+            settings.source.clear();
+            settings.agent.image.clear();
+            // A value becomes a file that the operator writes.
+            for auth in [&mut settings.tpm.owner_auth, &mut settings.tpm.endorsement_auth] {
+                if let HierarchyAuth::Value(_) = auth {
+                    *auth = HierarchyAuth::Empty;
+                    assert!(imported.notes.iter().any(|note| note.contains("_auth_file")), "{name}");
+                }
+            }
+        }
+        if let Some((address, user, password)) = before.agent.registry.take() {
+            for (key, value) in [
+                ("serverAddress", address),
+                ("username", user),
+                ("password", password),
+            ] {
+                before
+                    .agent
+                    .env
+                    .insert(format!("DockerRegistryAuth__0__{key}"), value);
+            }
+        }
+        assert_eq!(after, before, "{name}:\n{}", imported.text);
+        for warning in &loaded.warnings {
+            assert!(imported.notes.contains(warning), "{name}: {warning}");
+        }
+    }
+}
+
+#[test]
+fn an_import_holds_what_differs_from_the_defaults() {
+    let imported = import::import(&load_good("aziot_manual")).unwrap();
+    assert!(imported.text.starts_with("# From "), "{}", imported.text);
+    assert!(!imported.text.contains("[images]") && !imported.text.contains("mqtt_port"));
+    assert!(imported.text.contains("mode = \"on-error-only\""), "{}", imported.text);
+    assert!(imported.text.contains("protocol = \"amqp-ws\""), "{}", imported.text);
+    assert!(
+        imported.notes.iter().any(|note| note.contains("agent.config.image")),
+        "{:?}",
+        imported.notes
+    );
 }
