@@ -1,16 +1,30 @@
 """Software TPMs (Debian: swtpm), as device daemons use them."""
 
 import contextlib
+import os
 import shutil
 import socket
 import struct
 import subprocess
+import threading
+import tty
 from pathlib import Path
 
 from site_net import end, free_port, wait_until
 
 OWNER, ENDORSEMENT, LOCKOUT = 0x40000001, 0x4000000B, 0x4000000A
 PASSWORD = struct.pack(">IHBH", 0x40000009, 0, 1, 0)
+
+
+def whole(read):
+    """A command or an answer, which says its size in its header."""
+    text = b""
+    while len(text) < 6 or len(text) < struct.unpack(">I", text[2:6])[0]:
+        piece = read()
+        if not piece:
+            raise ConnectionError("cut off")
+        text += piece
+    return text
 
 
 class SoftwareTpm:
@@ -80,5 +94,39 @@ class SoftwareTpm:
             connection.settimeout(30)
             connection.connect(str(self.socket))
             connection.sendall(struct.pack(">HII", 0x8002, 10 + len(body), code) + body)
-            answer = connection.recv(4096)
+            answer = whole(lambda: connection.recv(4096))
         assert answer[6:10] == bytes(4), f"command {code:#x}: {answer.hex()}"
+
+
+class DeviceNode:
+    """A character device in front of a TPM, which takes a command in one write and gives its answer to one read, as those
+    of the kernel do; in truth a terminal. Use as a context manager."""
+
+    def __init__(self, tpm):
+        self.tpm = tpm
+        # Its end stays open here, too: without one, reading the other end fails.
+        self._near, self._end = os.openpty()
+        for side in (self._near, self._end):
+            tty.setraw(side)
+        self.address = f"device:{os.ttyname(self._end)}"
+        self.commands = 0
+
+    def __enter__(self):
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        os.close(self._end)
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                command = whole(lambda: os.read(self._near, 4096))
+                # A connection per command, as swtpm serves one at a time; what is loaded stays in the TPM.
+                with socket.socket(socket.AF_UNIX) as connection:
+                    connection.connect(str(self.tpm.socket))
+                    connection.sendall(command)
+                    answer = whole(lambda: connection.recv(4096))
+                self.commands += 1
+                os.write(self._near, answer)
+        os.close(self._near)

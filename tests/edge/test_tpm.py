@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "clients" / "python"))
 
 from aziot import AziotDevice, dps  # noqa: E402
 from device import wait_until  # noqa: E402
-from software_tpm import ENDORSEMENT, OWNER, SoftwareTpm  # noqa: E402
+from software_tpm import ENDORSEMENT, OWNER, DeviceNode, SoftwareTpm  # noqa: E402
 from test_provisioning import management  # noqa: E402
 
 
@@ -224,6 +224,19 @@ def test_authorization_values_of_the_tpm(aziot, hub, name, tpm):
     enroll(device)
     device.works()
     assert "-value" not in device.log_text()
+
+
+def test_a_device_node(aziot, hub, name, tpm):
+    with DeviceNode(tpm) as node:
+        device = aziot(name, by_tpm(hub, name, node))
+        assert enroll(device)["tpm"]["address"] == node.address
+        device.works()
+        assert node.commands > 20, node.commands
+        device.stop()
+    # A node that answers nothing is no TPM.
+    other = aziot(f"{name}n", by_tpm(hub, f"{name}n", type("Null", (), {"address": "device:/dev/null"})))
+    refused = other.cli("tpm", check=False)
+    assert refused.returncode == 6 and "cannot be read" in refused.stderr and "tpm.tcti" in refused.stderr, refused
 
 
 class OwnDevice(AziotDevice):

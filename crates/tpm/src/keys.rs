@@ -196,6 +196,20 @@ mod tests {
         whole.bytes().to_vec()
     }
 
+    /// Another template makes another key, which no enrollment knows: these are those of the SDKs.
+    #[test]
+    fn templates_are_those_of_the_sdks() {
+        let rest = [0, 6, 0, 128, 0, 0x43, 0, 0x10, 8, 0, 0, 0, 0, 0, 0, 0];
+        let endorsement = [
+            &[0, 1, 0, 0x0b, 0, 3, 0, 0xb2, 0, 32][..],
+            &ENDORSEMENT_POLICY,
+            &rest,
+        ];
+        assert_eq!(Root::Endorsement.template().bytes(), endorsement.concat());
+        let storage = [&[0, 1, 0, 0x0b, 0, 3, 4, 0x72, 0, 0][..], &rest];
+        assert_eq!(Root::Storage.template().bytes(), storage.concat());
+    }
+
     #[test]
     fn what_a_template_makes_fits() {
         for root in [Root::Endorsement, Root::Storage] {
