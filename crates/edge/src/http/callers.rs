@@ -9,12 +9,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use holdfast_agent::runtime::{ModuleRuntime, RuntimeError};
+use holdfast_observe::Repeats;
 use parking_lot::Mutex;
 
 use super::{Answer, Peer};
 
 /// Processes that are remembered.
 const KEPT_MAX: usize = 1_024;
+static NOT_VISIBLE: Repeats = Repeats::new();
 
 /// Knows processes of modules.
 pub struct Callers {
@@ -44,10 +46,13 @@ impl Callers {
     pub async fn require(&self, peer: Peer, module_id: &str) -> Result<(), Answer> {
         let container = container_of(module_id);
         let Some(pid) = peer.pid.filter(|pid| *pid != 0) else {
-            tracing::warn!(
-                module = module_id,
-                "a caller's process is not visible from here; the daemon must run in the host's process namespace"
-            );
+            if let Some(times) = NOT_VISIBLE.happened(module_id) {
+                tracing::warn!(
+                    module = module_id,
+                    times,
+                    "a caller's process is not visible from here; the daemon must run in the host's process namespace"
+                );
+            }
             return Err(forbidden());
         };
         let Some(started) = start_time(pid) else {

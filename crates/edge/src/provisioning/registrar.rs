@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_observe::Repeats;
 use holdfast_ports::clock::Clock;
 use holdfast_program::failure::{Failure, Kind};
 use holdfast_program::files::{self, PRIVATE};
@@ -24,6 +25,7 @@ use crate::upstream;
 
 /// Between two attempts while nothing is kept.
 const RETRY: Duration = Duration::from_secs(5);
+static NOT_REACHED: Repeats = Repeats::new();
 
 /// How the device proves itself to the service.
 pub(super) enum Means {
@@ -229,7 +231,9 @@ impl Registrar {
             }
             match &error {
                 AskError::Service(CloudError::Unreachable(_)) => {
-                    tracing::warn!(%error, "the provisioning service cannot be reached; trying again");
+                    if let Some(times) = NOT_REACHED.happened("") {
+                        tracing::warn!(%error, times, "the provisioning service cannot be reached; trying again");
+                    }
                 }
                 _ => return Err(self.failure(&error)),
             }
