@@ -42,6 +42,8 @@ struct State {
     /// Files to be removed, or to be kept if there is a place: no more than there are segments.
     jobs: Vec<Job>,
     spares: Vec<Spare>,
+    /// The thread is at work.
+    cleaning: bool,
     closing: bool,
 }
 
@@ -83,9 +85,10 @@ impl Cleaner {
         self.run(paths.into_iter().map(|path| Job { path, keep }).collect());
     }
 
-    /// Whether there are spare files.
+    /// Whether there are spare files, or will be.
     pub(super) fn holds_any(&self) -> bool {
-        !self.shared.state.lock().spares.is_empty()
+        let state = self.shared.state.lock();
+        state.cleaning || !state.jobs.is_empty() || !state.spares.is_empty()
     }
 
     /// Removes the spare files when none was needed for so long.
@@ -157,9 +160,11 @@ impl Shared {
         loop {
             if !state.jobs.is_empty() {
                 let jobs = std::mem::take(&mut state.jobs);
+                state.cleaning = true;
                 drop(state);
                 self.clean(jobs);
                 state = self.state.lock();
+                state.cleaning = false;
             } else if state.closing {
                 return;
             } else {

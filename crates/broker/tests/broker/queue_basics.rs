@@ -44,23 +44,29 @@ fn messages_come_back_in_order_and_after_a_restart() {
 
 #[test]
 fn an_empty_queue_has_no_file() {
-    let disk = SimDisk::new();
-    let (store, _) = open(&disk, config());
-    let a = store.queue(&key("a"));
-    for round in 0..5 {
-        for number in 0..200 {
-            append(&store, &[a], round * 200 + number, 100).unwrap();
+    for sync_threads in [1, 4] {
+        let disk = SimDisk::new();
+        let settings = QueueConfig {
+            sync_threads,
+            ..config()
+        };
+        let (store, _) = open(&disk, settings);
+        let a = store.queue(&key("a"));
+        for round in 0..5 {
+            for number in 0..200 {
+                append(&store, &[a], round * 200 + number, 100).unwrap();
+            }
+            let last = append(&store, &[a], 0, 0).unwrap();
+            durable(&store, last).unwrap();
+            assert!(store.bytes() > 20_000, "{}", store.bytes());
+            store.consumed(a, store.info(a).durable);
+            wait_until("an empty directory", || {
+                disk.paths().is_empty() && store.bytes() == 0
+            });
         }
-        let last = append(&store, &[a], 0, 0).unwrap();
-        durable(&store, last).unwrap();
-        assert!(store.bytes() > 20_000, "{}", store.bytes());
-        store.consumed(a, store.info(a).durable);
-        wait_until("an empty directory", || {
-            disk.paths().is_empty() && store.bytes() == 0
-        });
+        drop(store);
+        assert_eq!(disk.paths(), Vec::<std::path::PathBuf>::new());
     }
-    drop(store);
-    assert_eq!(disk.paths(), Vec::<std::path::PathBuf>::new());
 }
 
 #[test]

@@ -120,6 +120,12 @@ fn own_files_say_everything() {
         json!({"EnableIPv6": true, "IPAM": {"Config": [{"Subnet": "172.30.0.0/16", "Gateway": "172.30.0.1"}]}})
     );
     assert_eq!(settings.listen.amqp, None);
+    let store = Store {
+        bytes_max: 64 << 20,
+        drop_oldest: true,
+        upstream_bytes_per_second: Some(100_000),
+    };
+    assert_eq!(settings.store, store);
     assert_eq!(settings.upstream.protocol, UpstreamProtocol::MqttWs);
     assert!(!settings.rollback.enabled);
 }

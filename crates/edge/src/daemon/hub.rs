@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use bytes::Bytes;
 use holdfast_agent::identities::ModuleIdentities as _;
+use holdfast_broker::queue::WhenFull;
 use holdfast_broker::{Above, Broker, BrokerConfig, SealingKey};
 use holdfast_heads::amqp::{AmqpConfig, AmqpHead};
 use holdfast_heads::events::Metrics;
@@ -32,7 +33,7 @@ use tokio::task::JoinSet;
 
 use super::Base;
 use crate::certificates::{Certificates, Issued, Request, Usage};
-use crate::config::{Listen, Settings};
+use crate::config::{Listen, Settings, Store};
 use crate::http::hub::{self as api, HubApi};
 use crate::identities::Identities;
 use crate::keys::KeyStore;
@@ -122,6 +123,7 @@ impl EdgeHub {
         );
         let names = Names::new(&base.settings);
         config.gateway_hosts.clone_from(&names.0);
+        apply_store(&mut config, base.settings.store);
         adjust(&mut config, env);
         let broker = Broker::open(config, Arc::new(RealDisk), Arc::clone(&base.clock), Some(above))
             .context("cannot open the edge hub's store")?;
@@ -245,6 +247,15 @@ fn server_certificate(issued: &Issued) -> ServerCertificate {
         chain: issued.chain.clone(),
         key: PrivateKeyDer::Pkcs8(issued.key.to_vec().into()),
     }
+}
+
+/// Bounds of the store, as the configuration has them.
+pub(super) fn apply_store(config: &mut BrokerConfig, store: Store) {
+    config.queues.bytes_max = store.bytes_max;
+    if store.drop_oldest {
+        config.queues.when_full = WhenFull::DropOldest;
+    }
+    config.upstream_bytes_per_second = store.upstream_bytes_per_second;
 }
 
 /// Settings of the original's edge hub (edge.md section 16), as a deployment gives them in `env`.

@@ -25,7 +25,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::hub::{self, EdgeHub, Listeners, Names};
+use super::hub::{self, EdgeHub, Listeners, Names, apply_store};
 use super::{FAREWELL, UPKEEP, runtime};
 use crate::certificates::Certificates;
 use crate::commands::Format;
@@ -98,6 +98,7 @@ async fn serve(wanted: &Standalone) -> anyhow::Result<()> {
     );
     let names = Names::new(&settings);
     config.gateway_hosts.clone_from(&names.0);
+    apply_store(&mut config, settings.store);
     config.local_identities = identities(wanted, &manifest, &keys).await?;
     let broker = Broker::open(config, Arc::new(RealDisk), Arc::clone(&clock), None)
         .context("cannot open the edge hub's store")?;
