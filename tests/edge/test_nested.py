@@ -175,7 +175,6 @@ def test_only_children_are_let_through(hub, parent, descend, leaf_of):
         wait_until(lambda: numbers(events, leaf.name) == [1, 2, 3], "its messages", 30)
 
 
-@pytest.mark.long
 def test_a_child_that_is_given_away_and_taken_back(hub, parent, descend, leaf_of):
     """It is put out with all that stand below it, keeps what they send, and loses none of it when it comes back."""
     child = ready(descend(parent))
