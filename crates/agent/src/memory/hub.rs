@@ -388,7 +388,10 @@ impl MemoryHost {
     fn begin_hub(&self, what: &str, env: &BTreeMap<String, String>) -> Result<(), String> {
         let at = self.later();
         let mut inner = lock(&self.inner);
-        let pairs: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let pairs: Vec<String> = env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         let call = format!("{what} {}", pairs.join(" "));
         inner.hub_calls.push(call.trim().to_owned());
         let fails = inner.hub_faults > 0;

@@ -511,7 +511,10 @@ async fn wait_for_all_pulls_touches_nothing_before_every_image_is_here() {
     until("the pull has failed", || site.code() == 500).await;
     assert!(site.description().contains("b:2"), "{}", site.description());
     site.engine.exit("a", 3);
-    until("the former module runs again", || site.engine.running() == ["a", "b"]).await;
+    until("the former module runs again", || {
+        site.engine.running() == ["a", "b"]
+    })
+    .await;
     pass(30).await;
     let calls = site.engine.take_calls();
     let touched = |call: &&String| !call.starts_with("pull ") && *call != "start a";

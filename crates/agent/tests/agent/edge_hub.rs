@@ -128,10 +128,7 @@ async fn a_restart_by_hand_is_not_counted() {
     site.done(version).await;
     let (status, body) = site.twin.method("RestartModule", &restart).await;
     assert_eq!(status, 500);
-    assert!(
-        body["message"].as_str().unwrap().contains("no edgeHub"),
-        "{body}"
-    );
+    assert!(body["message"].as_str().unwrap().contains("no edgeHub"), "{body}");
     run.stop().await;
 }
 
@@ -176,7 +173,11 @@ async fn one_that_cannot_be_started_is_told_and_tried_again() {
     site.done(version).await;
     assert_eq!(site.engine.running(), ["m"]);
     hub_is(&site, "running").await;
-    assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_secs(30),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(hub(&site.twin)["restartCount"], 2);
     assert_eq!(hub(&site.twin).get("statusDescription"), None);
     run.stop().await;

@@ -36,9 +36,8 @@ pub fn import(loaded: &Loaded) -> Result<Imported, Failure> {
     without_defaults(&mut table, &default);
     let body = toml::to_string(&table).map_err(unwritable)?;
     let source = &loaded.settings.source;
-    let text = format!(
-        "# From {source}. Every key with its default: docs/reference/edge-config.md\n\n{body}"
-    );
+    let text =
+        format!("# From {source}. Every key with its default: docs/reference/edge-config.md\n\n{body}");
     Ok(Imported { text, notes })
 }
 

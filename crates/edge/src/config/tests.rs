@@ -319,7 +319,10 @@ fn imports_say_the_same() {
             for auth in [&mut settings.tpm.owner_auth, &mut settings.tpm.endorsement_auth] {
                 if let HierarchyAuth::Value(_) = auth {
                     *auth = HierarchyAuth::Empty;
-                    assert!(imported.notes.iter().any(|note| note.contains("_auth_file")), "{name}");
+                    assert!(
+                        imported.notes.iter().any(|note| note.contains("_auth_file")),
+                        "{name}"
+                    );
                 }
             }
         }
@@ -347,10 +350,21 @@ fn an_import_holds_what_differs_from_the_defaults() {
     let imported = import::import(&load_good("aziot_manual")).unwrap();
     assert!(imported.text.starts_with("# From "), "{}", imported.text);
     assert!(!imported.text.contains("[images]") && !imported.text.contains("mqtt_port"));
-    assert!(imported.text.contains("mode = \"on-error-only\""), "{}", imported.text);
-    assert!(imported.text.contains("protocol = \"amqp-ws\""), "{}", imported.text);
     assert!(
-        imported.notes.iter().any(|note| note.contains("agent.config.image")),
+        imported.text.contains("mode = \"on-error-only\""),
+        "{}",
+        imported.text
+    );
+    assert!(
+        imported.text.contains("protocol = \"amqp-ws\""),
+        "{}",
+        imported.text
+    );
+    assert!(
+        imported
+            .notes
+            .iter()
+            .any(|note| note.contains("agent.config.image")),
         "{:?}",
         imported.notes
     );

@@ -154,7 +154,11 @@ impl Upkeep<'_> {
             Err(error) => {
                 let error = error.to_string();
                 if let Some(times) = CERTIFICATE_UNUSABLE.happened(&error) {
-                    tracing::error!(error, times, "the device's certificate cannot be read; the one in use stays");
+                    tracing::error!(
+                        error,
+                        times,
+                        "the device's certificate cannot be read; the one in use stays"
+                    );
                 }
             }
         }
