@@ -22,6 +22,7 @@ const CLIENTS_EVERY: Duration = Duration::from_secs(5);
 const SCOPE_RETRY: Duration = Duration::from_secs(60);
 
 static SCOPE_NOT_READ: Repeats = Repeats::new();
+static AWAY: Repeats = Repeats::new();
 
 /// Tokens, locks, ages, idle conversations.
 pub(crate) async fn run(broker: Arc<Broker>) {
@@ -120,7 +121,9 @@ fn note_reach(broker: &Broker, state: Reach, offline_since: &mut Option<u64>) ->
             if offline_since.is_none() {
                 *offline_since = Some(now);
                 broker.metrics.count(Family::OfflineCount, &own, 1);
-                tracing::warn!("the hub above cannot be reached; messages are kept until it can");
+                if let Some(times) = AWAY.happened(broker.own.as_str()) {
+                    tracing::warn!(times, "the hub above cannot be reached; messages are kept until it can");
+                }
             }
             false
         }
@@ -130,7 +133,9 @@ fn note_reach(broker: &Broker, state: Reach, offline_since: &mut Option<u64>) ->
                 broker
                     .metrics
                     .observe_duration(Family::OfflineDuration, &own, took);
-                tracing::info!(seconds = took.as_secs(), "the hub above can be reached again");
+                if AWAY.over(broker.own.as_str()).is_some() {
+                    tracing::info!(seconds = took.as_secs(), "the hub above can be reached again");
+                }
             }
             broker.scope.questions.forget();
             broker.twins.sync.notify_one();
