@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import sys
@@ -27,6 +28,7 @@ from aziot import dps  # noqa: E402
 from device import SECRET, module, wait_until  # noqa: E402
 from dps import Certificate  # noqa: E402
 from hub import parse_connection_string, read_env  # noqa: E402
+from site_net import SiteHub, run  # noqa: E402
 
 def dps_key(hub, registration_id, key):
     return dps(hub, f'method = "symmetric_key"\nregistration_id = "{registration_id}"\nsymmetric_key = {{ value = "{key}" }}')
@@ -304,3 +306,101 @@ def test_an_upload_that_the_store_refuses_fails_and_says_why(chatty, hub, name):
         assert "403" in task["message"], task
         assert blobs.signature not in task["message"] + chatty.log_text()
         assert blobs.read() == {}
+
+
+def test_a_single_enrollment(aziot, hub, name):
+    """A device that is enrolled by itself, with a key and with a name that is not its registration id."""
+    hub.cli("dps", "enrollment", "create", f"r-{name}", "--device-id", name, "--edge", "true", "--primary-key", (key := other_key()))
+    device = aziot(name, dps_key(hub, f"r-{name}", key)).works()
+    found = device.check()["device-accepted"]
+    assert found["result"] == "ok" and name in found["details"][0], found
+    # Disabled there, it goes on with what it was told, and is refused when it begins anew.
+    hub.cli("dps", "enrollment", "update", f"r-{name}", "--enabled", "false")
+    device.stop()
+    device.start()
+    device.wait_log(["the provisioning service gave no answer"])
+    device.wait_status(200, device.deploy({}))
+
+
+def test_a_renewed_certificate_is_taken_up_without_a_restart(aziot, hub, name, tmp_path):
+    certificate = Certificate(name)
+    thumbprint_device(hub, name, certificate)
+    files = certificate.files(tmp_path)
+    device = aziot(name, manual(hub, name, x509_lines(files))).works()
+    # The hub knows the next one only: what is asked of it with the old one is refused from now on.
+    folder = tmp_path / "next"
+    folder.mkdir()
+    renewed = Certificate(name)
+    thumbprint = renewed.certificate.fingerprint(hashes.SHA256()).hex()
+    hub.ok("PUT", f"/devices/{name}", {
+        **hub.ok("GET", f"/devices/{name}"),
+        "authentication": {"type": "selfSigned", "x509Thumbprint": {"primaryThumbprint": thumbprint}}}, headers={"If-Match": "*"})
+    for old, new in zip(files, renewed.files(folder), strict=True):
+        os.replace(new, old)
+    device.process.send_signal(signal.SIGHUP)
+    device.wait_log(["the device's certificate is another one now"])
+    # A new module needs an identity, which is asked for as the device.
+    sleeper = {"type": "docker", "status": "stopped", "restartPolicy": "never", "imagePullPolicy": "never",
+               "settings": {"image": "nothing:1"}}
+    device.deploy({"late": sleeper})
+    wait_until(lambda: hub.request("GET", f"/devices/{name}/modules/late")[0] == 200, "the module's identity", 30)
+    # Files that do not fit together change nothing.
+    Path(files[0]).write_text("nonsense")
+    device.process.send_signal(signal.SIGHUP)
+    device.wait_log(["the device's certificate cannot be read; the one in use stays"])
+    assert device.process.poll() is None
+
+
+@pytest.fixture(scope="module")
+def other_hub(site, hub, folder):
+    """A second hub on the same ports of another address, to which the first one's service may assign devices."""
+    address = f"{site.net}.2"
+    run("ip", "address", "add", f"{address}/24", "dev", site.bridge)
+    (folder / "second").mkdir()
+    made = SiteHub(folder / "second" / "data", address)
+    made.ports = dict(hub.ports)
+    made.start()
+    hub.cli("dps", "linked-hub", "set", address, "--connection-string", made.owner, "--hub-ca", made.ca, "--apply", "false")
+    both = folder / "both.pem"
+    both.write_text(Path(hub.ca).read_text() + Path(made.ca).read_text())
+    made.both = both
+    yield made
+    made.stop()
+
+
+@pytest.mark.parametrize("mode", ["Dynamic", "AlwaysOnStartup", "OnErrorOnly"])
+def test_the_service_moves_the_device_to_another_hub(aziot, hub, other_hub, name, mode):
+    key = other_key()
+    hub.cli("dps", "enrollment", "create", name, "--edge", "true", "--primary-key", key, "--reprovision", "migrate",
+            "--allocation", "static", "--hub", hub.address)
+    device = aziot(name, dps_key(hub, name, key), mode=mode)
+    text = device.config.read_text().replace(str(hub.ca), str(other_hub.both))
+    device.config.write_text(text)
+    device.works()
+    hub.cli("dps", "enrollment", "update", name, "--hub", other_hub.address)
+    connected = lambda at: at.request("GET", f"/devices/{name}/modules/%24edgeAgent")[1].get("connectionState") == "Connected"  # noqa: E731
+    if mode == "OnErrorOnly":
+        # It asks nobody until somebody refuses it or asks it to.
+        device.stop()
+        device.start()
+        wait_until(lambda: connected(hub), "the former hub to have it", 30)
+        time.sleep(3)
+        assert device.process.poll() is None and connected(hub)
+        assert management(device, "POST", "/device/reprovision?api-version=2019-10-22") == 204
+        assert device.ended() == 153, device.log_tail()
+        device.start(wait=False)
+    else:
+        device.stop()
+        device.start(wait=False)
+        if mode == "Dynamic":
+            # What it was told last is used at once, and corrected in the background.
+            assert device.ended() == 153, device.log_tail()
+            assert "the device belongs to another hub now" in device.log_text()
+            device.start(wait=False)
+    try:
+        wait_until(lambda: other_hub.request("GET", f"/devices/{name}/modules/%24edgeAgent")[0] == 200 and connected(other_hub),
+                   "the device at its new hub", 60)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{device.log_tail()}") from None
+    assert "its modules are removed" in device.log_text()
+    assert device.process.poll() is None
