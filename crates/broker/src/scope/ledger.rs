@@ -94,12 +94,12 @@ impl Ledger {
     }
 
     /// Takes over the whole scope as a reading has found it.
-    pub(super) fn apply_whole(&mut self, number: Number, found: Vec<ScopeIdentity>) -> Applied {
+    pub(super) fn apply_whole(
+        &mut self,
+        number: Number,
+        found: BTreeMap<Identity, ScopeIdentity>,
+    ) -> Applied {
         let mut applied = Applied::default();
-        let found: BTreeMap<Identity, ScopeIdentity> = found
-            .into_iter()
-            .map(|entry| (entry.identity.clone(), entry))
-            .collect();
         let missing: Vec<Identity> = self
             .known
             .keys()
@@ -235,10 +235,8 @@ mod tests {
     }
 
     fn whole(ledger: &mut Ledger, number: Number, found: &[(&str, u64)]) -> Applied {
-        let found = found
-            .iter()
-            .map(|(identity, generation)| entry(identity, *generation));
-        let applied = ledger.apply_whole(number, found.collect());
+        let entry_of = |(identity, generation): &(&str, u64)| (id(identity), entry(identity, *generation));
+        let applied = ledger.apply_whole(number, found.iter().map(entry_of).collect());
         ledger.end(number);
         applied
     }

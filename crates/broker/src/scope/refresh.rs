@@ -30,10 +30,7 @@ impl Scope {
         let _one = self.refreshing.lock().await;
         let reading = self.begin_reading();
         let found = self.read_all(registry.as_ref()).await?;
-        let applied = self
-            .ledger
-            .write()
-            .apply_whole(reading.number, found.into_values().collect());
+        let applied = self.ledger.write().apply_whole(reading.number, found);
         drop(reading);
         self.keep(&applied.change);
         Ok(applied.change)
