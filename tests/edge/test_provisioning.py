@@ -352,15 +352,18 @@ def test_a_renewed_certificate_is_taken_up_without_a_restart(aziot, hub, name, t
 
 
 @pytest.fixture(scope="module")
-def other_hub(site, hub, folder):
+def other_hub(site, folder):
     """A second hub on the same ports of another address, to which the first one's service may assign devices."""
-    address = f"{site.net}.2"
+    hub, address = site.hub, f"{site.net}.2"
     run("ip", "address", "add", f"{address}/24", "dev", site.bridge)
     (folder / "second").mkdir()
     made = SiteHub(folder / "second" / "data", address)
     made.ports = dict(hub.ports)
     made.start()
-    hub.cli("dps", "linked-hub", "set", address, "--connection-string", made.owner, "--hub-ca", made.ca, "--apply", "false")
+    parts = parse_connection_string(made.owner)
+    login = (f"HostName={address}:{made.ports['https']};SharedAccessKeyName={parts['SharedAccessKeyName']};"
+             f"SharedAccessKey={parts['SharedAccessKey']}")
+    hub.cli("dps", "linked-hub", "set", address, "--connection-string", login, "--hub-ca", made.ca, "--apply", "false")
     both = folder / "both.pem"
     both.write_text(Path(hub.ca).read_text() + Path(made.ca).read_text())
     made.both = both
