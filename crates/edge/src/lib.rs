@@ -13,6 +13,7 @@ pub mod http;
 pub mod identities;
 mod journal;
 pub mod keys;
+mod memory;
 pub mod modules;
 pub mod provisioning;
 pub mod sockets;

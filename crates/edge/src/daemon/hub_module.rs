@@ -21,6 +21,7 @@ use super::Base;
 use super::hub::{self, EdgeHub, Listeners};
 use crate::http::management::HubOperation;
 use crate::identities::Identities;
+use crate::memory::unmap_program;
 
 /// For clients to take leave; longer than the heads wait for them.
 const HEADS_FAREWELL: Duration = Duration::from_secs(8);
@@ -125,6 +126,7 @@ impl HubModule {
                 HubOperation::Stop => {
                     if module.end().await {
                         module.show_end(0, None);
+                        unmap_program();
                     }
                     Ok(())
                 }

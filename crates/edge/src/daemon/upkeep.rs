@@ -1,6 +1,7 @@
 //! What goes on while everything runs: signals, certificates, reprovisioning, the watchdog.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_agent::AgentHandle;
 use holdfast_observe::Repeats;
@@ -13,12 +14,18 @@ use super::device_certificate::DeviceCertificate;
 use super::hub_module::HubModule;
 use super::identity::Accounts;
 use super::{Base, End, UPKEEP};
+use crate::memory::unmap_program;
 use crate::provisioning::Registrar;
 
 static REFUSED: Repeats = Repeats::new();
 static NO_ANSWER: Repeats = Repeats::new();
 static NOT_RENEWED: Repeats = Repeats::new();
 static CERTIFICATE_UNUSABLE: Repeats = Repeats::new();
+
+/// How long after the start most of what a start needs has run.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
+/// How often program text is unmapped that was needed once since.
+const UNMAP_EVERY: Duration = Duration::from_secs(3_600);
 
 /// What goes on while everything runs.
 pub(super) struct Upkeep<'a> {
@@ -43,8 +50,11 @@ impl Upkeep<'_> {
             return Ok(End::Reprovisioned);
         }
         let refused = self.accounts.refused();
+        let settled = tokio::time::Instant::now() + SETTLED_AFTER;
+        let mut unmap = tokio::time::interval_at(settled, UNMAP_EVERY);
         loop {
             tokio::select! {
+                _ = unmap.tick() => unmap_program(),
                 asked = signals.next() => match asked {
                     Asked::Stop => {
                         tracing::info!("stopping; modules run on and are taken up again at the next start");
