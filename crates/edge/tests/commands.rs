@@ -45,6 +45,53 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
+fn a_configuration_of_the_original_is_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("config.toml").display().to_string();
+    let file = dir.path().join("edge.toml").display().to_string();
+    let original = format!(
+        "hostname = \"edge1.example\"\n\n[provisioning]\nsource = \"manual\"\nconnection_string = \"{CONNECTION_STRING}\"\n\n\
+         [agent]\nname = \"edgeAgent\"\ntype = \"docker\"\n\n[moby_runtime]\nnetwork = \"plant\"\n"
+    );
+    std::fs::write(&from, &original).unwrap();
+    let printed = run(&["config", "import", &from, "--file", "-"]);
+    assert_eq!(code(&printed), 0, "{}", text(&printed.stderr));
+    let shown = text(&printed.stdout);
+    assert!(
+        shown.contains("network = \"plant\"") && shown.contains("# note: "),
+        "{shown}"
+    );
+    let import = ["config", "import", &from, "--file", &file];
+    let written = run(&import);
+    assert_eq!(code(&written), 0, "{}", text(&written.stderr));
+    assert!(
+        text(&written.stdout).contains("agent.name does nothing here"),
+        "{}",
+        text(&written.stdout)
+    );
+    assert_eq!(code(&run(&import)), 2, "an existing file is not replaced unasked");
+    let checked = run(&["run", "--check-config", "--config", &file]);
+    assert_eq!(
+        (code(&checked), text(&checked.stdout)),
+        (0, format!("{file} is in order\n"))
+    );
+    // Errors say where, in both forms, whether reading or judging finds them.
+    for (content, place) in [
+        (original.replace("\"plant\"", "\"pl ant\""), "line 12: engine.network = pl ant"),
+        (original.replace("\"edge1.example\"", "7"), "line 1: hostname"),
+        (std::fs::read_to_string(&file).unwrap().replace("\"plant\"", "\"pl ant\""), ": engine.network = pl ant"),
+        ("[device]\nhostname = \"a b\"\n[provisioning]\nhub = \"h\"\ndevice_id = \"d\"\nkey_file = \"/k\"\n".to_owned(),
+         "line 2: hostname = a b"),
+    ] {
+        std::fs::write(&from, content).unwrap();
+        let refused = run(&["run", "--check-config", "--config", &from]);
+        assert_eq!(code(&refused), 2, "{place}");
+        let said = text(&refused.stderr);
+        assert!(said.contains(place) && said.contains(", line "), "{place}: {said}");
+    }
+}
+
+#[test]
 fn a_configuration_is_written_and_checked() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("edge.toml").display().to_string();

@@ -18,6 +18,7 @@ use crate::certificates::pem;
 use crate::commands::Global;
 use crate::config::{CertificateFiles, Credential, EdgeCa, Loaded, Provisioning, Settings};
 use crate::keys::tpm::{self, DeviceTpm};
+use crate::modules::EDGE_HUB;
 use crate::system::VERSION;
 use crate::time_text;
 
@@ -432,6 +433,16 @@ impl Checks {
             Err(found) => return found,
         };
         let listen = &settings.listen;
+        // A module like others: without a deployment that wants it there is none.
+        if let Ok(answer) = self.ask("/modules").await {
+            let mut modules = answer["modules"].as_array().into_iter().flatten();
+            let hub = modules.find(|module| module["name"] == EDGE_HUB);
+            match hub.and_then(|hub| hub["status"]["runtimeStatus"]["status"].as_str()) {
+                None => return Skipped("the deployment has no edgeHub".to_owned()),
+                Some("stopped") => return Skipped("the deployment wants edgeHub stopped".to_owned()),
+                Some(_) => {}
+            }
+        }
         let mut open = Vec::new();
         for port in [listen.mqtt, listen.amqp, listen.https]
             .into_iter()
