@@ -122,7 +122,10 @@ fn note_reach(broker: &Broker, state: Reach, offline_since: &mut Option<u64>) ->
                 *offline_since = Some(now);
                 broker.metrics.count(Family::OfflineCount, &own, 1);
                 if let Some(times) = AWAY.happened(broker.own.as_str()) {
-                    tracing::warn!(times, "the hub above cannot be reached; messages are kept until it can");
+                    tracing::warn!(
+                        times,
+                        "the hub above cannot be reached; messages are kept until it can"
+                    );
                 }
             }
             false
