@@ -10,7 +10,7 @@ use rustix::mm::{Advice, madvise};
 
 /// Unmaps the program's text and constants. What is needed is mapped again when it is next touched, from the page cache as
 /// long as the kernel keeps it there, without reading the disk. Nothing happens where the system does not tell the mappings.
-pub fn unmap_program() {
+pub(crate) fn unmap_program() {
     let Ok(program) = std::env::current_exe() else {
         return;
     };
