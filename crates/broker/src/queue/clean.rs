@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use holdfast_store::log::disk::{Disk, DiskFile};
 use parking_lot::{Condvar, Mutex};
 
+use super::format::BLANK_BYTES;
+
 const STACK_BYTES: usize = 64 << 10;
 /// Most files that are kept.
 const SPARES_MAX: usize = 16;
-/// Start of a spare file that is zeros. A longer header takes a new file.
-const BLANK_BYTES: usize = 512;
 
 /// The thread that removes, started when it is first needed. Dropping it waits until everything is removed.
 pub(super) struct Cleaner {
@@ -108,6 +108,7 @@ impl Cleaner {
 
     /// A spare file under a new name, and its length, of which the first bytes are zeros.
     pub(super) fn take(&mut self, path: &Path, header_bytes: u64) -> Option<(Arc<dyn DiskFile>, u64)> {
+        // A longer one would not lie on zeros alone.
         if header_bytes > BLANK_BYTES as u64 {
             return None;
         }

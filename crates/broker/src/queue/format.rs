@@ -19,6 +19,8 @@ pub(super) const NEVER: u64 = u64::MAX;
 pub(super) const FRAME_HEADER_BYTES: usize = 56;
 /// Longest payload of a frame.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 4 << 20;
+/// Start of a file that is zeros before it becomes a segment, if it is not new.
+pub(super) const BLANK_BYTES: usize = 512;
 /// Longest name of a queue.
 pub const NAME_BYTES_MAX: usize = 4_096;
 
@@ -85,14 +87,17 @@ impl SegmentHeader {
         Some((header, fields.at))
     }
 
-    /// Whether a file that has no sound header never had one: its start is empty, or its header ends in the middle, where
-    /// the file does or where zeros follow.
+    /// Whether a file that has no sound header never had one: its start ends before the header does, where the file ends or
+    /// nothing but zeros follow.
     pub(super) fn is_unfinished(data: &[u8]) -> bool {
-        let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
-        let name = data.get(FIXED_HEADER_BYTES - 2..FIXED_HEADER_BYTES);
+        let start = &data[..data.len().min(BLANK_BYTES)];
+        let written = start
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |last| last + 1);
+        let name = start.get(FIXED_HEADER_BYTES - 2..FIXED_HEADER_BYTES);
         let name = name.map_or(0, |name| usize::from(u16::from_le_bytes([name[0], name[1]])));
-        let end = FIXED_HEADER_BYTES + name;
-        zeros(&data[..data.len().min(MAGIC.len())]) || data.get(end..end + 4).is_none_or(zeros)
+        written < Self::bytes(name).min(BLANK_BYTES)
     }
 
     /// Bytes of a header with a name of so many.
@@ -204,6 +209,31 @@ impl<'a> Fields<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_header_cut_short_is_told_from_a_damaged_one() {
+        let header = SegmentHeader {
+            salt: 7,
+            first: 9,
+            consumed: 4,
+            age: 5,
+            wall: 3,
+            priority: 2,
+            name: "input/filter/in".to_owned(),
+        };
+        let whole = header.encode();
+        for at in 0..whole.len() {
+            assert!(SegmentHeader::is_unfinished(&whole[..at]), "{at}");
+            let mut used_before = vec![0; BLANK_BYTES];
+            used_before[..at].copy_from_slice(&whole[..at]);
+            used_before.extend([9; 100]);
+            assert!(SegmentHeader::is_unfinished(&used_before), "{at}");
+        }
+        let mut damaged = [whole, vec![9; 600]].concat();
+        assert!(!SegmentHeader::is_unfinished(&damaged));
+        damaged[..64].fill(0);
+        assert!(!SegmentHeader::is_unfinished(&damaged));
+    }
 
     #[test]
     fn headers_round_trip_and_damage_is_seen() {
