@@ -5,10 +5,72 @@
 //! nearly all of it is counted to the daemon, and is hard to take back when memory becomes scarce.
 
 use std::ffi::c_void;
+use std::time::Duration;
 
 use rustix::mm::{Advice, madvise};
+use tokio::time::Instant;
 
-/// Unmaps the program's text and constants. What is needed is mapped again when it is next touched, from the page cache as
+/// Most heaps of the C library's allocator. Left alone it makes one for each of a dozen threads, and each keeps what a burst
+/// has freed.
+#[cfg(target_env = "gnu")]
+const ARENAS_MAX: i32 = 2;
+
+/// Sets up the allocator; to be called before any thread is started.
+pub(crate) fn set_up() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: `mallopt` changes a number inside the allocator, and there is one thread yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
+    }
+}
+
+/// How long after the start most of what a start needs has run.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
+/// How often freed memory is given back.
+const EVERY: Duration = Duration::from_secs(60);
+/// Of so many times, program text is unmapped once.
+const UNMAP_EACH: u32 = 60;
+
+/// Says when memory is to be given back, and does it.
+pub(crate) struct Thrift {
+    next: Instant,
+    done: u32,
+}
+
+impl Thrift {
+    /// From the start of the daemon.
+    pub(crate) fn start() -> Self {
+        Thrift {
+            next: Instant::now() + SETTLED_AFTER,
+            done: 0,
+        }
+    }
+
+    /// Until it is time. May be dropped and asked again.
+    pub(crate) async fn due(&self) {
+        tokio::time::sleep_until(self.next).await;
+    }
+
+    pub(crate) fn carry_out(&mut self) {
+        trim_heap();
+        if self.done.is_multiple_of(UNMAP_EACH) {
+            unmap_program();
+        }
+        self.done = self.done.wrapping_add(1);
+        self.next = Instant::now() + EVERY;
+    }
+}
+
+/// Gives back to the system what was freed, after a drain for example: the allocator would keep it for the next burst.
+fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: `malloc_trim` takes the allocator's own locks, and touches nothing that is allocated.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Unmaps the program's text. What is needed is mapped again when it is next touched, from the page cache as
 /// long as the kernel keeps it there, without reading the disk. Nothing happens where the system does not tell the mappings.
 pub(crate) fn unmap_program() {
     let Ok(program) = std::env::current_exe() else {

@@ -148,6 +148,7 @@ enum Command {
 /// Parses the command line and runs the command.
 #[must_use]
 pub fn main() -> ExitCode {
+    crate::memory::set_up();
     match dispatch(&Cli::parse()) {
         Ok(code) => code,
         Err(error) => failure::report(&error),

@@ -31,6 +31,7 @@ use crate::certificates::Certificates;
 use crate::commands::Format;
 use crate::config::{self, Settings};
 use crate::keys::{FileKeys, KeyStore as _, Slot};
+use crate::memory::Thrift;
 
 /// Generation of identities that no hub made.
 const GENERATION: &str = "1";
@@ -126,8 +127,10 @@ async fn serve(wanted: &Standalone) -> anyhow::Result<()> {
     announce(wanted, ports, &variables)?;
 
     let mut tick = tokio::time::interval(UPKEEP);
+    let mut thrift = Thrift::start();
     loop {
         tokio::select! {
+            () = thrift.due() => thrift.carry_out(),
             asked = signals.next() => if asked == Asked::Stop { break },
             _ = tick.tick() => {
                 let renewed = hub.certificates().ensure().map_err(anyhow::Error::from);

@@ -1,7 +1,6 @@
 //! What goes on while everything runs: signals, certificates, reprovisioning, the watchdog.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use holdfast_agent::AgentHandle;
 use holdfast_observe::Repeats;
@@ -14,18 +13,13 @@ use super::device_certificate::DeviceCertificate;
 use super::hub_module::HubModule;
 use super::identity::Accounts;
 use super::{Base, End, UPKEEP};
-use crate::memory::unmap_program;
+use crate::memory::Thrift;
 use crate::provisioning::Registrar;
 
 static REFUSED: Repeats = Repeats::new();
 static NO_ANSWER: Repeats = Repeats::new();
 static NOT_RENEWED: Repeats = Repeats::new();
 static CERTIFICATE_UNUSABLE: Repeats = Repeats::new();
-
-/// How long after the start most of what a start needs has run.
-const SETTLED_AFTER: Duration = Duration::from_secs(10);
-/// How often program text is unmapped that was needed once since.
-const UNMAP_EVERY: Duration = Duration::from_secs(3_600);
 
 /// What goes on while everything runs.
 pub(super) struct Upkeep<'a> {
@@ -50,11 +44,10 @@ impl Upkeep<'_> {
             return Ok(End::Reprovisioned);
         }
         let refused = self.accounts.refused();
-        let settled = tokio::time::Instant::now() + SETTLED_AFTER;
-        let mut unmap = tokio::time::interval_at(settled, UNMAP_EVERY);
+        let mut thrift = Thrift::start();
         loop {
             tokio::select! {
-                _ = unmap.tick() => unmap_program(),
+                () = thrift.due() => thrift.carry_out(),
                 asked = signals.next() => match asked {
                     Asked::Stop => {
                         tracing::info!("stopping; modules run on and are taken up again at the next start");
