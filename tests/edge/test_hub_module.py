@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,10 @@ def upstream_connections(device):
         ["ss", "--net", device.machine.name, "--numeric", "--tcp", "--no-header", "state", "established",
          f"dst {device.hub.address}"], capture_output=True, text=True, check=True, timeout=30)
     return len(listed.stdout.splitlines())
+
+
+def open_files(device):
+    return len(list(Path(f"/proc/{device.process.pid}/fd").iterdir()))
 
 
 def operate(device, operation):
@@ -115,6 +120,7 @@ def test_restarts_lose_nothing_that_was_acknowledged(gateway, hub, leaf_of, rest
     count = 120 * restarts
     with hub.events(gateway.id) as events, shown(gateway):
         before = wait_hub(gateway, "running")
+        files = open_files(gateway)
         leaves = five(leaf_of, gateway, messages=count, delay=0.02)
         for number in range(restarts):
             time.sleep(dice.uniform(0.1, 2.0))
@@ -131,6 +137,10 @@ def test_restarts_lose_nothing_that_was_acknowledged(gateway, hub, leaf_of, rest
         after = wait_hub(gateway, "running", restartCount=0)
         assert after["lastStartTimeUtc"] > before["lastStartTimeUtc"]
         assert after["lastExitTimeUtc"] > before["lastStartTimeUtc"]
+        # Nothing of the former runs is left.
+        for leaf in leaves:
+            leaf.stop()
+        wait_until(lambda: open_files(gateway) <= files + 5, f"files to be closed ({files} before)", 30)
     assert gateway.process.poll() is None
 
 

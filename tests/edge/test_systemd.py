@@ -140,7 +140,7 @@ def systemd(unit):
 
 
 def test_under_systemd(unit, systemd, python_image):
-    init = systemd("WatchdogSec=6", "RestartSec=1", "StartLimitIntervalSec=0")
+    init = systemd("WatchdogSec=10", "RestartSec=1", "StartLimitIntervalSec=0")
     # Ready is told, and only then the start is over.
     init.systemctl("start", UNIT.name)
     assert init.show("ActiveState") == "active" and init.show("SubState") == "running"
@@ -152,7 +152,7 @@ def test_under_systemd(unit, systemd, python_image):
     hub = unit.reported()["systemModules"]["edgeHub"]
     assert hub["runtimeStatus"] == "running", hub
     # Fed for longer than the watchdog waits.
-    time.sleep(10)
+    time.sleep(14)
     assert init.show("NRestarts") == "0" and init.show("ActiveState") == "active"
     init.systemctl("reload", UNIT.name)
     assert init.show("ActiveState") == "active"
