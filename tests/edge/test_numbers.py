@@ -20,7 +20,7 @@ from site_net import end, find_binary, sas_token
 RUNS = 3
 PSS_KIB_MAX = 12 * 1024
 # The goal is 8 MiB.
-PSS_AGENT_KIB_MAX = 9 * 1024
+PSS_AGENT_KIB_MAX = 8 * 1024
 START_SECONDS_MAX = 1.0
 TWIN_CHANGE_SECONDS_MAX = 0.3
 DRAINED_PER_SECOND_MIN = 20_000
@@ -172,29 +172,36 @@ def load(hub, gateway, machine, names, rate, seconds):
 
 
 def arrived_in_order(hub, wanted, seconds):
-    """Reads the hub's events from their beginning until everything wanted is there; each device's in order, none twice."""
+    """Reads the hub's events from their beginning until everything wanted is there, each device's in order.
+
+    What was on its way when the link was cut may be there twice.
+    """
     device_of, number_of = re.compile(r'"deviceId":"([^"]+)"'), re.compile(r'"number":"(\d+)"')
     reader = subprocess.Popen(
         [find_binary(), "monitor", "--json", "--from", "earliest", "--timeout", f"{seconds}s", "--data-dir", str(hub.data_dir)],
         stdout=subprocess.PIPE, text=True,
     )
     last = dict.fromkeys(wanted, 0)
-    left = sum(wanted.values())
+    left, repeated = sum(wanted.values()), 0
     for line in reader.stdout:
         device, number = device_of.search(line), number_of.search(line)
         if device and number and device[1] in last:
             expected = last[device[1]] + 1
-            assert int(number[1]) == expected, f"{device[1]}: {number[1]} where {expected} was due"
+            assert int(number[1]) <= expected, f"{device[1]}: {number[1]} where {expected} was due"
+            if int(number[1]) < expected:
+                repeated += 1
+                continue
             last[device[1]] = expected
             left -= 1
             if left == 0:
                 break
     end(reader)
     assert last == wanted
+    assert repeated < 10_000, f"{repeated} messages came twice"
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("cut, rate", [(10, 4_000), pytest.param(600, 5_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("cut, rate", [(20, 5_000), pytest.param(600, 5_000, marks=pytest.mark.long)])
 def test_drain_after_a_cut(make_device, hub, field, cut, rate):
     gateway = make_device().start()
     bounds = {"timeToLiveSecs": 7200, "storeLimits": {"maxSizeBytes": 8 << 30}}
@@ -218,7 +225,10 @@ def test_drain_after_a_cut(make_device, hub, field, cut, rate):
     took = max(time.monotonic() - begun - 2, 0.5)
     count = sum(wanted.values())
     print(f"\n{count} messages ({stored >> 20} MiB) waited after {cut} s, PSS {pss} KiB; the drain began {begun - mended:.1f} s after "
-          f"the link was whole and took {took:.1f} s: {count * left / took:.0f} messages/s; PSS {gateway.pss_bytes() >> 10} KiB after it")
+          f"the link was whole and took {took:.1f} s: {count * left / took:.0f} messages/s; PSS {gateway.pss_bytes() >> 10} KiB right after it")
+    settled = lambda: gateway.pss_bytes() >> 10 <= PSS_KIB_MAX  # noqa: E731
+    wait_until(settled, "what the drain took to be given back, which happens each minute", 90)
+    print(f"PSS {gateway.pss_bytes() >> 10} KiB {time.monotonic() - begun:.0f} s after the drain began")
     arrived_in_order(hub, wanted, 600)
     if cut >= 600:
         assert count * left / took >= DRAINED_PER_SECOND_MIN

@@ -20,8 +20,8 @@ use super::{OpenError, QueueId};
 const RESERVE_BYTES: u64 = 256 << 10;
 /// Reserved space that a closed segment keeps: giving back so little is not worth it.
 const SLACK_BYTES: u64 = 16 << 10;
-/// How long files that may be used again are kept while none is needed.
-const SPARES_KEEP: Duration = Duration::from_secs(2);
+/// How long files that may be used again are kept while none is needed: when there are messages, and when there are none.
+const SPARES_KEEP: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(2)];
 /// Tries of a write that fails for another reason than a full disk.
 const TRIES_MAX: u32 = 4;
 /// Appends in a batch from which it pays to let more come together.
@@ -428,7 +428,7 @@ impl Writer {
         self.last_chores = Instant::now();
         let mut gone = Vec::new();
         let mut marks = Vec::new();
-        let room;
+        let (room, empty);
         {
             let mut inner = self.shared.inner.lock();
             inner.progress = false;
@@ -458,10 +458,11 @@ impl Writer {
             }
             inner.disk_bytes = inner.disk_bytes.saturating_sub(freed);
             // Spare files count against no bound, so there are none when room may be short.
+            empty = inner.queues.iter().all(|queue| queue.segments.is_empty());
             room = !self.stalled && inner.disk_bytes < inner.bytes_max / 2;
         }
         self.remove(&gone, room);
-        self.cleaner.forget(SPARES_KEEP);
+        self.cleaner.forget(SPARES_KEEP[usize::from(empty)]);
         self.mark(&marks);
     }
 
