@@ -42,6 +42,8 @@ struct State {
     /// Files to be removed, or to be kept if there is a place: no more than there are segments.
     jobs: Vec<Job>,
     spares: Vec<Spare>,
+    /// Most bytes of spare files.
+    room: u64,
     /// The thread is at work.
     cleaning: bool,
     closing: bool,
@@ -75,12 +77,24 @@ impl Cleaner {
         }
     }
 
-    /// Removes files, soon, or keeps some of them. One that cannot be removed is consumed by its mark, and removed when the
-    /// store is next opened.
-    pub(super) fn remove(&mut self, paths: Vec<PathBuf>, keep: bool) {
+    /// Most bytes of files that are kept; none at the start. Those beyond it go.
+    pub(super) fn set_room(&mut self, bytes: u64) {
+        let mut state = self.shared.state.lock();
+        state.room = bytes;
+        let is_over = state.spare_bytes() > bytes;
+        drop(state);
+        if is_over {
+            self.forget(Duration::ZERO);
+        }
+    }
+
+    /// Removes files, oldest first, soon, or keeps some of them. One that cannot be removed is consumed by its mark, and
+    /// removed when the store is next opened.
+    pub(super) fn remove(&mut self, paths: Vec<PathBuf>) {
         if paths.is_empty() {
             return;
         }
+        let keep = self.shared.state.lock().room > 0;
         self.used = if keep { Instant::now() } else { self.used };
         self.run(paths.into_iter().map(|path| Job { path, keep }).collect());
     }
@@ -155,6 +169,18 @@ impl Drop for Cleaner {
     }
 }
 
+impl State {
+    fn spare_bytes(&self) -> u64 {
+        self.spares.iter().map(|spare| spare.length).sum()
+    }
+
+    fn has_place(&self, length: u64) -> bool {
+        !self.closing
+            && self.spares.len() < SPARES_MAX
+            && self.spare_bytes().saturating_add(length) <= self.room
+    }
+}
+
 impl Shared {
     fn work(&self) {
         let mut state = self.state.lock();
@@ -175,33 +201,38 @@ impl Shared {
     }
 
     fn clean(&self, jobs: Vec<Job>) {
-        let mut removed = false;
-        for job in jobs {
-            if !job.keep || !self.keep(&job.path) {
-                let _ = self.disk.remove(&job.path);
-                removed = true;
-            }
-        }
-        if removed {
+        if self.clear(jobs) {
             let _ = self.disk.sync_dir(&self.dir);
         }
     }
 
+    /// Whether names are gone, which is not durable yet.
+    fn clear(&self, jobs: Vec<Job>) -> bool {
+        let mut removed = false;
+        for job in jobs {
+            // A power cut may bring back what is removed until the directory is synced. A newer segment of the same queue that
+            // is gone by then would look like damage.
+            if removed || !job.keep || !self.keep(&job.path) {
+                let _ = self.disk.remove(&job.path);
+                removed = true;
+            }
+        }
+        removed
+    }
+
     /// Makes a spare file; false when there are enough, or the disk refuses.
     fn keep(&self, path: &Path) -> bool {
-        let state = self.state.lock();
-        if state.closing || state.spares.len() >= SPARES_MAX {
-            return false;
-        }
-        drop(state);
         let blank = || {
             let file: Arc<dyn DiskFile> = Arc::from(self.disk.open(path, true)?);
+            let length = file.length()?.max(BLANK_BYTES as u64);
+            if !self.state.lock().has_place(length) {
+                return Ok(None);
+            }
             file.write_all_at(&[0; BLANK_BYTES], 0)?;
             file.sync()?;
-            let length = file.length()?;
-            Ok::<_, std::io::Error>((file, length))
+            Ok::<_, std::io::Error>(Some((file, length)))
         };
-        let Ok((file, length)) = blank() else {
+        let Ok(Some((file, length))) = blank() else {
             return false;
         };
         self.state.lock().spares.push(Spare {
@@ -235,14 +266,16 @@ mod tests {
     }
 
     fn cleaner(disk: &SimDisk, beside: bool) -> Cleaner {
-        Cleaner::new(Arc::new(disk.clone()), PathBuf::from("/q"), beside)
+        let mut cleaner = Cleaner::new(Arc::new(disk.clone()), PathBuf::from("/q"), beside);
+        cleaner.set_room(1 << 20);
+        cleaner
     }
 
     #[test]
     fn a_file_is_used_again_with_an_empty_start() {
         let (disk, paths) = disk_with(&["1", "2"]);
         let mut cleaner = cleaner(&disk, false);
-        cleaner.remove(paths.clone(), true);
+        cleaner.remove(paths.clone());
         assert!(cleaner.holds_any());
         let new = Path::new("/q/3");
         assert!(
@@ -273,8 +306,9 @@ mod tests {
         for beside in [false, true] {
             let (disk, paths) = disk_with(&["1", "2", "3"]);
             let mut cleaner = cleaner(&disk, beside);
-            cleaner.remove(paths[..1].to_vec(), false);
-            cleaner.remove(paths[1..].to_vec(), true);
+            cleaner.remove(paths[1..].to_vec());
+            cleaner.set_room(0);
+            cleaner.remove(paths[..1].to_vec());
             drop(cleaner);
             assert_eq!(disk.paths(), Vec::<PathBuf>::new());
         }
@@ -285,8 +319,42 @@ mod tests {
         let (disk, paths) = disk_with(&["1"]);
         let mut cleaner = cleaner(&disk, false);
         disk.fail_sync_after(0);
-        cleaner.remove(paths, true);
+        cleaner.remove(paths);
         assert!(!cleaner.holds_any());
         assert_eq!(disk.paths(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is_room_for() {
+        let (disk, paths) = disk_with(&["1", "2", "3", "4"]);
+        let mut cleaner = cleaner(&disk, false);
+        cleaner.set_room(4_500);
+        cleaner.remove(paths);
+        assert_eq!(disk.paths().len(), 2);
+        cleaner.set_room(4_000);
+        assert_eq!(disk.paths().len(), 2);
+        cleaner.set_room(3_999);
+        assert_eq!(disk.paths(), Vec::<PathBuf>::new());
+        assert!(!cleaner.holds_any());
+    }
+
+    #[test]
+    fn what_a_power_cut_leaves_of_consumed_segments_is_the_newest_of_them() {
+        for seed in 0..200 {
+            let (disk, paths) = disk_with(&["1", "2", "3", "4"]);
+            let cleaner = cleaner(&disk, false);
+            // The second finds no place, the others would.
+            disk.damage(&paths[1], |content| content.resize(2 << 20, 7));
+            let job = |path: &PathBuf| Job {
+                path: path.clone(),
+                keep: true,
+            };
+            assert!(cleaner.shared.clear(paths.iter().map(job).collect()));
+            disk.cut_power(seed);
+            let names = disk.paths();
+            let is_whole = |path: &PathBuf| names.contains(path) && disk.content(path)[0] == 7;
+            let whole: Vec<bool> = paths.iter().map(is_whole).collect();
+            assert!(whole.is_sorted(), "seed {seed}: {whole:?}");
+        }
     }
 }

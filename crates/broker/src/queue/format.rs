@@ -88,16 +88,31 @@ impl SegmentHeader {
     }
 
     /// Whether a file that has no sound header never had one: its start ends before the header does, where the file ends or
-    /// nothing but zeros follow.
+    /// nothing but zeros follow, or a sector of it is missing, as when the power failed while it was written.
     pub(super) fn is_unfinished(data: &[u8]) -> bool {
-        let start = &data[..data.len().min(BLANK_BYTES)];
-        let written = start
-            .iter()
-            .rposition(|byte| *byte != 0)
-            .map_or(0, |last| last + 1);
-        let name = start.get(FIXED_HEADER_BYTES - 2..FIXED_HEADER_BYTES);
+        let name = data.get(FIXED_HEADER_BYTES - 2..FIXED_HEADER_BYTES);
         let name = name.map_or(0, |name| usize::from(u16::from_le_bytes([name[0], name[1]])));
-        written < Self::bytes(name).min(BLANK_BYTES)
+        if name > NAME_BYTES_MAX {
+            return false;
+        }
+        let end = Self::bytes(name);
+        // A header that is longer than what is blanked is at the start of a new file only.
+        let start = &data[..data.len().min(end.max(BLANK_BYTES))];
+        let (mut written, mut missing) = (0, false);
+        for (index, sector) in start.chunks(BLANK_BYTES).enumerate() {
+            let at = index * BLANK_BYTES;
+            let Some(last) = sector.iter().rposition(|byte| *byte != 0) else {
+                missing |= at < end;
+                continue;
+            };
+            written = at + last + 1;
+            // Names have no zeros in them; the frames have that stand there when the name is said to be too long.
+            let name = start.get(at.max(FIXED_HEADER_BYTES)..written.min(end - 4));
+            if name.is_some_and(|name| name.contains(&0)) {
+                return false;
+            }
+        }
+        missing || written < end
     }
 
     /// Bytes of a header with a name of so many.
@@ -233,6 +248,64 @@ mod tests {
         assert!(!SegmentHeader::is_unfinished(&damaged));
         damaged[..64].fill(0);
         assert!(!SegmentHeader::is_unfinished(&damaged));
+    }
+
+    #[test]
+    fn a_long_header_without_one_of_its_sectors_is_unfinished() {
+        let header = SegmentHeader {
+            salt: 7,
+            first: 9,
+            consumed: 4,
+            age: 5,
+            wall: 3,
+            priority: 2,
+            name: "n".repeat(1_200),
+        };
+        let whole = [header.encode(), vec![9; 3_000]].concat();
+        for sector in 0..3 {
+            let mut torn = whole.clone();
+            torn[sector * 512..][..512].fill(0);
+            assert!(SegmentHeader::is_unfinished(&torn), "{sector}");
+        }
+        for at in 0..SegmentHeader::bytes(1_200) {
+            assert!(SegmentHeader::is_unfinished(&whole[..at]), "{at}");
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            assert!(!SegmentHeader::is_unfinished(&damaged), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_header_before_a_single_message_is_not_taken_for_an_unfinished_one() {
+        let header = SegmentHeader {
+            salt: 7,
+            first: 9,
+            consumed: 4,
+            age: 5,
+            wall: 3,
+            priority: 2,
+            name: "upstream".to_owned(),
+        };
+        let frame = FrameHeader {
+            payload_bytes: 3,
+            count: 1,
+            first: 9,
+            expires: NEVER,
+            age: 6,
+            wall: 1,
+            durable_before: 8,
+            payload_crc: 7,
+        };
+        let mut frames = [frame.encode().to_vec(), b"abc".to_vec()].concat();
+        seal(&mut frames, 7);
+        let whole = [header.encode(), frames, vec![0; 4_000]].concat();
+        for at in 0..SegmentHeader::bytes(8) {
+            for bit in 0..8 {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 1 << bit;
+                assert!(!SegmentHeader::is_unfinished(&damaged), "bit {bit} of byte {at}");
+            }
+        }
     }
 
     #[test]

@@ -83,8 +83,10 @@ pub(super) fn recover(
         disk.sync_dir(&config.dir).map_err(failed("sync", &config.dir))?;
     }
     let mut random = [0; 4];
-    // Without a random source a fixed salt: it guards against forged frames in damaged files only.
-    let _ = getrandom::fill(&mut random);
+    if getrandom::fill(&mut random).is_err() {
+        // Other than last time at least: by it what files held before is told from what they hold.
+        random = (clock.now().as_micros() as u32).to_le_bytes();
+    }
     Ok(Recovered {
         queues,
         age: AgeClock::resume(clock, newest),

@@ -201,7 +201,7 @@ impl Writer {
 
     fn stall(&mut self, error: &io::Error) {
         // Those may be what is missing.
-        self.cleaner.forget(Duration::ZERO);
+        self.cleaner.set_room(0);
         if !self.stalled {
             self.stalled = true;
             self.shared.listener.stalled(Some(&error.to_string()));
@@ -428,22 +428,25 @@ impl Writer {
         self.last_chores = Instant::now();
         let mut gone = Vec::new();
         let mut marks = Vec::new();
-        let (room, empty);
+        let (room, empty, note_clock);
         {
             let mut inner = self.shared.inner.lock();
             inner.progress = false;
-            let note_clock = std::mem::take(&mut inner.note_clock);
+            note_clock = std::mem::take(&mut inner.note_clock);
+            let closing = inner.closing;
             let empty_after = self.shared.config.empty_after;
             let mut freed = 0;
             for (index, queue) in inner.queues.iter_mut().enumerate() {
                 let id = QueueId(index as u32);
-                let idle = queue.is_empty() && queue.last_append.elapsed() >= empty_after;
+                let idle = queue.is_empty() && (closing || queue.last_append.elapsed() >= empty_after);
                 while let Some(segment) = queue.segments.front()
                     && segment.end <= queue.consumed
                     && (idle || queue.segments.len() > 1)
                 {
                     freed += segment.counted;
                     gone.push((id, segment.number));
+                    // A file that is open is not freed.
+                    queue.reading.take_if(|(reading, _)| *reading == segment.number);
                     queue.segments.pop_front();
                 }
                 if queue.segments.is_empty() {
@@ -457,16 +460,22 @@ impl Writer {
                 }
             }
             inner.disk_bytes = inner.disk_bytes.saturating_sub(freed);
-            // Spare files count against no bound, so there are none when room may be short.
             empty = inner.queues.iter().all(|queue| queue.segments.is_empty());
-            room = !self.stalled && inner.disk_bytes < inner.bytes_max / 2;
+            // Spare files are not counted, so there are none when room may be short.
+            let most = if self.stalled { 0 } else { inner.bytes_max / 2 };
+            room = most.saturating_sub(inner.disk_bytes);
         }
-        self.remove(&gone, room);
+        self.cleaner.set_room(room);
+        self.remove(&gone);
         self.cleaner.forget(SPARES_KEEP[usize::from(empty)]);
-        self.mark(&marks);
+        if !self.mark(&marks) {
+            let mut inner = self.shared.inner.lock();
+            inner.progress = true;
+            inner.note_clock |= note_clock;
+        }
     }
 
-    fn remove(&mut self, gone: &[(QueueId, u64)], keep: bool) {
+    fn remove(&mut self, gone: &[(QueueId, u64)]) {
         for (queue, number) in gone {
             let is_active = |active: &Active| active.number == *number;
             if self.active.get(queue).is_some_and(is_active) {
@@ -474,11 +483,11 @@ impl Writer {
             }
         }
         let path = |(_, number): &(QueueId, u64)| segment_path(&self.shared, *number);
-        self.cleaner.remove(gone.iter().map(path).collect(), keep);
+        self.cleaner.remove(gone.iter().map(path).collect());
     }
 
-    /// Writes marks, once: should that fail, messages are read again after a crash, no more.
-    fn mark(&mut self, queues: &[QueueId]) {
+    /// Writes marks. What fails is tried again with the next chores; false then.
+    fn mark(&mut self, queues: &[QueueId]) -> bool {
         let mut batch = {
             let mut inner = self.shared.inner.lock();
             let parts = queues.iter().filter_map(|id| {
@@ -503,7 +512,18 @@ impl Writer {
                 bytes: 0,
             }
         };
-        let _ = self.write_and_sync(&mut batch);
+        if self.write_and_sync(&mut batch).is_ok() {
+            return true;
+        }
+        self.cleaner.set_room(0);
+        for part in &batch.parts {
+            // Nothing may ever come that would make a segment of it.
+            if self.is_fresh(part.queue) {
+                self.leave(part.queue);
+            }
+            self.shared.inner.lock().queues[part.queue.0 as usize].marked = 0;
+        }
+        false
     }
 
     /// Gives reserved space back at the end.

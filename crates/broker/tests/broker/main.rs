@@ -11,6 +11,7 @@ mod forwarding;
 mod look_ups;
 mod oracle;
 mod queue_basics;
+mod queue_cuts;
 mod queue_faults;
 mod rig;
 mod routing;
