@@ -1,6 +1,6 @@
 """Devices behind an edge device that send much: MQTT packets made here, since an SDK sends some hundreds a second.
 
-One argument, a JSON object: `host` (name of the edge device), `ca` (file), `rate` (messages per second in all), `seconds`,
+One argument, a JSON object: `host` (name of the edge device), `address` (its address, if the name has none), `ca` (file), `rate` (messages per second in all), `seconds`,
 `bytes` (of a message), `devices` (a list of `id`, `username`, `password`). Each message has its number, from 1 on, in the
 application property `number`. Prints one JSON object per line: `connected`, then `done` with how many of each device were
 acknowledged; ends when everything is.
@@ -44,7 +44,10 @@ class Device:
 
     async def connect(self):
         context = ssl.create_default_context(cafile=self.options["ca"])
-        self.reader, self.writer = await asyncio.open_connection(self.options["host"], 8883, ssl=context)
+        host = self.options["host"]
+        self.reader, self.writer = await asyncio.open_connection(
+            self.options.get("address", host), 8883, ssl=context, server_hostname=host
+        )
         user_name, password = 0x80, 0x40
         body = text("MQTT") + bytes([4, user_name | password]) + struct.pack(">H", 240) + text(self.id)
         body += text(self.credentials[0]) + text(self.credentials[1])
