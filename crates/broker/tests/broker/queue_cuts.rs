@@ -272,7 +272,7 @@ fn check(disk: &SimDisk, model: &mut Model, seed: u64) {
 }
 
 /// Runs the workload with a fault at every operation, until it ends before the fault comes.
-fn at_every_operation(name: &str, fault: impl Fn(u64) -> Fault) {
+fn at_every_operation(fault: impl Fn(u64) -> Fault) {
     let base: u64 = std::env::var("HOLDFAST_SEED").map_or(0, |seed| seed.parse().expect("a number"));
     for sync_threads in [1, 4] {
         let mut renamed = 0;
@@ -306,7 +306,6 @@ fn at_every_operation(name: &str, fault: impl Fn(u64) -> Fault) {
             }
             at += 1;
         }
-        println!("{name}: {at} operations, {renamed} files used again, {sync_threads} at a time");
         assert!(
             at > 150 && renamed > 5,
             "{at} operations, {renamed} files used again"
@@ -316,17 +315,17 @@ fn at_every_operation(name: &str, fault: impl Fn(u64) -> Fault) {
 
 #[test]
 fn a_power_cut_at_every_operation_loses_nothing() {
-    at_every_operation("cut", |seed| Fault::Cut(seed.wrapping_mul(7_919)));
+    at_every_operation(|seed| Fault::Cut(seed.wrapping_mul(7_919)));
 }
 
 #[test]
 fn a_kill_at_every_operation_loses_nothing() {
-    at_every_operation("kill", |_| Fault::Kill);
+    at_every_operation(|_| Fault::Kill);
 }
 
 #[test]
 fn an_operation_that_fails_loses_nothing() {
-    at_every_operation("error", |_| Fault::Error);
+    at_every_operation(|_| Fault::Error);
 }
 
 #[test]
