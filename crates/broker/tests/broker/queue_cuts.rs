@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_broker::queue::{QueueConfig, QueueStore};
@@ -12,7 +13,7 @@ use holdfast_store::log::sim::{Random, SimDisk};
 use parking_lot::Mutex;
 
 use crate::queue_faults::Model;
-use crate::rig::{Process, Seen, append, clock, config, durable, key, numbers, open, wait_until};
+use crate::rig::{Process, Seen, append, clock, config, durable, key, numbers, open, read_all, wait_until};
 
 /// What happens at one of the operations that change something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -426,4 +427,45 @@ fn spare_files_make_room_on_a_full_disk() {
             }
         }
     }
+}
+
+#[test]
+fn who_reads_while_files_are_used_again_sees_no_other_segment() {
+    const MESSAGES: u64 = 6_000;
+    let disk = SimDisk::new();
+    let (store, seen) = open(&disk, settings(4));
+    let queues = [store.queue(&key("a")), store.queue(&key("b"))];
+    let consumed_up_to = AtomicU64::new(0);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            for number in 0..MESSAGES {
+                // Not so far ahead that nothing is used again.
+                while number > consumed_up_to.load(Ordering::SeqCst) + 40 {
+                    std::thread::yield_now();
+                }
+                // Numbers of messages are those of their places, a million apart in the two queues.
+                append(&store, &queues[..1], number, 100).unwrap();
+                let accepted = append(&store, &queues[1..], 1_000_000 + number, 100).unwrap();
+                durable(&store, accepted).unwrap();
+            }
+        });
+        // Reads what another is about to consume.
+        for (index, queue) in queues.into_iter().enumerate() {
+            let (store, consumed_up_to) = (&store, &consumed_up_to);
+            threads.spawn(move || {
+                while consumed_up_to.load(Ordering::SeqCst) < MESSAGES {
+                    for (place, number) in read_all(store, queue, 0) {
+                        assert_eq!(number, index as u64 * 1_000_000 + place);
+                    }
+                }
+            });
+        }
+        while consumed_up_to.load(Ordering::SeqCst) < MESSAGES {
+            let durable = store.info(queues[1]).durable;
+            queues.iter().for_each(|queue| store.consumed(*queue, durable));
+            consumed_up_to.store(durable, Ordering::SeqCst);
+            std::thread::yield_now();
+        }
+    });
+    assert!(seen.lost.lock().is_empty(), "{:?}", seen.lost.lock());
 }
