@@ -14,7 +14,9 @@ use super::format::{FRAME_HEADER_BYTES, FrameHeader, SegmentHeader};
 use super::state::{Queue, Segment};
 use super::{Listener, Loss, OpenError, QueueConfig, QueueKey};
 
-const SUFFIX: &str = ".q";
+const SUFFIX: &str = "q";
+/// Of a segment whose start is damaged.
+const DAMAGED: &str = "damaged";
 
 pub(super) struct Recovered {
     pub(super) queues: Vec<Queue>,
@@ -31,7 +33,7 @@ struct Found {
 }
 
 pub(super) fn segment_name(number: u64) -> String {
-    format!("{number:016x}{SUFFIX}")
+    format!("{number:016x}.{SUFFIX}")
 }
 
 pub(super) fn recover(
@@ -50,13 +52,20 @@ pub(super) fn recover(
     let mut next_number = 0;
     let mut found: HashMap<QueueKey, Vec<Found>> = HashMap::new();
     for name in names {
-        let Some(number) = name
-            .strip_suffix(SUFFIX)
-            .and_then(|hex| u64::from_str_radix(hex, 16).ok())
+        let Some((stem, end)) = name
+            .split_once('.')
+            .filter(|(_, end)| [SUFFIX, DAMAGED].contains(end))
         else {
             continue;
         };
-        next_number = next_number.max(number + 1);
+        let Ok(number) = u64::from_str_radix(stem, 16) else {
+            continue;
+        };
+        // Also that of a damaged one is not given again: another damaged one would replace it.
+        next_number = next_number.max(number.saturating_add(1));
+        if end == DAMAGED {
+            continue;
+        }
         let path = config.dir.join(&name);
         match read_header(disk, &path, number).map_err(failed("read", &path))? {
             Some(segment) => {
@@ -118,7 +127,7 @@ fn set_aside(disk: &dyn Disk, path: &Path) {
         disk.remove(path)
     } else {
         tracing::error!(file = %path.display(), "a segment of the edge hub's queues is damaged at its start and was set aside");
-        disk.rename(path, &path.with_extension("damaged"))
+        disk.rename(path, &path.with_extension(DAMAGED))
     };
     if let Err(error) = outcome {
         tracing::warn!(file = %path.display(), %error, "a damaged segment cannot be set aside");

@@ -317,3 +317,21 @@ fn a_damaged_header_is_set_aside() {
             .any(|path| path.starts_with(dir()) && path.extension().is_some_and(|end| end == "damaged"))
     );
 }
+
+#[test]
+fn each_damaged_segment_is_kept() {
+    let disk = SimDisk::new();
+    for count in 1..4 {
+        let (store, _) = open(&disk, config());
+        let accepted = append(&store, &[store.queue(&key("a"))], count, 10).unwrap();
+        durable(&store, accepted).unwrap();
+        drop(store);
+        let segment = disk
+            .paths()
+            .into_iter()
+            .find(|path| path.extension().is_some_and(|end| end == "q"));
+        disk.damage(&segment.unwrap(), |content| content[0] ^= 1);
+        drop(open(&disk, config()));
+        assert_eq!(disk.paths().len(), count as usize, "{:?}", disk.paths());
+    }
+}
