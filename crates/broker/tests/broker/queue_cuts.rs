@@ -469,3 +469,67 @@ fn who_reads_while_files_are_used_again_sees_no_other_segment() {
     });
     assert!(seen.lost.lock().is_empty(), "{:?}", seen.lost.lock());
 }
+
+#[test]
+fn damage_costs_what_it_hit_in_files_that_are_used_again() {
+    for seed in 0..100 {
+        let mut random = Random(seed);
+        let disk = SimDisk::new();
+        let machine = Machine::new(&disk, Fault::Error, u64::MAX - 1);
+        let settings = QueueConfig {
+            segment_bytes: 4 << 10,
+            ..settings(1 + random.below(4))
+        };
+        let (store, _) = machine.open(settings.clone());
+        let (a, b) = (store.queue(&key("a")), store.queue(&key("b")));
+        let fill = |numbers: std::ops::Range<u64>, padding| {
+            for number in numbers {
+                let last = append(&store, &[a, b], number, padding).unwrap();
+                durable(&store, last).unwrap();
+            }
+        };
+        fill(0..60, 60 + random.below(200));
+        store.consumed(a, 60);
+        store.consumed(b, 60);
+        wait_until("empty queues", || store.bytes() == 0);
+        fill(60..120, 60);
+        drop(store);
+        assert!(
+            machine.state.lock().renamed > 0,
+            "seed {seed}: nothing was used again"
+        );
+        let paths = disk.paths();
+        let path = &paths[random.below(paths.len())];
+        let length = disk.content(path).len();
+        // A bit, or a sector behind the one with the header.
+        match random.below(2) {
+            0 => {
+                let at = 120 + random.below(length - 120);
+                disk.damage(path, |content| content[at] ^= 1 << (seed % 8));
+            }
+            _ => {
+                let at = 512 * (1 + random.below(length.div_ceil(512) - 1));
+                disk.damage(path, |content| content[at..length.min(at + 512)].fill(0));
+            }
+        }
+        let (store, seen) = open(&disk, settings);
+        let found = [a, b].map(|queue| numbers(&store, queue));
+        assert!(
+            found.iter().any(|found| *found == (60..120).collect::<Vec<_>>()),
+            "seed {seed}"
+        );
+        for found in &found {
+            assert!(
+                found.is_sorted() && found.iter().all(|number| *number >= 60),
+                "seed {seed}: {found:?}"
+            );
+            // A sector touches five messages of about 180 bytes.
+            assert!(found.len() >= 55, "seed {seed}: {found:?}");
+        }
+        let told: u64 = seen.lost.lock().iter().map(|(_, count, _)| *count).sum();
+        assert!(told <= 5, "seed {seed}: {told}");
+        let accepted = append(&store, &[a, b], 1_000, 0).unwrap();
+        durable(&store, accepted).unwrap();
+        assert_eq!(numbers(&store, a).last(), Some(&1_000), "seed {seed}");
+    }
+}
