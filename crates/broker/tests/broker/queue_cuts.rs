@@ -245,10 +245,25 @@ fn work(store: &QueueStore, model: &mut Model, random: &mut Random, steps: usize
     })
 }
 
+/// The power fails again and again while the queues are being opened.
+fn open_in_vain(disk: &SimDisk, seed: u64) {
+    for at in 0..5 {
+        let machine = Machine::new(disk, Fault::Cut(seed + at), at);
+        let seen = Arc::new(Seen::default());
+        let opened = QueueStore::open(settings(1), Arc::new(machine.clone()), clock(), seen.clone());
+        machine.end(|disk| disk.cut_power(seed));
+        drop(opened);
+        assert!(seen.lost.lock().is_empty(), "seed {seed}: torn is not damaged");
+    }
+}
+
 /// What is there after a fault is right, the store works on, survives a second end, and gives all space back.
 fn check(disk: &SimDisk, model: &mut Model, seed: u64) {
     let mut random = Random(seed);
     for _ in 0..2 {
+        if random.below(2) == 0 {
+            open_in_vain(disk, seed);
+        }
         let process = Process::start(disk);
         let (store, seen) = process.open(settings(1 + random.below(4)));
         model.check(&store, seed);
