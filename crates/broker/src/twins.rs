@@ -299,6 +299,30 @@ impl Broker {
         Some(record)
     }
 
+    /// Sets the desired properties of a module or device as they stand in a manifest, for an edge hub that has no hub above
+    /// it and no clients yet: nobody is told. Their version is raised when they differ from those that are kept.
+    ///
+    /// # Errors
+    /// When the twin cannot be stored.
+    pub async fn apply_module_desired(
+        &self,
+        identity: &Identity,
+        desired: &Map<String, Value>,
+    ) -> Result<(), Error> {
+        let _one = self.twins.lock(identity).await;
+        let (desired, _) = split_version(desired.clone());
+        let kept = self.twins.load(identity);
+        let mut record = kept.clone().unwrap_or_else(|| Record::new(identity));
+        if kept.is_some() && record.desired != desired {
+            record.desired_version += 1;
+        }
+        record.desired = desired;
+        if kept.as_ref() == Some(&record) {
+            return Ok(());
+        }
+        self.twins.save(identity, &record).await
+    }
+
     /// Whether somebody here waits for desired properties of this twin.
     fn wants_desired(&self, identity: &Identity) -> bool {
         *identity == self.own

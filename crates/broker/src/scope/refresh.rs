@@ -8,6 +8,9 @@ use holdfast_upstream::port::{CloudError, CloudRegistry, ScopeIdentity};
 use super::ledger::{Applied, Ledger};
 use super::{CHAIN_MAX, Reading, SCOPE_IDENTITIES_MAX, Scope, ScopeChange};
 
+/// Answers in one reading, against a hub that never says it was the last. A page holds some hundred identities.
+const PAGES_MAX: usize = 5_000;
+
 /// Why the scope is as it was.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum RefreshFailed {
@@ -18,7 +21,7 @@ pub(crate) enum RefreshFailed {
     #[error(transparent)]
     Cloud(#[from] CloudError),
     /// More than can be kept.
-    #[error("the scope has more than {SCOPE_IDENTITIES_MAX} identities")]
+    #[error("the scope has more than {SCOPE_IDENTITIES_MAX} identities, or never ends")]
     TooLarge,
 }
 
@@ -43,6 +46,7 @@ impl Scope {
         let mut found: BTreeMap<Identity, ScopeIdentity> = BTreeMap::new();
         // Edge devices whose scope is still to be read, with their chains.
         let mut targets = vec![vec![self.device_id.clone()]];
+        let mut pages = 0;
         while let Some(chain) = targets.pop() {
             let mut continuation: Option<String> = None;
             loop {
@@ -60,7 +64,8 @@ impl Scope {
                         targets.push(below);
                     }
                 }
-                if found.len() > SCOPE_IDENTITIES_MAX {
+                pages += 1;
+                if found.len() > SCOPE_IDENTITIES_MAX || pages > PAGES_MAX {
                     return Err(RefreshFailed::TooLarge);
                 }
                 continuation = page.continuation.filter(|next| !next.is_empty());

@@ -104,6 +104,8 @@ pub(crate) struct State {
     pub(crate) identity_reads: Vec<String>,
     /// Questions for single identities get no answer.
     pub(crate) registry_fails: bool,
+    /// Each page of the scope says that another follows.
+    pub(crate) scope_is_endless: bool,
     /// Chains by which identities are found; whoever is not named here is found by any.
     pub(crate) ways: HashMap<String, String>,
     events: HashMap<String, mpsc::UnboundedSender<CloudEvent>>,
@@ -466,7 +468,10 @@ impl Registry {
         let start: usize = continuation.map_or(0, |at| at.parse().expect("our own"));
         let end = below.len().min(start + 2);
         Ok(ScopePage {
-            continuation: (end < below.len()).then(|| end.to_string()),
+            continuation: match state.scope_is_endless {
+                true => Some("0".to_owned()),
+                false => (end < below.len()).then(|| end.to_string()),
+            },
             identities: below[start..end].to_vec(),
         })
     }

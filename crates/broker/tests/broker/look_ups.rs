@@ -337,3 +337,14 @@ async fn look_ups_of_strangers_are_bounded() {
     );
     assert_eq!(reads.iter().filter(|id| *id == "leaf").count(), 1, "{reads:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_never_comes_to_an_end_changes_nothing() {
+    let (cloud, edge, _) = edge().await;
+    cloud.state.lock().scope_is_endless = true;
+    let failed = edge.broker.refresh_scope().await;
+    assert!(failed.is_err(), "{failed:?}");
+    assert!(log_in(&edge, "edge/a").await.expect("a task").is_ok());
+    cloud.state.lock().scope_is_endless = false;
+    edge.broker.refresh_scope().await.expect("an end");
+}
