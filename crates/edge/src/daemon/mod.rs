@@ -1,6 +1,7 @@
 //! Puts the daemon together, runs it, and takes it apart again in order.
 
 mod device_certificate;
+mod home;
 mod host;
 mod hub;
 mod hub_module;
@@ -151,7 +152,7 @@ struct Base {
 
 async fn serve(settings: Settings) -> anyhow::Result<End> {
     let mut signals = Signals::listen().context("cannot listen to signals")?;
-    make_folders(&settings)?;
+    let _home = home::take(&settings)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let keys = FileKeys::open(&settings.identity_folder(), settings.encryption_key.as_ref());
     let keys = Arc::new(keys.map_err(|error| Failure::storage(error.to_string()))?);
@@ -226,8 +227,9 @@ async fn start(base: Base) -> anyhow::Result<Running> {
     });
     let _ = base.controls.hub.set(Arc::clone(&hub));
     let (agent, handle) = agent(&base, &accounts, &identities, &hub)?;
-    let apis = serve_apis(&base, &identities, &sockets)?;
+    // First what may be refused, and last the sockets: they take the place of those of a process that may still be there.
     serve_metrics(&mut tasks, &base, &accounts, &handle, &hub, Arc::new(registry))?;
+    let apis = serve_apis(&base, &identities, &sockets)?;
     let mut stopped = stopped;
     let agent = tokio::spawn(agent.run(async move {
         let _ = stopped.wait_for(|stop| *stop).await;
@@ -273,14 +275,6 @@ fn ended(outcome: Result<(), tokio::task::JoinError>) -> anyhow::Error {
     Failure::new(Kind::Failed, format!("the agent has failed: {why}"))
         .hint("the service manager starts the daemon again; modules run on")
         .into()
-}
-
-fn make_folders(settings: &Settings) -> Result<(), Failure> {
-    // Others must pass through to the sockets of modules.
-    files::make_dir(&settings.home, 0o755)?;
-    files::make_dir(&settings.identity_folder(), 0o700)?;
-    files::make_dir(&settings.home.join("hub"), 0o700)?;
-    files::make_dir(&settings.workload_folders(), 0o755)
 }
 
 fn base(
