@@ -33,6 +33,8 @@ use crate::config::{self, Settings};
 use crate::keys::{FileKeys, KeyStore as _, Slot};
 use crate::memory::Thrift;
 
+/// Member of a manifest.
+const DESIRED: &str = "properties.desired";
 /// Generation of identities that no hub made.
 const GENERATION: &str = "1";
 
@@ -69,16 +71,19 @@ pub fn run(wanted: &Standalone) -> anyhow::Result<ExitCode> {
 }
 
 /// What of a manifest matters here.
+#[derive(Debug)]
 struct Manifest {
     modules: BTreeSet<String>,
     hub: Map<String, Value>,
+    /// Desired properties of modules for which the manifest has some.
+    desired: Vec<(String, Map<String, Value>)>,
 }
 
 async fn serve(wanted: &Standalone) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen to signals")?;
     let manifest = read_manifest(&wanted.manifest)?;
     let settings = settings(wanted)?;
-    super::make_folders(&settings)?;
+    let _home = super::home::take(&settings)?;
     let keys = FileKeys::open(&settings.identity_folder(), None)
         .map_err(|error| Failure::storage(error.to_string()))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -109,6 +114,11 @@ async fn serve(wanted: &Standalone) -> anyhow::Result<()> {
     })?;
     for fault in faults {
         tracing::error!("{fault}; the other routes are in force");
+    }
+    for (module, desired) in &manifest.desired {
+        let identity = module_identity(wanted, module)?;
+        let kept = broker.apply_module_desired(&identity, desired).await;
+        kept.with_context(|| format!("cannot keep the desired properties of {module}"))?;
     }
     let hub = Arc::new(EdgeHub::new(
         &wanted.device_id,
@@ -155,27 +165,68 @@ fn read_manifest(path: &Path) -> Result<Manifest, Failure> {
             .hint("give a deployment manifest with modulesContent, $edgeAgent and $edgeHub")
     };
     let text = std::fs::read(path).map_err(|error| unusable(&error))?;
-    let manifest: Value = serde_json::from_slice(&text).map_err(|error| unusable(&error))?;
+    manifest(&text).map_err(|error| unusable(&error))
+}
+
+/// Reads a manifest, whole or of a layer, bare or as the `content` of a deployment.
+fn manifest(text: &[u8]) -> Result<Manifest, String> {
+    // Editors of other systems begin files with a byte order mark.
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let manifest: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     let content = manifest
         .pointer("/modulesContent")
         .or_else(|| manifest.pointer("/content/modulesContent"))
         .and_then(Value::as_object)
-        .ok_or_else(|| unusable(&"modulesContent is missing"))?;
-    let desired = |module: &str| {
-        content
-            .get(module)
-            .and_then(|module| module.get("properties.desired"))
-    };
-    let hub = desired("$edgeHub")
-        .and_then(Value::as_object)
-        .cloned()
-        .ok_or_else(|| unusable(&"modulesContent.$edgeHub[\"properties.desired\"] is missing"))?;
-    let of_agent = desired("$edgeAgent")
-        .and_then(|desired| desired.get("modules"))
-        .and_then(Value::as_object);
+        .ok_or("modulesContent is missing")?;
+    let of = |module: &str| content.get(module).and_then(desired);
+    let mut hub = of("$edgeHub").ok_or("modulesContent.$edgeHub[\"properties.desired\"] is missing")?;
+    if content["$edgeHub"].get(DESIRED).is_none() {
+        // A layer leaves the version to the deployment below it, which is not here.
+        hub.entry("schemaVersion").or_insert_with(|| "1.1".into());
+    }
+    let agent = of("$edgeAgent").unwrap_or_default();
+    let of_agent = agent.get("modules").and_then(Value::as_object);
     let named = of_agent.into_iter().flat_map(Map::keys).chain(content.keys());
-    let modules = named.filter(|name| !name.starts_with('$')).cloned().collect();
-    Ok(Manifest { modules, hub })
+    let modules: BTreeSet<String> = named.filter(|name| !name.starts_with('$')).cloned().collect();
+    let with_desired = |module: &String| Some((module.clone(), of(module)?));
+    let desired = modules.iter().filter_map(with_desired).collect();
+    Ok(Manifest {
+        modules,
+        hub,
+        desired,
+    })
+}
+
+/// Desired properties of a module as a manifest has them: `properties.desired`, and in layers
+/// `properties.desired.path.to.member`.
+fn desired(module: &Value) -> Option<Map<String, Value>> {
+    let members = module.as_object()?;
+    let mut desired = members.get(DESIRED).and_then(Value::as_object).cloned();
+    for (key, value) in members {
+        if let Some(path) = key.strip_prefix(DESIRED).and_then(|rest| rest.strip_prefix('.')) {
+            put(desired.get_or_insert_default(), path, value);
+        }
+    }
+    desired
+}
+
+fn put(object: &mut Map<String, Value>, path: &str, value: &Value) {
+    let Some((first, rest)) = path.split_once('.') else {
+        object.insert(path.to_owned(), value.clone());
+        return;
+    };
+    let slot = object.entry(first).or_insert(Value::Null);
+    if !slot.is_object() {
+        *slot = Value::Object(Map::new());
+    }
+    if let Value::Object(inner) = slot {
+        put(inner, rest, value);
+    }
+}
+
+fn module_identity(wanted: &Standalone, module: &str) -> Result<Identity, Failure> {
+    Identity::module(&wanted.device_id, module)
+        .map_err(|error| Failure::usage(format!("module {module}: {error}")))
 }
 
 /// Settings of a daemon that is only an edge hub.
@@ -213,8 +264,7 @@ async fn identities(
         }
     };
     for module in &manifest.modules {
-        let identity = Identity::module(&wanted.device_id, module)
-            .map_err(|error| Failure::usage(format!("module {module}: {error}")))?;
+        let identity = module_identity(wanted, module)?;
         if identities.iter().any(|known| known.identity == identity) {
             continue;
         }
@@ -304,4 +354,41 @@ fn announce(wanted: &Standalone, ports: [Option<u16>; 3], variables: &[PathBuf])
     }
     out.flush()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifests_are_read_whole_and_in_layers() {
+        let whole = json!({"modulesContent": {
+            "$edgeAgent": {"properties.desired": {"modules": {"filter": {}}}},
+            "$edgeHub": {"properties.desired": {"schemaVersion": "1.2", "routes": {"a": "FROM /* INTO $upstream"}}},
+            "sensor": {"properties.desired": {"interval": 5}},
+        }});
+        let layer = json!({"content": {"modulesContent": {
+            "$edgeAgent": {"properties.desired.modules.filter": {"type": "docker"}},
+            "$edgeHub": {"properties.desired.routes.a": "FROM /* INTO $upstream"},
+            "sensor": {"properties.desired.interval": 5},
+        }}});
+        for (text, version) in [(whole.to_string(), "1.2"), (format!("\u{feff}{layer}"), "1.1")] {
+            let read = manifest(text.as_bytes()).unwrap();
+            assert_eq!(
+                read.modules,
+                BTreeSet::from(["filter".to_owned(), "sensor".to_owned()])
+            );
+            let hub = json!({"schemaVersion": version, "routes": {"a": "FROM /* INTO $upstream"}});
+            assert_eq!(Value::Object(read.hub), hub);
+            let [(module, desired)] = read.desired.as_slice() else {
+                panic!("{:?}", read.desired);
+            };
+            assert_eq!((module.as_str(), &desired["interval"]), ("sensor", &json!(5)));
+        }
+        assert!(
+            manifest(br#"{"modulesContent":{}}"#)
+                .unwrap_err()
+                .contains("$edgeHub")
+        );
+    }
 }
