@@ -15,12 +15,13 @@ const NAME: &str = "createOptions";
 /// returns compact JSON text of an object.
 pub(super) fn read(settings: &Fields<'_>) -> Result<Box<str>, ManifestError> {
     let pieces = pieces(settings)?;
-    let object = match pieces.as_slice() {
+    let mut object = match pieces.as_slice() {
         [] => Map::new(),
         // Tools turn objects into texts; one that did not is understood, too.
         [Value::Object(object)] => object.clone(),
         texts => join(settings, texts)?,
     };
+    spell(&mut object, &settings.path(NAME))?;
     check(&Fields::at(&object, settings.path(NAME)))?;
     serde_json::to_string(&object)
         .map(String::into_boxed_str)
@@ -69,6 +70,72 @@ fn join(settings: &Fields<'_>, pieces: &[&Value]) -> Result<Map<String, Value>, 
         return Ok(Map::new());
     }
     super::read_object(text.as_bytes()).map_err(|problem| settings.wrong(NAME, problem))
+}
+
+/// Members that the agent reads or writes, at the top and in objects there, as the engine spells them.
+const OURS: &[&str] = &[
+    "Env",
+    "HostConfig",
+    "Image",
+    "Labels",
+    "NetworkingConfig",
+    "StopTimeout",
+];
+const OURS_INSIDE: &[(&str, &[&str])] = &[
+    (
+        "HostConfig",
+        &[
+            "Binds",
+            "CapAdd",
+            "CapDrop",
+            "ExtraHosts",
+            "LogConfig",
+            "NetworkMode",
+            "Privileged",
+        ],
+    ),
+    ("NetworkingConfig", &["EndpointsConfig"]),
+];
+
+/// Engines take names of members in any case, and of two spellings the later one. What the agent touches has one spelling
+/// only, so that neither a module loses its variables nor `hostConfig` gets past what this device allows.
+fn spell(options: &mut Map<String, Value>, path: &str) -> Result<(), ManifestError> {
+    respell(options, OURS, path)?;
+    for (name, inside) in OURS_INSIDE {
+        if let Some(Value::Object(object)) = options.get_mut(*name) {
+            respell(object, inside, &format!("{path}.{name}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn respell(object: &mut Map<String, Value>, names: &[&str], path: &str) -> Result<(), ManifestError> {
+    for name in names {
+        let others: Vec<String> = object
+            .keys()
+            .filter(|key| key.as_str() != *name && is_same(key, name))
+            .cloned()
+            .collect();
+        for other in others {
+            if object.contains_key(*name) {
+                let problem = format!("appears twice, also as {name}");
+                return Err(ManifestError::format(format!("{path}.{other}"), problem));
+            }
+            let value = object.remove(&other).unwrap_or_default();
+            object.insert((*name).to_owned(), value);
+        }
+    }
+    Ok(())
+}
+
+/// Compares as the engines' JSON library does: in any case, with the two letters beyond ASCII that fold into it.
+fn is_same(key: &str, name: &str) -> bool {
+    let folded = key.chars().map(|letter| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    });
+    folded.eq(name.chars().map(|letter| letter.to_ascii_lowercase()))
 }
 
 /// The members that the agent adds to have to be of the right kind; all others are between the user and the engine.

@@ -357,6 +357,29 @@ fn create_options() {
 }
 
 #[test]
+fn create_options_are_spelled_as_the_engine_spells_them() {
+    let given = json!({
+        "env": ["A=1"], "IMAGE": "other", "hostname": "h",
+        "ho\u{17f}tConfig": {"privileged": true, "binds": ["/a:/b"], "memory": 5},
+        "networkingConfig": {"endpointsConfig": {}},
+    });
+    let manifest = changed("modules/sensor/settings/createOptions", given);
+    let deployment = read(&manifest).unwrap();
+    let expected = json!({
+        "Env": ["A=1"], "Image": "other", "hostname": "h",
+        "HostConfig": {"Privileged": true, "Binds": ["/a:/b"], "memory": 5},
+        "NetworkingConfig": {"EndpointsConfig": {}},
+    });
+    assert_eq!(Value::Object(deployment.modules["sensor"].options()), expected);
+    refused(
+        "modules/sensor/settings/createOptions",
+        json!({"HostConfig": {}, "hostConfig": {"privileged": true}}),
+        "modules.sensor.settings.createOptions.hostConfig",
+        "appears twice, also as HostConfig",
+    );
+}
+
+#[test]
 fn too_much_is_refused_before_it_is_kept() {
     let long = vec![b' '; limits::DESIRED_BYTES_MAX + 1];
     assert!(read_object(&long).unwrap_err().contains("bytes"));
