@@ -18,7 +18,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 pub(crate) fn open(name: &str, query: &LogQuery) -> Result<Box<dyn LogStream>, RuntimeError> {
     if std::env::var_os("JOURNAL_STREAM").is_none() {
         return Err(RuntimeError::NotFound(format!(
-            "{name} is part of the daemon, which was not started by systemd and keeps no log of its own"
+            "{name} is part of the daemon, which was not started by systemd and keeps no log of its own: see what the daemon prints"
         )));
     }
     let mut command = Command::new("journalctl");

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use holdfast_program::failure::Failure;
 use holdfast_program::files::{self, PRIVATE};
+use serde_json::json;
 
-use super::{Global, output};
+use super::{Format, Global, output};
 use crate::config;
 
 /// Verbs of `config`.
@@ -77,10 +78,14 @@ pub(super) fn run(global: &Global, command: &ConfigCommand) -> anyhow::Result<()
         ConfigCommand::Import { from, file, force } => import(from, file, *force),
         ConfigCommand::Check => {
             let loaded = global.load()?;
+            let source = &loaded.settings.source;
+            if global.output == Format::Json {
+                return output::json(&json!({ "file": source, "warnings": loaded.warnings }));
+            }
             for warning in &loaded.warnings {
                 output::line(&format!("warning: {warning}"))?;
             }
-            output::line(&format!("{} is in order", loaded.settings.source))
+            output::line(&format!("{source} is in order"))
         }
         ConfigCommand::Apply { from, file } => {
             let loaded = config::load(Some(from))?;

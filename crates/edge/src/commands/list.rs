@@ -1,12 +1,16 @@
 //! `list` and `restart`.
 
 use holdfast_model::Timestamp;
+use holdfast_program::failure::{Failure, Kind};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::output::{self, Format};
 use super::{Global, output::table};
 use crate::time_text;
+
+/// What engines say when there is no container of a name.
+const NO_CONTAINER: &str = "no such container";
 
 pub(super) fn run(global: &Global) -> anyhow::Result<()> {
     let answer = global.client()?.get("/modules")?;
@@ -68,9 +72,22 @@ fn description(module: &Value, now: Timestamp) -> String {
     }
 }
 
+/// The engine speaks of containers; what is asked for here are modules.
+pub(super) fn unknown(failure: Failure, module: &str) -> Failure {
+    if failure.kind != Kind::NotFound || !failure.message.to_lowercase().contains(NO_CONTAINER) {
+        return failure;
+    }
+    Failure::new(
+        Kind::NotFound,
+        format!("there is no module {module} on this device"),
+    )
+    .hint("holdfast-edge list shows those that there are")
+}
+
 pub(super) fn restart(global: &Global, module: &str) -> anyhow::Result<()> {
     let name = utf8_percent_encode(module, NON_ALPHANUMERIC);
-    global.client()?.post(&format!("/modules/{name}/restart"))?;
+    let asked = global.client()?.post(&format!("/modules/{name}/restart"));
+    asked.map_err(|failure| unknown(failure, module))?;
     match global.output {
         Format::Json => output::json(&serde_json::json!({ "restarted": module })),
         Format::Table => output::line(&format!("restarted {module}")),

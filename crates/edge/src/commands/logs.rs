@@ -48,7 +48,7 @@ pub(super) fn run(global: &Global, args: &LogsArgs) -> anyhow::Result<()> {
         }
     }
     let mut frames = Frames::default();
-    global.client()?.stream(&path, |piece| {
+    let told = global.client()?.stream(&path, |piece| {
         frames.take(piece, |stderr, text| {
             let written = if stderr {
                 std::io::stderr().lock().write_all(text)
@@ -58,6 +58,10 @@ pub(super) fn run(global: &Global, args: &LogsArgs) -> anyhow::Result<()> {
             };
             Ok(written?)
         })
+    });
+    told.map_err(|error| match error.downcast::<Failure>() {
+        Ok(failure) => super::list::unknown(failure, &args.module).into(),
+        Err(error) => error,
     })
 }
 

@@ -27,7 +27,7 @@ pub use output::Format;
     name = "holdfast-edge",
     version,
     about = "The edge runtime: runs the modules that a hub deploys to this device, keeps their identities, routes and stores their messages",
-    after_help = "Examples:\n  holdfast-edge config mp --connection-string 'HostName=…'   write a configuration\n  holdfast-edge                                              run the daemon\n  holdfast-edge check                                        find what is wrong, with remedies\n  holdfast-edge list                                         what runs\n  holdfast-edge logs -f sensor                               what a module says\n\nExit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 unauthorized, 6 unavailable, 7 files; 153 of `run`: reprovisioned, start again."
+    after_help = "Examples:\n  holdfast-edge config mp --connection-string 'HostName=…'   write a configuration\n  holdfast-edge                                              run the daemon\n  holdfast-edge check                                        find what is wrong, with remedies\n  holdfast-edge list                                         what runs\n  holdfast-edge logs -f sensor                               what a module says\n\nExit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 unauthorized, 5 conflict, 6 unavailable, 7 files; 153 of `run`: reprovisioned, start again."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -171,10 +171,11 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Tpm(args)) => done(tpm::run(global, args)),
         Some(Command::SupportBundle(args)) => done(system::bundle(global, args)),
         Some(Command::Broker(args)) => broker::run(global, args),
-        Some(Command::Version) => done(output::line(&format!(
-            "holdfast-edge {}",
-            env!("CARGO_PKG_VERSION")
-        ))),
+        Some(Command::Version) => done(output::outcome(
+            global.output,
+            &format!("holdfast-edge {}", crate::system::VERSION),
+            &serde_json::json!({ "version": crate::system::VERSION }),
+        )),
         Some(Command::Internal { out, .. }) => done(crate::config::reference::write_all(out)),
     }
 }

@@ -13,6 +13,14 @@ pub enum Format {
     Json,
 }
 
+/// Prints a result that people read as a sentence and scripts as JSON.
+pub(super) fn outcome(format: Format, sentence: &str, item: &serde_json::Value) -> anyhow::Result<()> {
+    match format {
+        Format::Table => line(sentence),
+        Format::Json => json(item),
+    }
+}
+
 /// Prints rows below a header, columns as wide as their widest cell; the last one is not padded.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> anyhow::Result<()> {
     let width = |column: usize| {

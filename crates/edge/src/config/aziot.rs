@@ -323,20 +323,22 @@ impl Reader<'_> {
             format!("{section}.identity_cert"),
             format!("{section}.identity_pk"),
         );
-        let (Some(certificate), Some(pk)) = (&proof.identity_cert, &proof.identity_pk) else {
-            return Err(missing(
-                self.name,
-                &format!("{certificate_key} or {private_key}"),
-                "write file URIs of the certificate chain and of its key",
-            ));
-        };
-        let Some(certificate) = certificate.as_str() else {
+        // Before what is missing: with an issued certificate the original needs no key.
+        if proof.identity_cert.as_ref().is_some_and(|given| !given.is_str()) {
             return Err(bad(
                 self.name,
                 &certificate_key,
                 &"a table",
                 "device certificates are not issued here (EST, local CA)",
-                "issue the certificate by your own means and write its file URI",
+                "issue certificate and key by your own means and write their file URIs",
+            ));
+        }
+        let certificate = proof.identity_cert.as_ref().and_then(toml::Value::as_str);
+        let (Some(certificate), Some(pk)) = (certificate, &proof.identity_pk) else {
+            return Err(missing(
+                self.name,
+                &format!("{certificate_key} or {private_key}"),
+                "write file URIs of the certificate chain and of its key",
             ));
         };
         Ok(Credential::Certificate(CertificateFiles {

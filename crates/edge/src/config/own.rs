@@ -101,7 +101,7 @@ pub struct ProvisioningSection {
     pub key_file: Option<PathBuf>,
     /// Certificate chain of the device (PEM, leaf first).
     pub certificate: Option<PathBuf>,
-    /// Its private key (PEM).
+    /// Private key of the device's certificate (PEM).
     pub private_key: Option<PathBuf>,
     /// The device is attested by its TPM, in which the provisioning service puts the device's key. `holdfast-edge tpm` prints
     /// what the service must know.
@@ -204,7 +204,7 @@ pub struct UpstreamSection {
     pub https_port: u16,
     /// How long a request to the hub's registry or to the provisioning service may take.
     pub timeout: Span,
-    /// How often such a request is repeated.
+    /// How often a request to the hub's registry or to the provisioning service is repeated.
     pub retries: u32,
 }
 
@@ -421,7 +421,7 @@ pub struct ApiSection {
     pub module_workload: String,
     /// Requests of one user that are served at once on a workload socket; a connection above it is closed unanswered.
     pub workload_requests_max: usize,
-    /// The same on the management socket.
+    /// Requests of one user that are served at once on the management socket.
     pub management_requests_max: usize,
 }
 

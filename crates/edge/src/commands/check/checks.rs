@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_agent::runtime::ModuleRuntime as _;
 use holdfast_docker::{DockerRuntime, Endpoint};
 use holdfast_ports::BoxFuture;
-use holdfast_program::failure::Failure;
+use holdfast_program::failure::{Failure, Kind};
 use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -16,7 +16,7 @@ use super::Found::{Failed, Ok as Good, Skipped, Warning};
 use super::{CheckArgs, Found, reach};
 use crate::certificates::pem;
 use crate::commands::Global;
-use crate::config::{CertificateFiles, Credential, EdgeCa, Loaded, Provisioning, Settings};
+use crate::config::{CertificateFiles, Credential, EdgeCa, Listen, Loaded, Provisioning, Settings};
 use crate::keys::tpm::{self, DeviceTpm};
 use crate::modules::EDGE_HUB;
 use crate::system::VERSION;
@@ -434,7 +434,15 @@ impl Checks {
         };
         let listen = &settings.listen;
         // A module like others: without a deployment that wants it there is none.
-        if let Ok(answer) = self.ask("/modules").await {
+        let answer = self.ask("/modules").await;
+        if let Err(Failure {
+            kind: Kind::Unavailable,
+            ..
+        }) = answer
+        {
+            return free(&settings.listen).await;
+        }
+        if let Ok(answer) = answer {
             let mut modules = answer["modules"].as_array().into_iter().flatten();
             let hub = modules.find(|module| module["name"] == EDGE_HUB);
             match hub.and_then(|hub| hub["status"]["runtimeStatus"]["status"].as_str()) {
@@ -571,6 +579,21 @@ impl Checks {
             "holdfast-edge logs MODULE tells why, unless the deployment wants it so".to_owned(),
         )
     }
+}
+
+/// Without the daemon nobody may listen on the edge hub's ports.
+async fn free(listen: &Listen) -> Found {
+    for port in [listen.mqtt, listen.amqp, listen.https].into_iter().flatten() {
+        if port != 0 && reach::tcp("localhost", port).await.is_ok() {
+            return Failed(
+                format!("another program listens on port {port}"),
+                format!(
+                    "stop it (ss -ltnp 'sport = :{port}'), or give the edge hub another port (hub.mqtt_port, hub.amqp_port, hub.https_port)"
+                ),
+            );
+        }
+    }
+    Skipped("the daemon does not answer; the ports are free for it".to_owned())
 }
 
 async fn reached(settings: &Settings, host: &str, port: u16) -> Found {
