@@ -98,7 +98,10 @@ pub(super) fn apply(global: &Global, client: &Client, device: &str, content: &st
         .flat_map(|all| all.keys())
         .collect();
     global.output().outcome(
-        &format!("manifest applied to {device}: {} modules", ids.len()),
+        &format!(
+            "manifest given to {device} ({}); whether the device takes it: holdfast edge status {device}",
+            ids.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(", ")
+        ),
         &json!({ "deviceId": device, "modules": ids }),
     )
 }

@@ -23,10 +23,17 @@ pub(crate) fn text(argument: &str) -> anyhow::Result<String> {
 /// A JSON argument, in one of the ways of [`text`].
 pub(crate) fn json(name: &str, argument: &str) -> anyhow::Result<Value> {
     let text = text(argument)?;
-    serde_json::from_str(&text).map_err(|error| {
-        Failure::usage(format!("{name} is not JSON: {error}"))
-            .hint("quote JSON for the shell, for example '{\"interval\":5}', or name a file as @file.json")
-            .into()
+    // Editors of other systems begin files with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    serde_json::from_str(text).map_err(|error| {
+        let failure = match argument.strip_prefix('@') {
+            Some(path) => Failure::usage(format!("{name}: the file {path} is not JSON: {error}"))
+                .hint("correct the file; JSON has no comments, and no comma after the last member"),
+            None => Failure::usage(format!("{name} is not JSON: {error}")).hint(
+                "quote JSON for the shell, for example '{\"interval\":5}', or name a file as @file.json",
+            ),
+        };
+        failure.into()
     })
 }
 

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table};
 pub use holdfast_program::output::{json, line};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
@@ -33,6 +33,7 @@ impl Format {
         for item in items {
             table.add_row(columns.iter().map(|(_, path)| cell(item.pointer(path))));
         }
+        keep_short_columns(&mut table);
         print_table(&table)
     }
 
@@ -67,6 +68,13 @@ impl Format {
     }
 }
 
+/// Widest content of a column that is not wrapped.
+const SHORT: u16 = 12;
+/// Around each cell.
+const PADDING: u16 = 2;
+/// Least width of other columns.
+const LONG_MIN: u16 = 9;
+
 fn new_table() -> Table {
     let mut table = Table::new();
     table
@@ -77,6 +85,26 @@ fn new_table() -> Table {
         table.set_content_arrangement(ContentArrangement::Disabled);
     }
     table
+}
+
+/// Short columns are not wrapped as long as that leaves room for the long ones.
+fn keep_short_columns(table: &mut Table) {
+    let Some(available) = table.width() else {
+        return;
+    };
+    let widths = table.column_max_content_widths();
+    let taken: u16 = widths
+        .iter()
+        .map(|&width| if width <= SHORT { width + PADDING } else { LONG_MIN })
+        .sum();
+    if taken > available {
+        return;
+    }
+    for (index, _) in widths.iter().enumerate().filter(|&(_, &width)| width <= SHORT) {
+        if let Some(column) = table.column_mut(index) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
 }
 
 fn print_table(table: &Table) -> anyhow::Result<()> {

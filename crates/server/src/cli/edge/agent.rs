@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
-use holdfast_program::failure::{Failure, Kind};
+use holdfast_program::failure::{Failure, Kind, find};
 use holdfast_program::units::Span;
 use serde_json::{Value, json};
 
 use super::AGENT;
+use super::family::scope_of;
 use crate::cli::Global;
 use crate::cli::client::{Client, identity_path};
 use crate::cli::output::line;
@@ -125,7 +126,8 @@ fn ask(
         .post(path)
         .json(body)
         .timeout(Some(timeout + PATIENCE))
-        .send()?;
+        .send()
+        .map_err(|error| explain(client, device, error))?;
     let status = answer["status"].as_i64().unwrap_or(0);
     if (200..300).contains(&status) {
         return Ok(answer["payload"].clone());
@@ -134,9 +136,35 @@ fn ask(
     let said = said
         .as_str()
         .map_or_else(|| answer["payload"].to_string(), str::to_owned);
-    Err(Failure::new(
+    let failure = Failure::new(
         Kind::Failed,
         format!("the agent of {device} refused {method} ({status}): {said}"),
-    )
+    );
+    let is_unknown = said.contains("no module");
+    Err(if is_unknown {
+        failure.hint(format!("its modules: holdfast edge modules {device}"))
+    } else {
+        failure
+    }
     .into())
+}
+
+/// What a failure to reach the agent means for somebody who thinks of the device.
+pub(super) fn explain(client: &Client, device: &str, error: anyhow::Error) -> anyhow::Error {
+    let Some(failure) = find(&error) else {
+        return error;
+    };
+    match failure.kind {
+        Kind::Unavailable if failure.message.contains("DeviceNotOnline") => {
+            let hint = format!(
+                "start holdfast-edge on the device, and look there with `holdfast-edge check`; holdfast edge status {device} tells when it was last heard of"
+            );
+            Failure::new(failure.kind, failure.message.clone())
+                .hint(hint)
+                .into()
+        }
+        // No agent: no such device, or not an edge device.
+        Kind::NotFound => scope_of(client, device).err().unwrap_or(error),
+        _ => error,
+    }
 }

@@ -1,7 +1,7 @@
 //! `holdfast edge create`.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -41,14 +41,8 @@ pub(in crate::cli) struct CreateArgs {
 
 impl CreateArgs {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<()> {
-        if let Some(path) = &self.config
-            && path.exists()
-        {
-            let text = format!("{} exists already", path.display());
-            return Err(Failure::new(Kind::Conflict, text)
-                .hint("name another file, or remove that one")
-                .into());
-        }
+        // Before the device is registered: a file that cannot be written leaves nothing behind.
+        let mut file = self.config.as_deref().map(NewFile::create).transpose()?;
         let client = global.client()?;
         let mut record = json!({ "deviceId": self.device, "capabilities": { "iotEdge": true } });
         if let Some(parent) = &self.parent {
@@ -77,24 +71,32 @@ impl CreateArgs {
             credential,
         }
         .reveal();
-        let Some(path) = &self.config else {
+        let Some(file) = &mut file else {
             return global.output().outcome(
                 &text,
                 &json!({ "deviceId": self.device, "connectionString": text }),
             );
         };
-        write_new(
-            path,
-            &self.configuration(client.login(), by_key.then_some(text.as_str())),
-        )?;
-        let file = path.display().to_string();
-        global.output().outcome(
-            &format!(
-                "{} registered; start it with: holdfast-edge run --config {file}",
-                self.device
+        file.write(&self.configuration(client.login(), by_key.then_some(text.as_str())))?;
+        let file = file.path.display().to_string();
+        let mut sentence = format!(
+            "{} registered; start it with: holdfast-edge run --config {file}",
+            self.device
+        );
+        for (to_do, holds) in [
+            ("certificate and private_key, which it names", !by_key),
+            (
+                "device.parent_hostname, without which it goes to the hub itself",
+                self.parent.is_some() && self.parent_hostname.is_none(),
             ),
-            &json!({ "deviceId": self.device, "config": file }),
-        )
+        ] {
+            if holds {
+                sentence.push_str(&format!("\nbefore that, set in {file}: {to_do}"));
+            }
+        }
+        global
+            .output()
+            .outcome(&sentence, &json!({ "deviceId": self.device, "config": file }))
     }
 
     /// The configuration of holdfast-edge.
@@ -150,13 +152,50 @@ impl CreateArgs {
     }
 }
 
-/// Writes a file that only its owner may read.
-fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    let mut file = options
-        .open(path)
-        .with_context(|| format!("cannot create {}", path.display()))?;
-    file.write_all(text.as_bytes())
-        .with_context(|| format!("cannot write {}", path.display()))
+/// A file that only its owner may read, and that goes away again when nothing comes to be written.
+struct NewFile<'a> {
+    path: &'a Path,
+    file: File,
+    written: bool,
+}
+
+impl<'a> NewFile<'a> {
+    fn create(path: &'a Path) -> anyhow::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        match options.open(path) {
+            Ok(file) => Ok(NewFile {
+                path,
+                file,
+                written: false,
+            }),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let text = format!("{} exists already", path.display());
+                Err(Failure::new(Kind::Conflict, text)
+                    .hint("name another file, or remove that one")
+                    .into())
+            }
+            Err(error) => Err(
+                Failure::storage(format!("cannot create {}: {error}", path.display()))
+                    .hint("name another file")
+                    .into(),
+            ),
+        }
+    }
+
+    fn write(&mut self, text: &str) -> anyhow::Result<()> {
+        // What is in it from here on is kept: the device is registered.
+        self.written = true;
+        self.file
+            .write_all(text.as_bytes())
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+impl Drop for NewFile<'_> {
+    fn drop(&mut self) {
+        if !self.written {
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
 }

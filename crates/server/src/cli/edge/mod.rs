@@ -57,7 +57,7 @@ pub(super) enum Command {
     AddChild(family::AddChildArgs),
     /// Take devices from below an edge device
     #[command(
-        after_help = "Examples:\n  holdfast edge remove-child gateway-1 press-4\n  holdfast edge remove-child gateway-1 --all"
+        after_help = "The edge device learns of it within the hour, and at once with:\n  holdfast method invoke gateway-1 --module '$edgeHub' RefreshDeviceScopeIdentityCache --payload '{\"deviceIds\":[\"press-4\"]}'\n\nExamples:\n  holdfast edge remove-child gateway-1 press-4\n  holdfast edge remove-child gateway-1 --all"
     )]
     RemoveChild(family::RemoveChildArgs),
     /// List the devices below an edge device

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::agent::explain;
 use super::{AGENT, HUB};
 use crate::cli::Global;
 use crate::cli::client::{Client, identity_path};
@@ -14,10 +15,9 @@ const MODULE_COLUMNS: &[(&str, &str)] = &[
     ("wanted", "/desiredStatus"),
     ("reported", "/runtimeStatus"),
     ("restarts", "/restartCount"),
-    ("exit code", "/exitCode"),
-    ("last start", "/lastStartTimeUtc"),
-    ("image", "/image"),
+    ("exit", "/exitCode"),
     ("connection", "/connectionState"),
+    ("image", "/image"),
     ("description", "/statusDescription"),
 ];
 
@@ -35,7 +35,7 @@ const STATUS_COLUMNS: &[(&str, &str)] = &[
 
 pub(super) fn modules(global: &Global, device: &str) -> anyhow::Result<()> {
     let client = global.client()?;
-    let twin = client.get(identity_path("/twins", device, Some(AGENT))).send()?;
+    let twin = agent_twin(&client, device)?;
     let path = format!("{}/modules", identity_path("/devices", device, None));
     let identities = client.get(path).send()?;
     global
@@ -54,8 +54,14 @@ pub(super) fn status(global: &Global, device: Option<&str>) -> anyhow::Result<()
     global.output().object(&whole_status(&client, device)?)
 }
 
+/// The twin of a device's agent. Without one the device is not an edge device, which is said rather.
+fn agent_twin(client: &Client, device: &str) -> anyhow::Result<Value> {
+    let twin = client.get(identity_path("/twins", device, Some(AGENT))).send();
+    twin.map_err(|error| explain(client, device, error))
+}
+
 fn whole_status(client: &Client, device: &str) -> anyhow::Result<Value> {
-    let agent = client.get(identity_path("/twins", device, Some(AGENT))).send()?;
+    let agent = agent_twin(client, device)?;
     let hub = client.get(identity_path("/twins", device, Some(HUB))).send()?;
     let mut status = status_of(&agent);
     let reported = &hub["properties"]["reported"];
