@@ -263,6 +263,7 @@ impl Registrar {
             ),
         };
         Failure::new(kind, words).hint(match self.means {
+            _ if kind == Kind::Unavailable => "check the endpoint's name and port, the way to it, and the authority that it is trusted by (upstream.ca; holdfast.upstream.ca in a config.toml of the original)",
             Means::Own(_) => "check id scope, registration id and key or certificate; `holdfast dps registration show` tells what the service has",
             Means::Tpm(_) => "check id scope and registration id, and that the enrollment is enabled and has the endorsement key that `holdfast-edge tpm` prints; `holdfast dps enrollment show` tells what the service has",
         })
