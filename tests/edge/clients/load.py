@@ -17,7 +17,9 @@ PUBLISH_QOS1, PUBACK_BYTES = 0x32, 4
 
 
 def say(event, **rest):
-    print(json.dumps({"event": event, **rest}), flush=True)
+    # In one write: warnings go to the same file, from other threads.
+    sys.stdout.write(json.dumps({"event": event, **rest}) + "\n")
+    sys.stdout.flush()
 
 
 def length(value):

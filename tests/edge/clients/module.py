@@ -19,7 +19,9 @@ OUTPUT = threading.Lock()
 
 def say(event, **rest):
     with OUTPUT:
-        print(json.dumps({"event": event, **rest}), flush=True)
+        # In one write: warnings go to the same file, from other threads.
+        sys.stdout.write(json.dumps({"event": event, **rest}) + "\n")
+        sys.stdout.flush()
 
 
 def send(client, number, size):
