@@ -228,6 +228,8 @@ fn containers(options: &Options) -> Result<Counts> {
     let images = prepare_containers()?;
     let runtime = module_runtime(options, &images)?;
     let mut command = scenarios(&images)?;
+    // Most of the time they wait: for links to be found cut, for pauses to pass. Each half has a site of its own.
+    command.args(["--numprocesses", "2", "--dist", "loadfile", "--durations", "10"]);
     long(&mut command, options);
     command.args(&options.passed_on);
     let minutes = if options.long { 120 } else { 25 };
