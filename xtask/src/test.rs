@@ -244,6 +244,8 @@ fn prepare_containers() -> Result<PathBuf> {
     setup::faketime()?;
     setup::podman_and_systemd()?;
     setup::software_tpm()?;
+    // Downstream devices run on the Node.js SDK, too.
+    setup::node()?;
     setup::build_holdfast()?;
     setup::build_edge()?;
     edge::images::storage()
