@@ -60,7 +60,7 @@ def test_a_full_disk_stops_nothing_that_runs(make_device, sensor):
         device.wait_status(200, device.deploy({"sensor": module(sensor, env=ENDLESS)}))
         started = device.machine.inspect("sensor")["State"]["StartedAt"]
         filler = device.home / "filler"
-        with open(filler, "wb") as file, contextlib.suppress(OSError):
+        with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(1 << 16))
         time.sleep(3)
