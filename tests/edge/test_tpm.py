@@ -1,6 +1,7 @@
 """A device whose key is in a TPM: a provisioning service knows the TPM, and puts the key for the hub into it."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import sys
@@ -90,7 +91,9 @@ def test_a_tpm_is_enrolled_by_what_the_command_prints(aziot, hub, name, tpm):
     kept = [path for path in device.home.rglob("*") if path.is_file()] + [device.config, device.log]
     assert any(path.name == "provisioning.json" for path in kept)
     for path in kept:
-        content = path.read_bytes()
+        content = b""
+        with contextlib.suppress(FileNotFoundError):  # a queue that was emptied meanwhile
+            content = path.read_bytes()
         assert not any(form in content for form in forms), path
     # Asked to reprovision, it proves itself by its TPM again.
     assert management(device, "POST", "/device/reprovision?api-version=2019-10-22") == 204
