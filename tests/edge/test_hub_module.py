@@ -176,7 +176,7 @@ def test_a_port_that_is_taken_is_told_and_the_modules_run(make_device, sensor):
     thief = device.machine.spawn(
         sys.executable, "-c", "import socket,time; s=socket.create_server(('0.0.0.0',5671)); time.sleep(600)", log="thief.log")
     try:
-        time.sleep(0.5)
+        wait_until(lambda: "amqp" in open_ports(device), "the port to be taken", 20)
         device.start()
         device.deploy({"sensor": module(sensor, env=FAST)}, UPSTREAM)
         hub = wait_hub(device, "backoff", exitCode=1)

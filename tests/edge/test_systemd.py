@@ -119,11 +119,15 @@ class Systemd:
         if self.process:
             self.process.kill()
             self.process.wait(timeout=10)
-        time.sleep(0.2)
-        for top in GROUPS.glob(f"**/{self.name}"):
+        wait_until(self._no_groups, "the control groups to be empty", 20)
+
+    def _no_groups(self):
+        tops = list(GROUPS.glob(f"**/{self.name}"))
+        for top in tops:
             for folder, _, _ in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)
+        return not any(top.exists() for top in tops)
 
 
 @pytest.fixture
