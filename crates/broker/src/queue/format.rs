@@ -225,17 +225,21 @@ impl<'a> Fields<'a> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_header_cut_short_is_told_from_a_damaged_one() {
-        let header = SegmentHeader {
+    fn header(name: &str) -> SegmentHeader {
+        SegmentHeader {
             salt: 7,
             first: 9,
             consumed: 4,
             age: 5,
-            wall: 3,
+            wall: -3,
             priority: 2,
-            name: "input/filter/in".to_owned(),
-        };
+            name: name.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_header_cut_short_is_told_from_a_damaged_one() {
+        let header = header("input/filter/in");
         let whole = header.encode();
         for at in 0..whole.len() {
             assert!(SegmentHeader::is_unfinished(&whole[..at]), "{at}");
@@ -252,15 +256,7 @@ mod tests {
 
     #[test]
     fn a_long_header_without_one_of_its_sectors_is_unfinished() {
-        let header = SegmentHeader {
-            salt: 7,
-            first: 9,
-            consumed: 4,
-            age: 5,
-            wall: 3,
-            priority: 2,
-            name: "n".repeat(1_200),
-        };
+        let header = header(&"n".repeat(1_200));
         let whole = [header.encode(), vec![9; 3_000]].concat();
         for sector in 0..3 {
             let mut torn = whole.clone();
@@ -277,15 +273,7 @@ mod tests {
 
     #[test]
     fn a_damaged_header_before_a_single_message_is_not_taken_for_an_unfinished_one() {
-        let header = SegmentHeader {
-            salt: 7,
-            first: 9,
-            consumed: 4,
-            age: 5,
-            wall: 3,
-            priority: 2,
-            name: "upstream".to_owned(),
-        };
+        let header = header("upstream");
         let frame = FrameHeader {
             payload_bytes: 3,
             count: 1,
@@ -310,15 +298,7 @@ mod tests {
 
     #[test]
     fn headers_round_trip_and_damage_is_seen() {
-        let header = SegmentHeader {
-            salt: 7,
-            first: 9,
-            consumed: 4,
-            age: 5,
-            wall: -3,
-            priority: 2,
-            name: "input/filter/in".to_owned(),
-        };
+        let header = header("input/filter/in");
         let bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes), Some((header, bytes.len())));
         let frame = FrameHeader {

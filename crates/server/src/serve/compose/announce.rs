@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use holdfast_model::credential::SymmetricKey;
 use holdfast_model::provisioning::OWNER_POLICY;
 use holdfast_program::process::{NotifyState, notify};
 use holdfast_wire::connection_string::{ConnectionString, Credential, Party};
@@ -77,15 +78,7 @@ fn connection_env(
                 events,
                 "Event Hubs-compatible connection string, for reading events",
             );
-            let owner = ConnectionString {
-                host: addresses.host.clone(),
-                gateway_host: None,
-                party: Party::Service,
-                credential: Credential::Policy {
-                    name: policy.name,
-                    key: policy.primary_key,
-                },
-            };
+            let owner = service_string(&addresses.host, policy.name, policy.primary_key);
             env.set(
                 variables::OWNER_CS,
                 owner.reveal(),
@@ -107,15 +100,7 @@ fn connection_env(
         "Host name for device provisioning",
     );
     if let Ok(policy) = parts.provisioning.policy(OWNER_POLICY) {
-        let owner = ConnectionString {
-            host: addresses.host.clone(),
-            gateway_host: None,
-            party: Party::Service,
-            credential: Credential::Policy {
-                name: policy.name,
-                key: policy.primary_key,
-            },
-        };
+        let owner = service_string(&addresses.host, policy.name, policy.primary_key);
         env.set(
             variables::DPS_CS,
             owner.reveal(),
@@ -162,4 +147,14 @@ fn connection_env(
         env.set(variables::MQTT_PLAIN, plain.to_string(), "MQTT without TLS");
     }
     Ok(env)
+}
+
+/// Connection string of a service that signs with the key of a policy.
+fn service_string(host: &str, name: String, key: SymmetricKey) -> ConnectionString {
+    ConnectionString {
+        host: host.to_owned(),
+        gateway_host: None,
+        party: Party::Service,
+        credential: Credential::Policy { name, key },
+    }
 }
