@@ -74,7 +74,10 @@ class Site:
         random.shuffle(numbers)
         for number in numbers:
             name = f"hfs{number}"
-            made = subprocess.run(["ip", "link", "add", name, "type", "bridge"], capture_output=True, text=True)
+            # A bridge without an address of its own takes the lowest of its ports: when that machine goes, the others send
+            # to nobody until their neighbour entries expire, which takes minutes.
+            own = f"02:48:46:00:00:{number:02x}"
+            made = subprocess.run(["ip", "link", "add", name, "address", own, "type", "bridge"], capture_output=True, text=True)
             if made.returncode == 0:
                 run("ip", "address", "add", f"10.213.{number}.1/24", "dev", name)
                 run("ip", "link", "set", name, "up")

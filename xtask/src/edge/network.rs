@@ -18,7 +18,9 @@ impl Network {
         let mut last = None;
         for number in 1..=u8::MAX - 1 {
             let made = Self { number };
-            match ip(&["link", "add", &made.bridge(), "type", "bridge"]) {
+            // Without one of its own a bridge takes the lowest address of its ports, which changes when a port goes.
+            let own = format!("02:48:46:00:01:{number:02x}");
+            match ip(&["link", "add", &made.bridge(), "address", &own, "type", "bridge"]) {
                 Ok(()) => {
                     made.join()?;
                     return Ok(made);
