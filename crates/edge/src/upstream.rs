@@ -100,6 +100,7 @@ pub fn open(
     };
     config.trust = trust(settings)?;
     config.proxy = proxy(settings)?;
+    config.tuning.probe_after = settings.upstream.probe_after;
     config.tuning.request_timeout = settings.upstream.timeout;
     config.tuning.request_retries = settings.upstream.retries;
     Upstream::new(config, clock, metrics).map_err(|error| {

@@ -192,6 +192,9 @@ pub struct Tuning {
     pub silence_before_ping: Duration,
     /// … and given up when it says nothing for this long after that.
     pub silence_after_ping: Duration,
+    /// A connection on which nothing came for this long is probed by TCP (keep-alive), and breaks 9 s later when there is no
+    /// answer. A probe and its answer take about 100 bytes of the link and wake no program.
+    pub probe_after: Duration,
     /// First wait after a failed attempt; doubled each time.
     pub retry_first: Duration,
     /// Longest wait between attempts while the hub cannot be reached. Small, so that a network that is back is noticed
@@ -224,6 +227,7 @@ impl Default for Tuning {
             keep_alive: Duration::from_secs(60),
             silence_before_ping: Duration::from_secs(5),
             silence_after_ping: Duration::from_secs(10),
+            probe_after: Duration::from_secs(10),
             retry_first: Duration::from_millis(500),
             retry_max: Duration::from_secs(5),
             refused_first: Duration::from_secs(10),

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
-use crate::config::{Proxy, Trust};
+use crate::config::{Proxy, Trust, Tuning};
 use crate::https::{Answer, Call, HttpsClient, cloud_error};
 use crate::net::{Route, TlsSettings};
 use crate::port::{ClientCertificate, CloudError, TokenSigner};
@@ -232,7 +232,11 @@ impl ProvisioningClient {
         };
         let tls = self.tls.of(certificate).map_err(CloudError::Unauthorized)?;
         let config = &self.config;
-        let route = Route::new(&config.endpoint, config.proxy.clone());
+        let route = Route::new(
+            &config.endpoint,
+            config.proxy.clone(),
+            Tuning::default().probe_after,
+        );
         let body = RegisterJson {
             registration_id,
             payload,

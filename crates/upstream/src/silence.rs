@@ -5,7 +5,10 @@
 //! what the protocol has for that: PINGREQ, or a flow with `echo` (AMQP 2.7.4). Its answer, or anything else, begins the
 //! time anew; silence for [`Tuning::silence_after_ping`] after the question ends the connection. Peers of AMQP need not
 //! answer, so this counts for those only that have done so on this connection; the others have as long as they announced.
-//! While nothing is awaited the keep-alive of the protocol is enough, and costs less.
+//!
+//! While nothing is awaited, TCP asks instead, after [`Tuning::probe_after`]: that costs less, and no program wakes for it. It
+//! finds out a path that is cut; of a hub that hangs behind a system that answers, or behind a proxy that has the other end of
+//! the connection, it says nothing. There the keep-alive of the protocol remains.
 
 use std::time::Duration;
 

@@ -697,6 +697,7 @@ impl Reader<'_> {
             amqp_port: own.amqp_port,
             https_port: own.https_port,
             ca: own.ca.clone(),
+            probe_after: own.probe_after.0,
             timeout: Duration::from_secs(file.cloud_timeout_sec.unwrap_or(10)),
             retries: file.cloud_retries.unwrap_or(1),
         })

@@ -11,6 +11,8 @@ use super::{EdgeCa, Provisioning, Settings, bad};
 const SOCKET_PATH_MAX: usize = 107;
 /// Most repeats of a request: with their pauses they take minutes.
 const RETRIES_MAX: u32 = 10;
+/// Above that the keep-alive of the protocols does it all.
+const PROBE_AFTER_MAX: Duration = Duration::from_secs(3_600);
 
 /// Checks what both kinds of files have in common.
 pub(super) fn check(settings: &Settings, name: &str) -> Result<(), Failure> {
@@ -49,6 +51,16 @@ pub(super) fn check(settings: &Settings, name: &str) -> Result<(), Failure> {
             "upstream.timeout",
             &settings.upstream.timeout.as_millis(),
             "no request could ever be answered",
+            "the default is 10s",
+        ));
+    }
+    let probe_after = settings.upstream.probe_after;
+    if !(Duration::from_secs(1)..=PROBE_AFTER_MAX).contains(&probe_after) {
+        return Err(bad(
+            name,
+            "upstream.probe_after",
+            &probe_after.as_millis(),
+            "milliseconds are not between a second and an hour",
             "the default is 10s",
         ));
     }

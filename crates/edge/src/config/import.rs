@@ -160,6 +160,7 @@ fn upstream(settings: &Settings, section: &mut UpstreamSection) {
     section.amqp_port = wanted.amqp_port;
     section.mqtt_port = wanted.mqtt_port;
     section.https_port = wanted.https_port;
+    section.probe_after = Span(wanted.probe_after);
     section.timeout = Span(wanted.timeout);
     section.retries = wanted.retries;
 }

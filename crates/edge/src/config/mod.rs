@@ -269,6 +269,8 @@ pub struct Upstream {
     pub https_port: u16,
     /// Authorities to trust for the hub and the provisioning service, instead of those of the system (PEM).
     pub ca: Option<PathBuf>,
+    /// How long nothing comes until TCP asks whether the other end is there.
+    pub probe_after: Duration,
     /// For one request to the hub's registry or the provisioning service.
     pub timeout: Duration,
     /// How often such a request is repeated.

@@ -202,6 +202,10 @@ pub struct UpstreamSection {
     pub mqtt_port: u16,
     /// Port of HTTPS and WebSockets at the hub.
     pub https_port: u16,
+    /// A connection on which nothing came for this long is asked by TCP (keep-alive) whether the other end is still there, and
+    /// given up 9 seconds later when nothing answers. The question and its answer take about 100 bytes of the link; a longer
+    /// time saves them where bytes cost money.
+    pub probe_after: Span,
     /// How long a request to the hub's registry or to the provisioning service may take.
     pub timeout: Span,
     /// How often a request to the hub's registry or to the provisioning service is repeated.
@@ -217,6 +221,7 @@ impl Default for UpstreamSection {
             amqp_port: 5671,
             mqtt_port: 8883,
             https_port: 443,
+            probe_after: Span::seconds(10),
             timeout: Span::seconds(10),
             retries: 1,
         }
@@ -765,6 +770,7 @@ impl UpstreamSection {
             amqp_port: self.amqp_port,
             https_port: self.https_port,
             ca: self.ca.clone(),
+            probe_after: self.probe_after.0,
             timeout: self.timeout.0,
             retries: self.retries,
         }

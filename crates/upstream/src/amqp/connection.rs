@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::members;
 use super::messages;
 use super::state::{Kind, Phase, Standing, State, Token, Trunk};
-use crate::net::{Link, Step};
+use crate::net::{Link, Step, is_silence};
 use crate::port::{Account, CloudError};
 use crate::silence::{Verdict, Watch};
 use crate::token;
@@ -307,7 +307,10 @@ impl Connection {
 
     async fn step(&mut self, trunk: &Trunk, deadline: Instant) -> Result<Step, CloudError> {
         let step = self.link.step(&mut self.input, &trunk.changed, deadline).await;
-        step.map_err(|error| CloudError::Unreachable(format!("the connection broke: {error}")))
+        step.map_err(|error| match is_silence(&error) {
+            true => self.silence(),
+            false => CloudError::Unreachable(format!("the connection broke: {error}")),
+        })
     }
 
     fn take_input(&mut self, trunk: &Trunk) -> Result<(), CloudError> {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::state::{Answer, Delivery, Fate, Shared, State};
 use crate::events::UnknownTopic;
-use crate::net::{Link, Step};
+use crate::net::{Link, Step, is_silence};
 use crate::port::{CloudError, CloudEvent, CloudMessage, Interests};
 use crate::silence::{Verdict, Watch};
 
@@ -350,7 +350,10 @@ impl Connection {
 
     async fn step(&mut self, shared: &Shared, deadline: Instant) -> Result<Step, CloudError> {
         let step = self.link.step(&mut self.input, &shared.changed, deadline).await;
-        step.map_err(|error| lost(&error))
+        step.map_err(|error| match is_silence(&error) {
+            true => self.silence(),
+            false => lost(&error),
+        })
     }
 
     /// Judges what was read.

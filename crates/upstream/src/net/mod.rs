@@ -6,6 +6,6 @@ mod link;
 mod tls;
 mod websocket;
 
-pub(crate) use dial::{Route, Secured};
+pub(crate) use dial::{Route, Secured, is_silence};
 pub(crate) use link::{Link, Step};
 pub(crate) use tls::TlsSettings;
