@@ -127,6 +127,38 @@ def test_a_mended_link_is_noticed_soon(gateway, hub, leaf_of, cut):
         queues_are_empty(gateway)
 
 
+@pytest.mark.parametrize("protocol", ["amqp", "mqtt"])
+def test_a_cut_without_a_word_is_noticed_while_nothing_is_awaited(make_device, hub, leaf_of, protocol):
+    """Nobody sends, so only TCP can tell; what came for a device meanwhile reaches it soon after."""
+    gateway = make_device({"upstream": {"protocol": protocol}}).start()
+    gateway.deploy({}, UPSTREAM)
+    wait_edge_hub(gateway)
+    told = lambda: gateway.log_text().count("the hub above cannot be reached")  # noqa: E731
+    with shown(gateway):
+        leaf = leaf_of(gateway, "leaf", sdk="node", transport="Amqp", cloudToDevice=True).start()
+        leaf.wait("ready")
+        hub.cli("c2d", "send", leaf.name, "before")
+        leaf.wait("told", text="before")
+        # What the edge hub reports of its clients and of its modules has gone, and its answers are here.
+        hub_of = lambda: hub.reported(gateway.id, "$edgeHub")  # noqa: E731
+        wait_until(lambda: hub_of().get("clients", {}).get(leaf.name, {}).get("status") == "Connected", "its report", 30)
+        time.sleep(3)
+        before = told()
+        gateway.machine.cut_from_hub()
+        try:
+            cut = time.monotonic()
+            wait_until(lambda: told() > before, "the cut to be noticed", 40)
+            took = time.monotonic() - cut
+            hub.cli("c2d", "send", leaf.name, "while away")
+        finally:
+            gateway.machine.mend_to_hub()
+        mended = time.monotonic()
+        leaf.wait("told", text="while away")
+        print(f"noticed after {took:.1f} s; told {time.monotonic() - mended:.1f} s after the link was mended")
+        # 10 s of silence, and 9 s for the answer.
+        assert took < 30 and time.monotonic() - mended < 15
+
+
 @pytest.fixture
 def small_disk(make_device, folder):
     """An edge device whose home has 12 MiB."""

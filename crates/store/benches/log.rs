@@ -1,6 +1,6 @@
 //! Rates of the event log: durable appends of closed-loop senders, and reading.
 //!
-//! `cargo bench -p holdfast-store --bench log` runs all; words after `--` choose: `append`, `interval`, `single`, `paced`, `read`, `open`.
+//! `cargo bench -p holdfast-store --bench log` runs all; words after `--` choose: `append`, `interval`, `single`, `paced`, `removal`, `read`, `open`.
 //! The directory is `HOLDFAST_BENCH_DIR`, else a temporary one; it should be on a real disk.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
@@ -20,6 +20,10 @@ use holdfast_store::log::{Durability, EmbeddedLog, LogConfig, Metrics};
 const BODY_BYTES: usize = 256;
 const RUN: Duration = Duration::from_secs(3);
 const PARTITIONS: u16 = 4;
+const REMOVAL_PARTITIONS: u16 = 8;
+const REMOVAL_ROUNDS: u32 = 3;
+/// Segments that go in one phase of [`removal`].
+const REMOVAL_SEGMENTS: u64 = 8;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
@@ -58,6 +62,12 @@ fn main() {
             for blocks_per_second in [2_000, 10_000, 40_000, 80_000] {
                 paced(Duration::from_micros(micros), blocks_per_second);
             }
+        }
+    }
+    if wanted("removal") {
+        for round in 1..=REMOVAL_ROUNDS {
+            println!("removal of segments of 64 MiB, {REMOVAL_PARTITIONS} partitions, round {round}");
+            runtime.block_on(removal());
         }
     }
     if wanted("read") {
@@ -200,6 +210,99 @@ fn paced(commit_interval: Duration, blocks_per_second: u64) {
         cpu.as_secs_f64() * 1e6 / commits as f64,
         cpu.as_secs_f64() * 100.0 / RUN.as_secs_f64(),
         Duration::from_secs_f64(metrics.commit_seconds.sum() / commits as f64),
+    );
+}
+
+/// Time from append to durable of 2,000 single events a second while nothing is removed, while a segment is removed each
+/// second, and after several at once. The last one waits for what the one before has left.
+async fn removal() {
+    let dir = directory();
+    let keep = Duration::from_secs(1_000);
+    let log = EmbeddedLog::open(LogConfig {
+        partitions: REMOVAL_PARTITIONS,
+        retention_age: keep,
+        ..config(dir.path())
+    });
+    let log = Arc::new(log.unwrap());
+    let filled = Arc::clone(&log);
+    // One second of the log's time to each segment, so that a second more makes one more go. The third of a partition stays
+    // active.
+    let fill = std::thread::spawn(move || {
+        for second in 0..3 * REMOVAL_SEGMENTS {
+            fill_segment(&filled, second);
+        }
+    });
+    fill.join().unwrap();
+    // What the file system does behind filling.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let expire = |segments: u64| {
+        let now = Timestamp::from_micros(((keep.as_secs() + segments) * 1_000_000 + 1) as i64);
+        let log = Arc::clone(&log);
+        tokio::task::spawn_blocking(move || log.enforce_retention(now).segments)
+    };
+    steady(&log, "none").await;
+    let (_, gone) = tokio::join!(steady(&log, "one a second"), async {
+        let mut gone = 0;
+        for second in 0..REMOVAL_SEGMENTS {
+            gone += expire(second).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        gone
+    });
+    let (_, more) = tokio::join!(steady(&log, "all at once"), expire(2 * REMOVAL_SEGMENTS - 1));
+    println!("    {gone} and {} segments removed", more.unwrap());
+}
+
+/// Almost a segment for one partition, whichever's turn it is: the next one for it goes into a new segment.
+fn fill_segment(log: &EmbeddedLog, second: u64) {
+    let (origin, records) = (origin(1), records(100));
+    let partition = (second % u64::from(REMOVAL_PARTITIONS)) as u16;
+    let now = Timestamp::from_micros(second as i64 * 1_000_000);
+    let mut left = 60 << 20;
+    while left > 0 {
+        match log.append(partition, &origin, &records, now) {
+            Ok(_) => left -= 100 * BODY_BYTES as i64,
+            Err(error) => {
+                assert_eq!(error, LogError::Busy);
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+    }
+}
+
+async fn steady(log: &Arc<EmbeddedLog>, name: &str) {
+    let time = Duration::from_secs(REMOVAL_SEGMENTS + 1);
+    let (origin, records, start) = (origin(1), records(1), Instant::now());
+    let mut waiting = Vec::new();
+    let mut ticks = tokio::time::interval(Duration::from_millis(1));
+    while start.elapsed() < time {
+        ticks.tick().await;
+        let due = start.elapsed().as_millis() as usize * 2;
+        while waiting.len() < due {
+            let partition = (waiting.len() % usize::from(REMOVAL_PARTITIONS)) as u16;
+            let (log, sent) = (Arc::clone(log), Instant::now());
+            let now = Timestamp::from_micros(500_000_000);
+            let ticket = log.append(partition, &origin, &records, now).unwrap();
+            waiting.push(tokio::spawn(async move {
+                durable(log.as_ref(), ticket).await.unwrap();
+                sent.elapsed()
+            }));
+        }
+    }
+    let mut latencies = Vec::with_capacity(waiting.len());
+    for task in waiting {
+        latencies.push(task.await.unwrap());
+    }
+    latencies.sort_unstable();
+    let part = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
+    let late = latencies.iter().filter(|latency| latency.as_millis() >= 20).count();
+    println!(
+        "  {name:14} p50 {:6.2?}  p99 {:6.2?}  p99.9 {:6.2?}  max {:6.2?}  20 ms and more: {late} of {}",
+        part(0.5),
+        part(0.99),
+        part(0.999),
+        part(1.0),
+        latencies.len(),
     );
 }
 

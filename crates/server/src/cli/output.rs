@@ -1,10 +1,11 @@
 //! Tables for people, JSON for scripts.
 
+mod table;
+
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use comfy_table::presets::NOTHING;
-use comfy_table::{ColumnConstraint, ContentArrangement, Table};
+use comfy_table::Table;
 pub use holdfast_program::output::{json, line};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
@@ -28,13 +29,10 @@ impl Format {
         if self == Format::Json {
             return json(&Value::Array(items.to_vec()));
         }
-        let mut table = new_table();
-        table.set_header(columns.iter().map(|(title, _)| title.to_uppercase()));
-        for item in items {
-            table.add_row(columns.iter().map(|(_, path)| cell(item.pointer(path))));
-        }
-        keep_short_columns(&mut table);
-        print_table(&table)
+        let titles: Vec<String> = columns.iter().map(|(title, _)| title.to_uppercase()).collect();
+        let cells = |item: &Value| columns.iter().map(|(_, path)| cell(item.pointer(path))).collect();
+        let rows: Vec<Vec<String>> = items.iter().map(cells).collect();
+        line(&table::list(&titles, &rows, terminal_width()))
     }
 
     /// Prints one object: a row per member as a table (nested objects as indented JSON), or whole as JSON.
@@ -45,15 +43,15 @@ impl Format {
         let (Format::Table, Some(members)) = (self, item.as_object()) else {
             return json(item);
         };
-        let mut table = new_table();
+        let mut rows = Vec::with_capacity(members.len());
         for (name, value) in members {
             let text = match value {
                 Value::Object(_) | Value::Array(_) => serde_json::to_string_pretty(value)?,
                 _ => cell(Some(value)),
             };
-            table.add_row([name.clone(), text]);
+            rows.push((name.clone(), text));
         }
-        print_table(&table)
+        line(&table::members(&rows, terminal_width()))
     }
 
     /// Prints a result that people read as a sentence and scripts as JSON.
@@ -68,56 +66,45 @@ impl Format {
     }
 }
 
-/// Widest content of a column that is not wrapped.
-const SHORT: u16 = 12;
-/// Around each cell.
-const PADDING: u16 = 2;
-/// Least width of other columns.
-const LONG_MIN: u16 = 9;
+/// Prints a row per name and value.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn members(rows: &[(String, String)]) -> anyhow::Result<()> {
+    line(&table::members(rows, terminal_width()))
+}
 
-fn new_table() -> Table {
-    let mut table = Table::new();
-    table
-        .load_preset(NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic);
+/// Prints a text on lines that fit the terminal.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn paragraph(text: &str) -> anyhow::Result<()> {
+    line(&table::paragraph(text, terminal_width()))
+}
+
+/// A line on standard error that changes while something is waited for; invisible when that is not a terminal.
+#[must_use]
+pub fn spinner() -> ProgressBar {
+    let spinner = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
+        spinner.set_style(style);
+    }
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    spinner
+}
+
+/// Width of the terminal that standard output is; `None` when it is none, since a script that greps wants lines.
+fn terminal_width() -> Option<usize> {
     if !std::io::stdout().is_terminal() {
-        // A script that greps wants lines, not wrapped cells.
-        table.set_content_arrangement(ContentArrangement::Disabled);
+        return None;
     }
-    table
-}
-
-/// Short columns are not wrapped as long as that leaves room for the long ones.
-fn keep_short_columns(table: &mut Table) {
-    let Some(available) = table.width() else {
-        return;
-    };
-    let widths = table.column_max_content_widths();
-    let taken: u16 = widths
-        .iter()
-        .map(|&width| if width <= SHORT { width + PADDING } else { LONG_MIN })
-        .sum();
-    if taken > available {
-        return;
-    }
-    for (index, _) in widths.iter().enumerate().filter(|&(_, &width)| width <= SHORT) {
-        if let Some(column) = table.column_mut(index) {
-            column.set_constraint(ColumnConstraint::ContentWidth);
-        }
-    }
-}
-
-fn print_table(table: &Table) -> anyhow::Result<()> {
-    // The preset puts one space before every line; what stands behind it is the indentation of nested values.
-    let unpad = |line: String| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned();
-    let text: Vec<String> = table.lines().map(unpad).collect();
-    line(&text.join("\n"))
+    Table::new().width().map(usize::from)
 }
 
 fn cell(value: Option<&Value>) -> String {
     match value {
-        None | Some(Value::Null) => "-".to_owned(),
-        Some(Value::String(text)) if text.is_empty() => "-".to_owned(),
+        None | Some(Value::Null) => table::EMPTY.to_owned(),
+        Some(Value::String(text)) if text.is_empty() => table::EMPTY.to_owned(),
         Some(Value::String(text)) if text.starts_with("0001-01-01T00:00:00") => "never".to_owned(),
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),

@@ -9,10 +9,12 @@ import time
 from azure.iot.device import IoTHubModuleClient, Message, MethodResponse
 
 STOP = threading.Event()
+PRINTING = threading.Lock()
 
 
 def say(event, **rest):
-    print(json.dumps({"event": event, **rest}), flush=True)
+    with PRINTING:  # `print` writes a text and its line end one by one, and handlers have threads of their own
+        print(json.dumps({"event": event, **rest}), flush=True)
 
 
 def forward(client, message):
