@@ -135,8 +135,9 @@ impl Site {
                 let file = self.dir.join("deployment.json");
                 std::fs::write(&file, self.manifest().to_string())?;
                 let content = format!("@{}", file.display());
+                // The next step follows it.
                 self.hub
-                    .text(&["edge", "deploy", DEVICE, "--content", &content])?;
+                    .text(&["edge", "deploy", DEVICE, "--content", &content, "--wait", "0"])?;
                 Ok(((), "the hub has it".to_owned()))
             },
         )?;

@@ -85,13 +85,9 @@ impl Command {
 }
 
 /// Applies a manifest to one edge device.
-pub(super) fn apply(global: &Global, client: &Client, device: &str, content: &str) -> anyhow::Result<()> {
+fn apply(global: &Global, client: &Client, device: &str, content: &str) -> anyhow::Result<()> {
     let modules = modules(content)?;
-    let path = format!("/devices/{}/applyConfigurationContent", segment(device));
-    client
-        .post(path)
-        .json(json!({ "modulesContent": modules }))
-        .send()?;
+    send(client, device, &modules)?;
     let ids: Vec<&String> = modules
         .as_object()
         .into_iter()
@@ -106,8 +102,18 @@ pub(super) fn apply(global: &Global, client: &Client, device: &str, content: &st
     )
 }
 
+/// Gives the modules of a manifest to one edge device.
+pub(super) fn send(client: &Client, device: &str, modules: &Value) -> anyhow::Result<()> {
+    let path = format!("/devices/{}/applyConfigurationContent", segment(device));
+    client
+        .post(path)
+        .json(json!({ "modulesContent": modules }))
+        .send()
+        .map(drop)
+}
+
 /// The modules of a manifest.
-fn modules(text: &str) -> anyhow::Result<Value> {
+pub(super) fn modules(text: &str) -> anyhow::Result<Value> {
     let given = input::object("--content", text)?;
     let given = given.get("content").cloned().unwrap_or(given);
     let modules = given.get("modulesContent").or_else(|| given.get("moduleContent"));

@@ -1,14 +1,18 @@
 //! `holdfast edge`: edge devices, what runs on them, and who is below whom.
 
 mod agent;
+mod check;
 mod create;
+mod deploy;
 mod family;
+mod follow;
 mod modules;
+mod state;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
+use super::Global;
 use super::client::identity_path;
-use super::{Global, deployment};
 
 /// The module that runs deployments.
 const AGENT: &str = "$edgeAgent";
@@ -22,11 +26,11 @@ pub(super) enum Command {
         after_help = "Examples:\n  holdfast edge create gateway-1\n  holdfast edge create gateway-1 --config config.toml\n  holdfast edge create cell-7 --parent gateway-1 --parent-hostname gateway-1.plant.example --config config.toml"
     )]
     Create(create::CreateArgs),
-    /// Apply a manifest to one edge device
+    /// Apply a manifest to one edge device, and follow what the device makes of it
     #[command(
-        after_help = "For many devices at once: holdfast deployment create ID --content @deployment.json --target-condition CONDITION\n\nExample:\n  holdfast edge deploy gateway-1 --content @deployment.json"
+        after_help = "A device that is connected is followed until $edgeAgent and $edgeHub tell of the new versions and every module is as wanted, for 5 minutes unless --wait says otherwise. A device that is not connected takes the deployment when it connects: the command says so and ends with code 0, unless --wait is given. With -o json the member result is done, waiting (not connected), given (not followed), refused, takenBack, failing, unwell, hubRefused, superseded or timedOut.\n\nExit codes: 0 done, or given to a device that is not followed; 1 the device refused it, took it back, fails to carry it out, or not all of it runs; 2 the manifest has faults and was not sent; 5 another deployment came meanwhile; 6 time is up.\n\nFor many devices at once: holdfast deployment create ID --content @deployment.json --target-condition CONDITION\n\nExamples:\n  holdfast edge deploy gateway-1 --content @deployment.json\n  holdfast edge deploy gateway-1 --content @deployment.json --wait 600\n  holdfast edge deploy gateway-1 --content @deployment.json --wait 0\n  holdfast edge deploy gateway-1 --content @deployment.json -o json | jq .result"
     )]
-    Deploy(DeployArgs),
+    Deploy(deploy::DeployArgs),
     /// Show the modules of an edge device: what is wanted and what the device reports
     #[command(
         after_help = "Examples:\n  holdfast edge modules gateway-1\n  holdfast edge modules gateway-1 -o json"
@@ -44,7 +48,9 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  holdfast edge restart gateway-1 sensor")]
     Restart(agent::RestartArgs),
     /// Show whether an edge device is connected and has done what it was told; without a device, all of them
-    #[command(after_help = "Examples:\n  holdfast edge status\n  holdfast edge status gateway-1")]
+    #[command(
+        after_help = "Codes of $edgeAgent (of $edgeHub: 200 and 400): 200 done; 400 the deployment cannot be read; 406 the agent is not running; 412 schema version not known; 417 nothing deployed; 500 something could not be carried out, or the deployment was taken back. VERSION is the version that the code speaks of, WANTED the one that the hub holds.\n\nExamples:\n  holdfast edge status\n  holdfast edge status gateway-1\n  holdfast edge status gateway-1 -o json"
+    )]
     Status {
         /// Id of the edge device
         device: Option<String>,
@@ -68,22 +74,11 @@ pub(super) enum Command {
     },
 }
 
-#[derive(Args, Debug)]
-pub(super) struct DeployArgs {
-    /// Id of the edge device
-    device: String,
-    /// Manifest: JSON, @FILE or - for standard input
-    #[arg(long, value_name = "JSON")]
-    content: String,
-}
-
 impl Command {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<()> {
         match self {
             Command::Create(args) => args.run(global),
-            Command::Deploy(args) => {
-                deployment::apply(global, &global.client()?, &args.device, &args.content)
-            }
+            Command::Deploy(args) => args.run(global),
             Command::Modules { device } => modules::modules(global, &device),
             Command::Logs(args) => args.run(global),
             Command::Restart(args) => args.run(global),

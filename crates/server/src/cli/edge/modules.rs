@@ -1,21 +1,21 @@
-//! What is wanted of edge devices and what they report: `modules`, `status`.
+//! How edge devices stand: `modules`, `status`.
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::agent::explain;
+use super::state::{Device, summary, unwell};
 use super::{AGENT, HUB};
 use crate::cli::Global;
-use crate::cli::client::{Client, identity_path};
+use crate::cli::output::{self, Format, line};
 use crate::cli::query;
 
-const MODULE_COLUMNS: &[(&str, &str)] = &[
+pub(super) const MODULE_COLUMNS: &[(&str, &str)] = &[
     ("module", "/moduleId"),
     ("wanted", "/desiredStatus"),
     ("reported", "/runtimeStatus"),
-    ("restarts", "/restartCount"),
     ("exit", "/exitCode"),
+    ("restarts", "/restartCount"),
     ("connection", "/connectionState"),
     ("image", "/image"),
     ("description", "/statusDescription"),
@@ -27,220 +27,199 @@ const STATUS_COLUMNS: &[(&str, &str)] = &[
     ("code", "/lastDesiredStatus/code"),
     ("version", "/lastDesiredVersion"),
     ("wanted", "/desiredVersion"),
+    ("hub", "/edgeHub/lastDesiredStatus/code"),
     ("running", "/running"),
     ("modules", "/modules"),
     ("agent", "/agentVersion"),
     ("last activity", "/lastActivityTime"),
 ];
 
+const SYSTEM_COLUMNS: &[(&str, &str)] = &[
+    ("system module", "/moduleId"),
+    ("code", "/lastDesiredStatus/code"),
+    ("version", "/lastDesiredVersion"),
+    ("wanted", "/desiredVersion"),
+    ("connection", "/connectionState"),
+    ("last activity", "/lastActivityTime"),
+];
+
 pub(super) fn modules(global: &Global, device: &str) -> anyhow::Result<()> {
-    let client = global.client()?;
-    let twin = agent_twin(&client, device)?;
-    let path = format!("{}/modules", identity_path("/devices", device, None));
-    let identities = client.get(path).send()?;
-    global
-        .output()
-        .list(&module_rows(&twin, &identities), MODULE_COLUMNS)
+    let device = Device::read(&global.client()?, device)?;
+    global.output().list(&device.modules(), MODULE_COLUMNS)
 }
 
 pub(super) fn status(global: &Global, device: Option<&str>) -> anyhow::Result<()> {
     let client = global.client()?;
-    let Some(device) = device else {
-        let text = format!("SELECT * FROM devices.modules WHERE moduleId = '{AGENT}'");
-        let twins = query::rows(&client, &text, None)?;
-        let rows: Vec<Value> = twins.iter().map(status_of).collect();
-        return global.output().list(&rows, STATUS_COLUMNS);
-    };
-    global.output().object(&whole_status(&client, device)?)
-}
-
-/// The twin of a device's agent. Without one the device is not an edge device, which is said rather.
-fn agent_twin(client: &Client, device: &str) -> anyhow::Result<Value> {
-    let twin = client.get(identity_path("/twins", device, Some(AGENT))).send();
-    twin.map_err(|error| explain(client, device, error))
-}
-
-fn whole_status(client: &Client, device: &str) -> anyhow::Result<Value> {
-    let agent = agent_twin(client, device)?;
-    let hub = client.get(identity_path("/twins", device, Some(HUB))).send()?;
-    let mut status = status_of(&agent);
-    let reported = &hub["properties"]["reported"];
-    let clients = reported["clients"].as_object();
-    let connected = clients.map_or(0, |clients| {
-        clients
-            .values()
-            .filter(|client| client["status"] == "Connected")
-            .count()
-    });
-    status["platform"] = agent["properties"]["reported"]["runtime"]["platform"].clone();
-    status["deployments"] = agent["configurations"].clone();
-    status["edgeHub"] = json!({
-        "connectionState": hub["connectionState"],
-        "lastDesiredStatus": reported["lastDesiredStatus"],
-        "lastDesiredVersion": reported["lastDesiredVersion"],
-        "desiredVersion": hub["properties"]["desired"]["$version"],
-        "clientsConnected": connected,
-        "clientsKnown": clients.map_or(0, serde_json::Map::len),
-    });
-    Ok(status)
-}
-
-/// What the twin of an agent tells of its device.
-fn status_of(twin: &Value) -> Value {
-    let (desired, reported) = (&twin["properties"]["desired"], &twin["properties"]["reported"]);
-    let wanted = wanted_modules(desired);
-    let running = wanted
-        .keys()
-        .filter(|name| reported_module(reported, name)["runtimeStatus"] == "running")
-        .count();
-    json!({
-        "deviceId": twin["deviceId"],
-        "connectionState": twin["connectionState"],
-        "lastActivityTime": twin["lastActivityTime"],
-        "desiredVersion": desired["$version"],
-        "lastDesiredVersion": reported["lastDesiredVersion"],
-        "lastDesiredStatus": reported["lastDesiredStatus"],
-        "agentVersion": reported["version"]["version"],
-        "modules": wanted.len(),
-        "running": running,
-    })
-}
-
-/// The modules of a deployment, system modules included, by name.
-fn wanted_modules(desired: &Value) -> BTreeMap<&str, &Value> {
-    ["systemModules", "modules"]
-        .into_iter()
-        .filter_map(|section| desired[section].as_object())
-        .flatten()
-        .map(|(name, module)| (name.as_str(), module))
-        .collect()
-}
-
-fn reported_module<'a>(reported: &'a Value, name: &str) -> &'a Value {
-    let system = &reported["systemModules"][name];
-    if system.is_null() {
-        &reported["modules"][name]
-    } else {
-        system
+    if let Some(id) = device {
+        let device = Device::read(&client, id)?;
+        return match global.output() {
+            Format::Json => global.output().object(&device.status()),
+            Format::Table => print(&device),
+        };
     }
+    let twins = |module: &str| {
+        let text = format!("SELECT * FROM devices.modules WHERE moduleId = '{module}'");
+        query::rows(&client, &text, None)
+    };
+    let id = |twin: &Value| twin["deviceId"].as_str().unwrap_or_default().to_owned();
+    let hubs: BTreeMap<String, Value> = twins(HUB)?.into_iter().map(|twin| (id(&twin), twin)).collect();
+    let rows: Vec<Value> = twins(AGENT)?
+        .iter()
+        .map(|agent| summary(agent, hubs.get(&id(agent))))
+        .collect();
+    global.output().list(&rows, STATUS_COLUMNS)
 }
 
-/// A row per module that is wanted, reported, or has an identity.
-fn module_rows(twin: &Value, identities: &Value) -> Vec<Value> {
-    let (desired, reported) = (&twin["properties"]["desired"], &twin["properties"]["reported"]);
-    let wanted = wanted_modules(desired);
-    let mut names: BTreeMap<String, ()> = wanted.keys().map(|name| ((*name).to_owned(), ())).collect();
-    names.extend(
-        wanted_modules(reported)
-            .keys()
-            .map(|name| ((*name).to_owned(), ())),
-    );
-    let connections: BTreeMap<String, &Value> = identities
-        .as_array()
+/// The state of one device, for people.
+fn print(device: &Device) -> anyhow::Result<()> {
+    let status = device.status();
+    output::members(&facts(&status))?;
+    line("")?;
+    let system: Vec<Value> = [(AGENT, "edgeAgent"), (HUB, "edgeHub")]
         .into_iter()
-        .flatten()
-        .filter_map(|identity| {
-            // The identities of system modules have a dollar sign in front.
-            let id = identity["moduleId"].as_str()?;
-            let name = id
-                .strip_prefix('$')
-                .filter(|_| id == AGENT || id == HUB)
-                .unwrap_or(id);
-            Some((name.to_owned(), &identity["connectionState"]))
+        .map(|(id, member)| {
+            let mut module = status[member].clone();
+            module["moduleId"] = id.into();
+            module
         })
         .collect();
-    names.extend(connections.keys().map(|name| (name.clone(), ())));
-    names
-        .into_keys()
-        .map(|name| {
-            let (wanted, is) = (wanted.get(name.as_str()), reported_module(reported, &name));
-            // The agent has no status: it always runs.
-            let wanted_status = wanted.map(|module| module["status"].as_str().unwrap_or("running"));
-            let image = wanted.map_or(&is["settings"]["image"], |module| &module["settings"]["image"]);
-            json!({
-                "desiredStatus": wanted_status,
-                "runtimeStatus": is["runtimeStatus"],
-                "restartCount": is["restartCount"],
-                "exitCode": is["exitCode"],
-                "lastStartTimeUtc": is["lastStartTimeUtc"],
-                "statusDescription": is["statusDescription"],
-                "image": image,
-                "connectionState": connections.get(&name).copied().unwrap_or(&Value::Null),
-                "moduleId": name,
-            })
-        })
-        .collect()
+    Format::Table.list(&system, SYSTEM_COLUMNS)?;
+    for module in &system {
+        if let Some(said) = said(module) {
+            output::paragraph(&said)?;
+        }
+    }
+    line("")?;
+    let modules = device.modules();
+    Format::Table.list(&modules, MODULE_COLUMNS)?;
+    let unwell = unwell(&modules);
+    if !unwell.is_empty() {
+        let texts: Vec<String> = unwell
+            .iter()
+            .map(|(name, text)| format!("{name} is {text}"))
+            .collect();
+        line("")?;
+        output::paragraph(&format!("Not as wanted: {}", texts.join("; ")))?;
+    }
+    Ok(())
+}
+
+/// What a system module said of its desired properties, and that it has yet to tell of the last ones.
+fn said(module: &Value) -> Option<String> {
+    let id = module["moduleId"].as_str()?;
+    let code = &module["lastDesiredStatus"]["code"];
+    let text = module["lastDesiredStatus"]["description"]
+        .as_str()
+        .unwrap_or_default();
+    let mut said = Vec::new();
+    if !text.is_empty() {
+        said.push(format!("{id}, code {code}: {text}"));
+    }
+    let (version, wanted) = (
+        module["lastDesiredVersion"].as_u64(),
+        module["desiredVersion"].as_u64(),
+    );
+    if let (Some(version), Some(wanted)) = (version, wanted)
+        && version != wanted
+    {
+        said.push(format!(
+            "{id} has not told of version {wanted} yet; what it tells is of {version}"
+        ));
+    }
+    (!said.is_empty()).then(|| said.join("\n"))
+}
+
+fn facts(status: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.starts_with("0001-") => "never".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let platform = &status["runtime"]["platform"];
+    let runtime: Vec<&str> = [
+        &status["runtime"]["type"],
+        &platform["os"],
+        &platform["architecture"],
+    ]
+    .into_iter()
+    .filter_map(Value::as_str)
+    .collect();
+    let deployments: Vec<String> = status["deployments"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, deployment)| format!("{name} ({})", text(&deployment["status"])))
+        .collect();
+    let or_none = |texts: Vec<String>| {
+        if texts.is_empty() {
+            "-".to_owned()
+        } else {
+            texts.join(", ")
+        }
+    };
+    let hub = &status["edgeHub"];
+    [
+        ("device", text(&status["deviceId"])),
+        ("connection", text(&status["connectionState"])),
+        ("last activity", text(&status["lastActivityTime"])),
+        ("agent version", text(&status["agentVersion"])),
+        (
+            "runtime",
+            or_none(runtime.into_iter().map(str::to_owned).collect()),
+        ),
+        (
+            "modules running",
+            format!("{} of {}", status["running"], status["modules"]),
+        ),
+        (
+            "clients connected",
+            format!("{} of {}", hub["clientsConnected"], hub["clientsKnown"]),
+        ),
+        ("deployments", or_none(deployments)),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::state::tests::device;
     use super::*;
 
-    fn twin() -> Value {
-        json!({
-            "deviceId": "e1",
-            "connectionState": "Connected",
-            "properties": {
-                "desired": {
-                    "$version": 4,
-                    "systemModules": {"edgeAgent": {"settings": {"image": "agent"}}},
-                    "modules": {
-                        "sensor": {"status": "running", "settings": {"image": "sensor:1"}},
-                        "late": {"status": "stopped", "settings": {"image": "late:1"}},
-                    },
-                },
-                "reported": {
-                    "lastDesiredVersion": 3,
-                    "lastDesiredStatus": {"code": 200, "description": ""},
-                    "version": {"version": "1.2.3"},
-                    "systemModules": {"edgeAgent": {"runtimeStatus": "running"}},
-                    "modules": {
-                        "sensor": {"runtimeStatus": "backoff", "restartCount": 3, "exitCode": 1},
-                        "gone": {"runtimeStatus": "running", "settings": {"image": "gone:1"}},
-                    },
-                },
-            },
-        })
-    }
-
     #[test]
-    fn modules_are_told_from_both_sides() {
-        let identities = json!([
-            {"moduleId": "$edgeAgent", "connectionState": "Connected"},
-            {"moduleId": "$edgeHub", "connectionState": "Disconnected"},
-            {"moduleId": "sensor", "connectionState": "Disconnected"},
-        ]);
-        let rows = module_rows(&twin(), &identities);
-        let short = |row: &Value| {
-            let text = |member: &str| row[member].as_str().unwrap_or("-").to_owned();
-            [
-                text("moduleId"),
-                text("desiredStatus"),
-                text("runtimeStatus"),
-                text("image"),
-                text("connectionState"),
-            ]
+    fn what_people_are_told_of_a_device() {
+        let status = device().status();
+        let facts = facts(&status);
+        let fact = |name: &str| {
+            facts
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, value)| value.as_str())
         };
-        let rows: Vec<[String; 5]> = rows.iter().map(short).collect();
-        let expected = [
-            ["edgeAgent", "running", "running", "agent", "Connected"],
-            ["edgeHub", "-", "-", "-", "Disconnected"],
-            ["gone", "-", "running", "gone:1", "-"],
-            ["late", "stopped", "-", "late:1", "-"],
-            ["sensor", "running", "backoff", "sensor:1", "Disconnected"],
-        ];
-        assert_eq!(rows, expected);
+        assert_eq!(fact("connection"), Some("Connected"));
+        assert_eq!(fact("runtime"), Some("docker, linux, x86_64"));
+        assert_eq!(fact("modules running"), Some("1 of 3"));
+        assert_eq!(fact("clients connected"), Some("1 of 2"));
+        assert_eq!(fact("deployments"), Some("-"));
     }
 
     #[test]
-    fn the_status_counts_what_runs_of_what_is_wanted() {
-        let status = status_of(&twin());
-        assert_eq!((&status["modules"], &status["running"]), (&json!(3), &json!(1)));
-        assert_eq!(status["lastDesiredStatus"]["code"], 200);
+    fn what_a_system_module_said_is_told_with_its_version() {
+        let module = |version: u64, code: u64, text: &str| {
+            json!({"moduleId": "$edgeHub", "desiredVersion": 3, "lastDesiredVersion": version,
+                "lastDesiredStatus": {"code": code, "description": text}})
+        };
+        assert_eq!(said(&module(3, 200, "")), None);
         assert_eq!(
-            (&status["desiredVersion"], &status["lastDesiredVersion"]),
-            (&json!(4), &json!(3))
+            said(&module(3, 400, "route up: no")).as_deref(),
+            Some("$edgeHub, code 400: route up: no")
         );
-        assert_eq!(status["agentVersion"], "1.2.3");
+        let old = said(&module(2, 200, "")).unwrap_or_default();
+        assert!(old.contains("version 3") && old.contains("of 2"), "{old}");
+        assert_eq!(said(&json!({"moduleId": "$edgeHub", "desiredVersion": 1})), None);
     }
 }
