@@ -64,6 +64,27 @@ def test_a_device_that_is_disabled_is_put_out(gateway, hub, leaf_of):
     assert len(leaf.sent()) <= sent + 2, "a disabled device still sends"
 
 
+def test_a_device_that_was_moved_to_another_parent_is_put_out_within_about_a_minute(gateway, hub, leaf_of):
+    """Nobody tells the edge hub, and the device says nothing."""
+    moved, stays = leaf_of(gateway, "moved").start(), leaf_of(gateway, "stays").start()
+    for leaf in (moved, stays):
+        leaf.wait("ready")
+    connected = lambda leaf: hub.reported(gateway.id, "$edgeHub").get("clients", {}).get(leaf.name)  # noqa: E731
+    wait_until(lambda: connected(moved) and connected(stays), "both to be reported as connected", 30)
+    other = f"other-{gateway.id}"
+    hub.create_edge_device(other)
+    scope = hub.ok("GET", f"/devices/{other}")["deviceScope"]
+    device = {**hub.ok("GET", f"/devices/{moved.name}"), "deviceScope": scope, "parentScopes": [scope]}
+    hub.ok("PUT", f"/devices/{moved.name}", device, headers={"If-Match": "*"})
+    since = time.monotonic()
+    try:
+        wait_until(lambda: not connected(moved), "the device to be put out", 90)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\nlog:\n{gateway.log_tail()}") from None
+    print(f"put out after {time.monotonic() - since:.1f} s")
+    assert connected(stays)
+
+
 def make_certificate(folder, name):
     certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
     subprocess.run(

@@ -22,8 +22,38 @@ const FILE: &str = "desired.json";
 const DESCRIPTION_BYTES_MAX: usize = 2_048;
 /// Longest description of what is wrong with one route in it, so that one does not hide the others.
 const FAULT_BYTES_MAX: usize = 300;
+/// Before the faults, in the words of the original.
+const FAULTY: &str = "Error while parsing desired properties - ";
 /// Most devices of one call of the method.
 const REFRESH_DEVICES_MAX: usize = 100;
+
+/// What became of the desired properties of `$edgeHub`, as it is reported.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigurationOutcome {
+    /// `$version` of them; `None` while they are those that were kept from an earlier start.
+    pub version: Option<u64>,
+    /// 200; 400 when something in them has a fault.
+    pub code: u16,
+    /// The faults, each route by its name; empty when there are none.
+    pub description: String,
+}
+
+impl ConfigurationOutcome {
+    /// Of what [`Broker::apply`] returned.
+    fn new(version: Option<u64>, applied: Result<Vec<String>, String>) -> Self {
+        let description = match applied {
+            Ok(faults) if faults.is_empty() => String::new(),
+            Ok(faults) => format!("{FAULTY}{}", describe(&faults)),
+            Err(error) => format!("{FAULTY}{error}"),
+        };
+        let end = description.floor_char_boundary(DESCRIPTION_BYTES_MAX);
+        ConfigurationOutcome {
+            version,
+            code: if description.is_empty() { 200 } else { 400 },
+            description: description[..end].to_owned(),
+        }
+    }
+}
 
 static NOT_REPORTED: Repeats = Repeats::new();
 static NOT_TAKEN: Repeats = Repeats::new();
@@ -40,9 +70,11 @@ impl Broker {
         };
         match kept {
             Ok(desired) => {
-                if let Err(error) = self.apply(&desired) {
+                let applied = self.apply(&desired);
+                if let Err(error) = &applied {
                     tracing::error!(%error, "the kept configuration of the edge hub cannot be used");
                 }
+                *self.configured.lock() = Some(ConfigurationOutcome::new(None, applied));
             }
             Err(error) => tracing::error!(%error, "the kept configuration of the edge hub cannot be read"),
         }
@@ -91,23 +123,17 @@ impl Broker {
 
     /// Applies desired properties that came from above, and reports how that went.
     pub(crate) async fn configure(&self, desired: &Map<String, Value>, version: u64) {
-        let (code, description) = match self.apply(desired) {
-            Ok(faults) => {
-                self.keep(desired);
-                match faults.is_empty() {
-                    true => (200, String::new()),
-                    false => (400, describe(&faults)),
-                }
-            }
-            Err(error) => (400, error),
-        };
-        let description = match code {
-            200 => String::new(),
-            _ => format!("Error while parsing desired properties - {description}"),
-        };
+        let applied = self.apply(desired);
+        if applied.is_ok() {
+            self.keep(desired);
+        }
+        let outcome = ConfigurationOutcome::new(Some(version), applied);
+        let ConfigurationOutcome {
+            code, description, ..
+        } = &outcome;
         if desired.is_empty() {
             tracing::info!(version, "the edge hub has no configuration yet");
-        } else if code != 200 {
+        } else if *code != 200 {
             tracing::error!(
                 version,
                 description,
@@ -116,14 +142,20 @@ impl Broker {
         } else {
             tracing::info!(version, "the edge hub is configured");
         }
-        let end = description.floor_char_boundary(DESCRIPTION_BYTES_MAX);
+        *self.configured.lock() = (!desired.is_empty()).then(|| outcome.clone());
         self.report_own(json!({
             "schemaVersion": "1.0",
             "version": {"version": env!("CARGO_PKG_VERSION"), "build": "", "commit": ""},
             "lastDesiredVersion": version,
-            "lastDesiredStatus": {"code": code, "description": &description[..end]},
+            "lastDesiredStatus": {"code": code, "description": description},
         }))
         .await;
+    }
+
+    /// What became of the desired properties that came last from above, or were kept; `None` when there are none.
+    #[must_use]
+    pub fn configuration(&self) -> Option<ConfigurationOutcome> {
+        self.configured.lock().clone()
     }
 
     /// Merges into the reported properties of `$edgeHub`, which are sent like anybody's.

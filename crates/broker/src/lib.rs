@@ -84,6 +84,7 @@ use scope::Scope;
 use sessions::{Sessions, unavailable};
 use twins::Twins;
 
+pub use edge_hub::ConfigurationOutcome;
 pub use files::SealingKey;
 pub use forward::UPSTREAM;
 pub use links::Above;
@@ -116,6 +117,10 @@ pub struct BrokerConfig {
     pub reported_sync_after: Duration,
     /// How often the whole scope is read (`DeviceScopeCacheRefreshRateSecs`). Default 1 hour.
     pub scope_every: Duration,
+    /// How often it is read while devices of it are connected, so that one that was removed or disabled above does not stay
+    /// connected. A scope of more than 100 identities, or 10 edge devices, is read less often in proportion. `None`: no more
+    /// often than otherwise. Default 60 s.
+    pub scope_in_use_every: Option<Duration>,
     /// Least time between two look-ups of one identity (`DeviceScopeCacheRefreshDelaySecs`). Default 120 s. A few a minute are
     /// repeated before that, so that who is given rights is let in within seconds.
     pub scope_identity_every: Duration,
@@ -149,6 +154,7 @@ impl BrokerConfig {
             input_lock: Duration::from_secs(30),
             reported_sync_after: Duration::from_secs(1),
             scope_every: Duration::from_secs(3_600),
+            scope_in_use_every: Some(Duration::from_secs(60)),
             scope_identity_every: Duration::from_secs(120),
             recheck_every: Duration::from_secs(300),
             configuration_every: Duration::from_secs(3_600),
@@ -209,6 +215,8 @@ pub struct Broker {
     pub(crate) scope_fresh: AtomicBool,
     /// Clients that came or went and were not reported yet.
     pub(crate) clients_seen: Mutex<BTreeMap<Identity, (bool, Timestamp)>>,
+    /// What became of its own desired properties.
+    pub(crate) configured: Mutex<Option<edge_hub::ConfigurationOutcome>>,
     pub(crate) epochs: AtomicU64,
     pub(crate) message_numbers: AtomicU64,
     pub(crate) message_id_seed: u128,
@@ -355,6 +363,7 @@ impl Broker {
             lanes_changed: AtomicBool::new(true),
             scope_fresh: AtomicBool::new(false),
             clients_seen: Mutex::default(),
+            configured: Mutex::default(),
             epochs: AtomicU64::new(1),
             message_numbers: AtomicU64::new(0),
             message_id_seed: u128::from_le_bytes(seed),

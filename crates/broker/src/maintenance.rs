@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdfast_model::subscription::Channel;
 use holdfast_observe::{Repeats, tracing};
-use holdfast_ports::session::Downlink;
+use holdfast_ports::session::{Downlink, SessionHandle};
 use holdfast_upstream::port::Reach;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -20,6 +20,13 @@ const TICK: Duration = Duration::from_secs(1);
 const CLIENTS_EVERY: Duration = Duration::from_secs(5);
 /// Pause after a scope that could not be read.
 const SCOPE_RETRY: Duration = Duration::from_secs(60);
+/// How often is looked whether the scope has come into use.
+const SCOPE_LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Identities of one reading that come as often as [`scope_in_use_every`](crate::BrokerConfig::scope_in_use_every) says: some
+/// 60 KB. With more of them the readings are rarer, so that the scope takes no more of the link, however large it is.
+const READ_IDENTITIES: usize = 100;
+/// The same of its pages, of which each edge device below has at least one.
+const READ_PAGES: usize = 10;
 
 static SCOPE_NOT_READ: Repeats = Repeats::new();
 static AWAY: Repeats = Repeats::new();
@@ -65,15 +72,26 @@ pub(crate) async fn follow_above(broker: Arc<Broker>) {
             true => broker.config.scope_every,
             false => SCOPE_RETRY,
         };
+        let in_use_every = broker.config.scope_in_use_every.filter(|_| read);
         if configured_at.elapsed() >= broker.config.configuration_every {
             configured_at = Instant::now();
             broker.read_twin_again(&broker.own).await;
         }
-        let until = Instant::now() + pause;
+        let read_at = Instant::now();
+        let until = read_at + pause;
+        let look_every = in_use_every.map_or(SCOPE_LOOK_EVERY, |every| every.min(SCOPE_LOOK_EVERY));
         loop {
-            let changed = tokio::time::timeout_at(until, reach.changed()).await;
+            let look_at = until.min(Instant::now() + look_every);
+            let changed = tokio::time::timeout_at(look_at, reach.changed()).await;
             match changed {
-                Err(_) => break,
+                Err(_) if look_at == until => break,
+                Err(_) => {
+                    let (identities, pages) = broker.scope.size();
+                    let due = in_use_every.map(|every| read_at + in_use_pause(every, identities, pages));
+                    if due.is_some_and(|due| Instant::now() >= due) && broker.is_scope_in_use() {
+                        break;
+                    }
+                }
                 Ok(Err(_)) => return,
                 Ok(Ok(())) => {
                     let state = *reach.borrow_and_update();
@@ -83,6 +101,21 @@ pub(crate) async fn follow_above(broker: Arc<Broker>) {
                 }
             }
         }
+    }
+}
+
+/// The time between two readings of a scope in use.
+fn in_use_pause(every: Duration, identities: usize, pages: usize) -> Duration {
+    let share = (identities as f64 / READ_IDENTITIES as f64).max(pages as f64 / READ_PAGES as f64);
+    every.mul_f64(share.max(1.0))
+}
+
+impl Broker {
+    /// Whether a device other than this one is connected, and the hub above would say if it may be. While the hub is away the
+    /// scope is not asked for, since it is read as soon as the hub is back.
+    fn is_scope_in_use(&self) -> bool {
+        let is_other = |session: &Arc<SessionHandle>| session.identity().device_id() != self.own.device_id();
+        !matches!(self.reach(), Reach::Offline { .. }) && self.sessions.all().iter().any(is_other)
     }
 }
 
@@ -165,5 +198,21 @@ async fn read_scope(broker: &Broker) -> bool {
             }
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_scope_is_read_less_often() {
+        let minute = Duration::from_secs(60);
+        let pause = |identities, pages| in_use_pause(minute, identities, pages).as_secs();
+        assert_eq!(pause(0, 0), 60);
+        assert_eq!(pause(100, 2), 60);
+        assert_eq!(pause(1_000, 11), 600);
+        // Fifty edge devices with one child each.
+        assert_eq!(pause(100, 51), 306);
     }
 }

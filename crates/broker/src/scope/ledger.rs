@@ -74,6 +74,10 @@ impl Ledger {
         self.known.values().map(|known| &known.entry)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
     /// Another number means that something is not as it was.
     pub(super) fn revision(&self) -> u64 {
         self.revision

@@ -7,6 +7,7 @@ pub(crate) mod questions;
 mod refresh;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use holdfast_model::Identity;
 use holdfast_observe::tracing;
@@ -49,6 +50,8 @@ pub(crate) struct Scope {
     files: Arc<Files>,
     /// What was asked for above, and when.
     pub(crate) questions: Questions,
+    /// Pages of the last reading of the whole scope.
+    pages: AtomicUsize,
     /// One reading of the whole scope at a time.
     refreshing: tokio::sync::Mutex<()>,
     /// Held while the file is written, so that a newer one is not replaced by an older one.
@@ -91,6 +94,7 @@ impl Scope {
             registry,
             files,
             questions: Questions::default(),
+            pages: AtomicUsize::new(0),
             refreshing: tokio::sync::Mutex::default(),
             saving: Mutex::default(),
         }
@@ -108,6 +112,11 @@ impl Scope {
     /// not only the answer to it may let them in, but whatever else was learned meanwhile.
     pub(crate) fn revision(&self) -> u64 {
         self.ledger.read().revision()
+    }
+
+    /// Identities, and the pages of the last reading of all of them.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.ledger.read().len(), self.pages.load(Ordering::Relaxed))
     }
 
     /// Whether identities can be asked for above.

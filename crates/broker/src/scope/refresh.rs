@@ -1,6 +1,7 @@
 //! Asking the hub above for identities.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::Ordering;
 
 use holdfast_model::Identity;
 use holdfast_upstream::port::{CloudError, CloudRegistry, ScopeIdentity};
@@ -74,6 +75,7 @@ impl Scope {
                 }
             }
         }
+        self.pages.store(pages, Ordering::Relaxed);
         Ok(found)
     }
 

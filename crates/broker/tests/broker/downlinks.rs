@@ -306,6 +306,11 @@ async fn the_twin_of_the_edge_hub_configures_it() {
     let (bad, worse) = description
         .split_once("; route worse: ")
         .expect("each by its name");
+    let told = edge.broker.configuration().expect("an outcome");
+    assert_eq!(
+        (told.version, told.code, &told.description),
+        (Some(2), 400, &description)
+    );
     for fault in [bad, worse] {
         assert!(fault.contains("(line 1, column 2"), "where it is: {description}");
     }
@@ -356,6 +361,8 @@ async fn the_twin_of_the_edge_hub_configures_it() {
         crate::edge::manual(),
         Some(crate::edge::above(&cloud)),
     );
+    let kept = edge.broker.configuration().expect("the kept outcome");
+    assert_eq!((kept.version, &kept.description), (None, &description));
     edge.client("edge/a").await.say(None, &["3"]).await;
     let b = edge.client("edge/b").await;
     b.subscribe(&[Channel::Inputs]).await;

@@ -348,3 +348,70 @@ async fn a_hub_that_never_comes_to_an_end_changes_nothing() {
     cloud.state.lock().scope_is_endless = false;
     edge.broker.refresh_scope().await.expect("an end");
 }
+
+/// An edge hub that reads the scope often while it is in use, and hardly ever otherwise.
+async fn edge_that_looks_again() -> (Arc<FakeCloud>, Edge) {
+    let cloud = FakeCloud::new(true);
+    cloud.state.lock().scope = scope();
+    let mut config = settings();
+    config.scope_in_use_every = Some(Duration::from_millis(20));
+    let edge = Edge::open(config, Arc::new(SimDisk::new()), manual(), Some(above(&cloud)));
+    edge.until("the scope", || cloud.state.lock().scope_reads >= 4)
+        .await;
+    edge.broker.refresh_scope().await.expect("online");
+    (cloud, edge)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_that_were_removed_disabled_or_moved_are_put_out_though_they_do_nothing() {
+    let (cloud, edge) = edge_that_looks_again().await;
+    let changes: [fn(&mut crate::cloud::State); 3] = [
+        |state| {
+            state.scope.retain(|entry| entry.identity.as_str() != "leaf");
+        },
+        |state| {
+            let mut entries = state.scope.iter_mut();
+            let leaf = entries.find(|entry| entry.identity.as_str() == "leaf");
+            leaf.expect("there").enabled = false;
+        },
+        |state| {
+            let mut entries = state.scope.iter_mut();
+            let leaf = entries.find(|entry| entry.identity.as_str() == "leaf");
+            let leaf = leaf.expect("there");
+            leaf.device_scope = Some("ms-azure-iot-edge://another-1".to_owned());
+            leaf.parent_scopes = vec!["ms-azure-iot-edge://another-1".to_owned()];
+        },
+    ];
+    for change in changes {
+        cloud.state.lock().scope = scope();
+        edge.broker.refresh_scope().await.expect("online");
+        let (leaf, neighbour) = (edge.client("leaf").await, edge.client("leaf2").await);
+        change(&mut cloud.state.lock());
+        edge.until("the end of the session", || leaf.session.is_ended())
+            .await;
+        assert_eq!(leaf.session.close_reason(), Some(CloseReason::IdentityChanged));
+        assert!(!neighbour.session.is_ended());
+        // Nobody asked for anybody.
+        assert!(cloud.state.lock().identity_reads.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scope_of_which_no_device_is_connected_is_not_read_again() {
+    let (cloud, edge) = edge_that_looks_again().await;
+    let reads = || cloud.state.lock().scope_reads;
+    // A module of the edge device itself is the agent's to end.
+    let module = edge.client("edge/a").await;
+    let settled = reads();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(reads(), settled);
+    let leaf = edge.client("leaf").await;
+    edge.until("two more readings", || reads() >= settled + 8).await;
+    // Who is connected stays while the hub is away.
+    cloud.set_online(false);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!leaf.session.is_ended() && !module.session.is_ended());
+    cloud.set_online(true);
+    let back = reads();
+    edge.until("readings again", || reads() >= back + 8).await;
+}

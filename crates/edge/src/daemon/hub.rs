@@ -271,7 +271,10 @@ fn adjust(config: &mut BrokerConfig, env: &BTreeMap<String, String>) {
     config.clients_max =
         count("MaxConnectedClients").map_or(config.clients_max, |most| most.saturating_add(1));
     config.input_lock = seconds("MessageAckTimeoutSecs").unwrap_or(config.input_lock);
-    config.scope_every = seconds("DeviceScopeCacheRefreshRateSecs").unwrap_or(config.scope_every);
+    if let Some(every) = seconds("DeviceScopeCacheRefreshRateSecs") {
+        // Whoever says how often means it.
+        (config.scope_every, config.scope_in_use_every) = (every, None);
+    }
     config.scope_identity_every =
         seconds("DeviceScopeCacheRefreshDelaySecs").unwrap_or(config.scope_identity_every);
     config.configuration_every = seconds("ConfigRefreshFrequencySecs").unwrap_or(config.configuration_every);
