@@ -1,6 +1,7 @@
 //! Modules of this device as its local APIs show them: containers of the engine, and the agent and the edge hub, which are
 //! this process but stand beside them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use holdfast_agent::host::BuiltIn;
@@ -32,6 +33,7 @@ pub struct Modules {
     runtime: Arc<dyn ModuleRuntime>,
     started_at: Timestamp,
     images: Mutex<SystemImages>,
+    stopped: Mutex<BTreeSet<String>>,
     hub: Mutex<BuiltIn>,
 }
 
@@ -43,6 +45,7 @@ impl Modules {
             runtime,
             started_at,
             images: Mutex::new(SystemImages::default()),
+            stopped: Mutex::default(),
             hub: Mutex::new(BuiltIn::new(EDGE_HUB)),
         }
     }
@@ -67,6 +70,17 @@ impl Modules {
     /// What the deployment in force names.
     pub fn set_images(&self, images: SystemImages) {
         *self.images.lock() = images;
+    }
+
+    /// Modules that the deployment in force wants stopped.
+    pub fn set_stopped(&self, names: BTreeSet<String>) {
+        *self.stopped.lock() = names;
+    }
+
+    /// Whether the deployment in force wants a module stopped: whoever starts it would see the agent stop it at once.
+    #[must_use]
+    pub fn is_wanted_stopped(&self, name: &str) -> bool {
+        self.stopped.lock().contains(name)
     }
 
     /// The engine.

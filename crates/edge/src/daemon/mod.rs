@@ -19,6 +19,7 @@ use anyhow::Context as _;
 use holdfast_agent::body::LogBounds;
 use holdfast_agent::gc::ImageCollection;
 use holdfast_agent::identities::ModuleIdentities;
+use holdfast_agent::manifest::DesiredStatus;
 use holdfast_agent::metrics::MetricLabels;
 use holdfast_agent::reported::{AgentVersion, Platform};
 use holdfast_agent::runtime::{ModuleRuntime, NetworkSpec};
@@ -35,6 +36,7 @@ use holdfast_program::files;
 use holdfast_program::process::{NotifyState, notify, raise_file_limit};
 use holdfast_program::signals::Signals;
 use holdfast_upstream::Upstream;
+use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -114,9 +116,29 @@ struct Controls {
     reconcile: Notify,
     /// Empty while the daemon is being put together.
     hub: OnceLock<Arc<HubModule>>,
+    /// As above.
+    agent: OnceLock<AgentHandle>,
 }
 
 impl Control for Controls {
+    fn deployment(&self) -> Value {
+        let view = self.agent.get().map(AgentHandle::view).unwrap_or_default();
+        let told = |version: Option<u64>, code: u16, description: &str| {
+            json!({
+                "lastDesiredVersion": version,
+                "lastDesiredStatus": { "code": code, "description": description },
+            })
+        };
+        let some = |version: u64| (version > 0).then_some(version);
+        let hub = self.hub.get().and_then(|hub| hub.hub()?.broker().configuration());
+        let status = &view.status;
+        let mut outcome = told(some(status.version), status.code.number(), &status.description);
+        outcome["versionInForce"] = json!(some(view.deployment_version));
+        outcome["connected"] = json!(view.connected);
+        outcome["edgeHub"] = json!(hub.map(|hub| told(hub.version, hub.code, &hub.description)));
+        outcome
+    }
+
     fn operate_hub(&self, operation: HubOperation) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             match self.hub.get() {
@@ -227,6 +249,7 @@ async fn start(base: Base) -> anyhow::Result<Running> {
     });
     let _ = base.controls.hub.set(Arc::clone(&hub));
     let (agent, handle) = agent(&base, &accounts, &identities, &hub)?;
+    let _ = base.controls.agent.set(handle.clone());
     // First what may be refused, and last the sockets: they take the place of those of a process that may still be there.
     serve_metrics(&mut tasks, &base, &accounts, &handle, &hub, Arc::new(registry))?;
     let apis = serve_apis(&base, &identities, &sockets)?;
@@ -235,7 +258,7 @@ async fn start(base: Base) -> anyhow::Result<Running> {
         let _ = stopped.wait_for(|stop| *stop).await;
     }));
     tasks.spawn(Arc::clone(&accounts).keep());
-    tasks.spawn(follow_images(Arc::clone(&base.modules), handle.clone()));
+    tasks.spawn(follow_deployment(Arc::clone(&base.modules), handle.clone()));
     Ok(Running {
         base,
         hub,
@@ -305,6 +328,7 @@ fn base(
             reprovision: Notify::new(),
             reconcile: Notify::new(),
             hub: OnceLock::new(),
+            agent: OnceLock::new(),
         }),
         settings,
         clock,
@@ -348,7 +372,7 @@ fn identities(base: &Base, upstream: &Upstream) -> Result<(Arc<Identities>, Arc<
 /// Containers that were made for another device or hub are removed: they would speak for somebody who is gone.
 async fn forget_other_device(base: &Base) -> anyhow::Result<()> {
     let path = base.settings.identity_folder().join("account.json");
-    let account = serde_json::json!({
+    let account = json!({
         "hub": base.device.hub,
         "deviceId": base.device.device_id,
         "gateway": base.settings.parent_hostname,
@@ -578,8 +602,9 @@ fn serve_metrics(
     Ok(())
 }
 
-/// Keeps the images that a deployment names for the system modules, to show them.
-async fn follow_images(modules: Arc<Modules>, handle: AgentHandle) {
+/// Keeps what a deployment says of modules and what their list and its callers are told: the images of the system modules,
+/// and who is to be stopped.
+async fn follow_deployment(modules: Arc<Modules>, handle: AgentHandle) {
     let mut deployment = handle.deployment();
     loop {
         let current = deployment.borrow_and_update().clone();
@@ -591,6 +616,9 @@ async fn follow_images(modules: Arc<Modules>, handle: AgentHandle) {
                 agent: image(&current.edge_agent).unwrap_or_default(),
                 hub: image(&current.edge_hub),
             });
+            let specs = current.modules.values().chain(&current.edge_hub);
+            let stopped = specs.filter(|spec| spec.status == DesiredStatus::Stopped);
+            modules.set_stopped(stopped.map(|spec| spec.name.clone()).collect());
         }
         if deployment.changed().await.is_err() {
             return;

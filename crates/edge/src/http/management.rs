@@ -37,6 +37,16 @@ pub trait Control: Send + Sync + 'static {
     fn reprovision(&self);
     /// Fetches the deployment again and compares it with what runs.
     fn reconcile(&self);
+    /// What became of the last deployment, as `GET /deployment` answers it:
+    ///
+    /// ```json
+    /// {"lastDesiredVersion": 8, "lastDesiredStatus": {"code": 400, "description": "…"}, "versionInForce": 7,
+    ///  "connected": true, "edgeHub": {"lastDesiredVersion": 3, "lastDesiredStatus": {"code": 200, "description": ""}}}
+    /// ```
+    ///
+    /// Versions are `null` when they are not known, `edgeHub` while none is configured. Codes are those of the reported
+    /// properties (edge.md 2.6).
+    fn deployment(&self) -> Value;
     /// Starts, stops or restarts the edge hub. The agent treats what comes of it as it does with containers.
     ///
     /// # Errors
@@ -110,6 +120,11 @@ impl Management {
                 check_method(call, &[Method::GET])?;
                 self.logs(call, container_of(name)).await
             }
+            ["deployment"] => {
+                check_version(call, FIRST)?;
+                check_method(call, &[Method::GET])?;
+                Ok(Answer::json(200, &self.control.deployment()))
+            }
             ["identities"] | ["identities", _] => self.identities(call).await,
             ["systeminfo", rest @ ..] => self.system(call, rest).await,
             ["device", "reprovision"] => {
@@ -122,6 +137,13 @@ impl Management {
     }
 
     async fn operate(&self, name: &str, operation: &str) -> Result<Answer, Answer> {
+        // To answer that it has been started would be true for a moment only.
+        if operation != "stop" && self.modules.is_wanted_stopped(name) {
+            return Err(Answer::error(
+                409,
+                &format!("the deployment wants {name} stopped, and it stays so"),
+            ));
+        }
         if is_system(name) {
             return self.operate_system(name, operation).await;
         }

@@ -1,6 +1,6 @@
 //! The APIs over real unix sockets, with an engine in memory. This process plays the modules' processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,6 +48,10 @@ struct Counted {
 }
 
 impl Control for Counted {
+    fn deployment(&self) -> Value {
+        json!({"lastDesiredVersion": 8, "lastDesiredStatus": {"code": 400, "description": "modules: no"}})
+    }
+
     fn reprovision(&self) {
         self.reprovision.fetch_add(1, Ordering::Relaxed);
     }
@@ -70,6 +74,7 @@ impl Control for Counted {
 struct Rig {
     dir: tempfile::TempDir,
     engine: Arc<MemoryEngine>,
+    modules: Arc<Modules>,
     keys: Arc<FileKeys>,
     control: Arc<Counted>,
     _served: Vec<Served>,
@@ -110,7 +115,7 @@ impl Rig {
             device_id: "d".to_owned(),
         });
         let management = Management {
-            modules,
+            modules: Arc::clone(&modules),
             identities: Arc::new(MemoryIdentities::new("d")),
             system: Arc::new(SystemInfo::new(&settings).unwrap()),
             bundles: Arc::new(SupportBundle::new(
@@ -142,6 +147,7 @@ impl Rig {
         Rig {
             dir,
             engine,
+            modules,
             keys,
             control,
             _served: served,
@@ -434,6 +440,48 @@ async fn an_operator_starts_stops_and_reads() {
             "{bad}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_the_deployment_wants_stopped_is_not_started() {
+    let rig = Rig::new();
+    rig.modules
+        .set_stopped(["mine", "edgeHub"].map(str::to_owned).into());
+    for name in ["mine", "edgeHub"] {
+        assert_eq!(
+            rig.manage("POST", &format!("/modules/{name}/stop?{V}")).await.0,
+            204
+        );
+        for operation in ["start", "restart"] {
+            let (status, answer) = rig
+                .manage("POST", &format!("/modules/{name}/{operation}?{V}"))
+                .await;
+            assert_eq!(status, 409, "{name}: {answer}");
+            assert!(
+                answer["message"].as_str().unwrap().contains("stopped"),
+                "{answer}"
+            );
+        }
+    }
+    assert!(!rig.engine.running().contains(&"mine".to_owned()));
+    assert_eq!(*rig.control.hub.lock(), [HubOperation::Stop]);
+    rig.modules.set_stopped(BTreeSet::new());
+    assert_eq!(
+        rig.manage("POST", &format!("/modules/mine/restart?{V}")).await.0,
+        204
+    );
+}
+
+#[tokio::test]
+async fn what_became_of_the_deployment_is_told_on_the_management_socket() {
+    let rig = Rig::new();
+    let (status, told) = rig.manage("GET", &format!("/deployment?{V}")).await;
+    assert_eq!((status, &told["lastDesiredStatus"]["code"]), (200, &json!(400)));
+    assert_eq!(rig.manage("POST", &format!("/deployment?{V}")).await.0, 400);
+    let (status, _) = rig
+        .workload("GET", &format!("/deployment?{V}"), &Value::Null)
+        .await;
+    assert_eq!(status, 404, "modules are not told");
 }
 
 #[tokio::test]
