@@ -120,8 +120,13 @@ class EdgeDevice:
 
     # Deployments
 
-    def deploy(self, modules, routes=None, *, credentials=None, system=None, hub_settings=None, schema="1.1", others=None):
-        """Applies a manifest; `modules` are the module objects of `$edgeAgent` by name."""
+    def deploy(self, modules, routes=None, **options):
+        """Applies a manifest; the arguments are those of `manifest`."""
+        self.hub.apply(self.id, self.manifest(modules, routes, **options))
+        return self.hub.twin(self.id, "$edgeAgent")["properties"]["desired"]["$version"]
+
+    def manifest(self, modules, routes=None, *, credentials=None, system=None, hub_settings=None, schema="1.1", others=None):
+        """A manifest; `modules` are the module objects of `$edgeAgent` by name."""
         site = self.machine.site
         runtime = {"type": "docker", "settings": {"registryCredentials": site.credentials() if credentials is None else credentials}}
         system = system or {
@@ -129,7 +134,7 @@ class EdgeDevice:
             "edgeHub": {"type": "docker", "status": "running", "restartPolicy": "always",
                         "settings": {"image": "mcr.microsoft.com/azureiotedge-hub:1.5"}},
         }
-        content = {
+        return {
             "$edgeAgent": {"properties.desired": {
                 **({"schemaVersion": schema} if schema else {}), "runtime": runtime, "systemModules": system, "modules": modules}},
             "$edgeHub": {"properties.desired": {
@@ -137,8 +142,6 @@ class EdgeDevice:
                 "storeAndForwardConfiguration": {"timeToLiveSecs": 7200}, **(hub_settings or {})}},
             **{name: {"properties.desired": desired} for name, desired in (others or {}).items()},
         }
-        self.hub.apply(self.id, content)
-        return self.hub.twin(self.id, "$edgeAgent")["properties"]["desired"]["$version"]
 
     def reported(self):
         return self.hub.reported(self.id)
