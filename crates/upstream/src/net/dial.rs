@@ -126,9 +126,7 @@ fn probe_when_idle(tcp: &TcpStream, after: Duration) -> io::Result<()> {
     socket.set_tcp_keepalive(&probes)?;
     // Where there is this time, it counts instead of the number of probes: a second before the end of the last one.
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(
-        after + PROBE_INTERVAL * PROBES - Duration::from_secs(1),
-    ))?;
+    socket.set_tcp_user_timeout(Some(after + PROBE_INTERVAL * PROBES - Duration::from_secs(1)))?;
     Ok(())
 }
 
@@ -157,7 +155,10 @@ mod tests {
             let socket = SockRef::from(&tcp);
             assert!(socket.keepalive().expect("an option"));
             assert_eq!(socket.tcp_keepalive_time().expect("an option"), after);
-            assert_eq!(socket.tcp_keepalive_interval().expect("an option"), PROBE_INTERVAL);
+            assert_eq!(
+                socket.tcp_keepalive_interval().expect("an option"),
+                PROBE_INTERVAL
+            );
             assert_eq!(socket.tcp_keepalive_retries().expect("an option"), PROBES);
             #[cfg(target_os = "linux")]
             assert_eq!(
