@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::check::check;
 use super::follow::{Goal, Progress, Standing, starts};
-use super::modules::MODULE_COLUMNS;
+use super::modules::print_modules;
 use super::state::Device;
 use crate::cli::client::Client;
 use crate::cli::output::{self, Format, line};
@@ -193,7 +193,7 @@ impl Ending<'_> {
                 if failure.is_none() {
                     line(&format!("{} runs the deployment{}", self.id, self.versions()))?;
                 }
-                format.list(&self.device.modules(), MODULE_COLUMNS)?;
+                print_modules(&self.device.modules())?;
             }
         }
         failure.map_or(Ok(()), |failure| Err(failure.into()))

@@ -49,7 +49,7 @@ pub(super) enum Command {
     Restart(agent::RestartArgs),
     /// Show whether an edge device is connected and has done what it was told; without a device, all of them
     #[command(
-        after_help = "Codes of $edgeAgent (of $edgeHub: 200 and 400): 200 done; 400 the deployment cannot be read; 406 the agent is not running; 412 schema version not known; 417 nothing deployed; 500 something could not be carried out, or the deployment was taken back. VERSION is the version that the code speaks of, WANTED the one that the hub holds.\n\nExamples:\n  holdfast edge status\n  holdfast edge status gateway-1\n  holdfast edge status gateway-1 -o json"
+        after_help = "Codes of $edgeAgent (of $edgeHub: 200 and 400): 200 done; 400 the deployment cannot be read; 406 the agent is not running; 412 schema version not known; 417 nothing deployed; 500 something could not be carried out, or the deployment was taken back. VERSION is the version that the code speaks of and the one that the hub holds, RUNNING how many modules run and how many there are, HUB the code of $edgeHub.\n\nExamples:\n  holdfast edge status\n  holdfast edge status gateway-1\n  holdfast edge status gateway-1 -o json"
     )]
     Status {
         /// Id of the edge device

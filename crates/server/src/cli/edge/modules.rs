@@ -10,7 +10,8 @@ use crate::cli::Global;
 use crate::cli::output::{self, Format, line};
 use crate::cli::query;
 
-pub(super) const MODULE_COLUMNS: &[(&str, &str)] = &[
+/// What is to be said of a module in words stands below the table, see [`print_modules`].
+const MODULE_COLUMNS: &[(&str, &str)] = &[
     ("module", "/moduleId"),
     ("wanted", "/desiredStatus"),
     ("reported", "/runtimeStatus"),
@@ -18,19 +19,16 @@ pub(super) const MODULE_COLUMNS: &[(&str, &str)] = &[
     ("restarts", "/restartCount"),
     ("connection", "/connectionState"),
     ("image", "/image"),
-    ("description", "/statusDescription"),
 ];
 
+/// As many as leave a line per device on a terminal of 80 columns; the rest is told of a single device.
 const STATUS_COLUMNS: &[(&str, &str)] = &[
     ("device", "/deviceId"),
     ("connection", "/connectionState"),
     ("code", "/lastDesiredStatus/code"),
-    ("version", "/lastDesiredVersion"),
-    ("wanted", "/desiredVersion"),
     ("hub", "/edgeHub/lastDesiredStatus/code"),
-    ("running", "/running"),
-    ("modules", "/modules"),
-    ("agent", "/agentVersion"),
+    ("version", "/versions"),
+    ("running", "/counts"),
     ("last activity", "/lastActivityTime"),
 ];
 
@@ -44,8 +42,40 @@ const SYSTEM_COLUMNS: &[(&str, &str)] = &[
 ];
 
 pub(super) fn modules(global: &Global, device: &str) -> anyhow::Result<()> {
-    let device = Device::read(&global.client()?, device)?;
-    global.output().list(&device.modules(), MODULE_COLUMNS)
+    let modules = Device::read(&global.client()?, device)?.modules();
+    match global.output() {
+        Format::Json => output::json(&Value::Array(modules)),
+        Format::Table => print_modules(&modules),
+    }
+}
+
+/// Rows of [`Device::modules`], for people: a table, and below it what the device says of single modules and which of them
+/// are not as wanted.
+pub(super) fn print_modules(modules: &[Value]) -> anyhow::Result<()> {
+    Format::Table.list(modules, MODULE_COLUMNS)?;
+    let notes = notes(modules);
+    if !notes.is_empty() {
+        line("")?;
+    }
+    notes.iter().try_for_each(|note| output::paragraph(note))
+}
+
+fn notes(modules: &[Value]) -> Vec<String> {
+    let unwell: BTreeMap<&str, String> = unwell(modules).into_iter().collect();
+    modules
+        .iter()
+        .filter_map(|module| {
+            let name = module["moduleId"].as_str()?;
+            let said = module["statusDescription"]
+                .as_str()
+                .filter(|said| !said.is_empty());
+            match (unwell.get(name), module["desiredStatus"].as_str(), said) {
+                (Some(words), Some(wanted), _) => Some(format!("{name} should be {wanted} and is {words}")),
+                (_, _, Some(said)) => Some(format!("{name}: {said}")),
+                _ => None,
+            }
+        })
+        .collect()
 }
 
 pub(super) fn status(global: &Global, device: Option<&str>) -> anyhow::Result<()> {
@@ -63,11 +93,25 @@ pub(super) fn status(global: &Global, device: Option<&str>) -> anyhow::Result<()
     };
     let id = |twin: &Value| twin["deviceId"].as_str().unwrap_or_default().to_owned();
     let hubs: BTreeMap<String, Value> = twins(HUB)?.into_iter().map(|twin| (id(&twin), twin)).collect();
-    let rows: Vec<Value> = twins(AGENT)?
+    let mut rows: Vec<Value> = twins(AGENT)?
         .iter()
         .map(|agent| summary(agent, hubs.get(&id(agent))))
         .collect();
+    if global.output() == Format::Table {
+        for row in &mut rows {
+            row["versions"] = of(&row["lastDesiredVersion"], &row["desiredVersion"]);
+            row["counts"] = of(&row["running"], &row["modules"]);
+        }
+    }
     global.output().list(&rows, STATUS_COLUMNS)
+}
+
+/// Two numbers in one cell.
+fn of(part: &Value, whole: &Value) -> Value {
+    match part {
+        Value::Null => format!("-/{whole}").into(),
+        part => format!("{part}/{whole}").into(),
+    }
 }
 
 /// The state of one device, for people.
@@ -84,24 +128,13 @@ fn print(device: &Device) -> anyhow::Result<()> {
         })
         .collect();
     Format::Table.list(&system, SYSTEM_COLUMNS)?;
-    for module in &system {
-        if let Some(said) = said(module) {
-            output::paragraph(&said)?;
-        }
-    }
-    line("")?;
-    let modules = device.modules();
-    Format::Table.list(&modules, MODULE_COLUMNS)?;
-    let unwell = unwell(&modules);
-    if !unwell.is_empty() {
-        let texts: Vec<String> = unwell
-            .iter()
-            .map(|(name, text)| format!("{name} is {text}"))
-            .collect();
+    let said: Vec<String> = system.iter().filter_map(said).collect();
+    if !said.is_empty() {
         line("")?;
-        output::paragraph(&format!("Not as wanted: {}", texts.join("; ")))?;
     }
-    Ok(())
+    said.iter().try_for_each(|said| output::paragraph(said))?;
+    line("")?;
+    print_modules(&device.modules())
 }
 
 /// What a system module said of its desired properties, and that it has yet to tell of the last ones.
@@ -205,6 +238,20 @@ mod tests {
         assert_eq!(fact("modules running"), Some("1 of 3"));
         assert_eq!(fact("clients connected"), Some("1 of 2"));
         assert_eq!(fact("deployments"), Some("-"));
+    }
+
+    #[test]
+    fn what_is_to_be_said_of_modules_stands_below_them() {
+        let mut modules = device().modules();
+        let sensor = "sensor should be running and is backoff, exit code 1, 3 restarts";
+        assert_eq!(
+            notes(&modules),
+            ["late should be stopped and is not there yet", sensor]
+        );
+        modules.retain(|module| module["moduleId"] == "edgeAgent");
+        assert!(notes(&modules).is_empty());
+        modules[0]["statusDescription"] = "pulls".into();
+        assert_eq!(notes(&modules), ["edgeAgent: pulls"]);
     }
 
     #[test]

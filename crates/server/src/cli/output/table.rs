@@ -1,5 +1,5 @@
-//! Tables that fit their terminal: as they are, then without empty columns, then with long cells on several lines, and where
-//! that does not help either a paragraph for each row. Nothing is cut off.
+//! Tables that fit their terminal: as they are, then without empty columns and fractions of seconds, then with long cells on
+//! several lines, and where that does not help either a paragraph for each row. Nothing else is cut off.
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width};
@@ -28,10 +28,38 @@ pub(super) fn list(titles: &[String], rows: &[Vec<String>], width: Option<usize>
         .into_iter()
         .filter(|&column| column == 0 || rows.iter().any(|row| row[column] != EMPTY))
         .collect();
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| coarse(cell)).collect())
+        .collect();
+    let natural = widths(titles, &rows);
     let natural: Vec<usize> = filled.iter().map(|&column| natural[column]).collect();
     match fit(&natural, width) {
-        Some(fitted) => grid(titles, rows, &filled, Some(&fitted)),
-        None => paragraphs(titles, rows, width),
+        Some(fitted) => grid(titles, &rows, &filled, Some(&fitted)),
+        None => paragraphs(titles, &rows, width),
+    }
+}
+
+/// A time without its fraction of a second; anything else as it is.
+fn coarse(cell: &str) -> String {
+    let shape = b"0000-00-00T00:00:00.";
+    let alike = |(byte, like): (u8, &u8)| {
+        if *like == b'0' {
+            byte.is_ascii_digit()
+        } else {
+            byte == *like
+        }
+    };
+    match cell.split_at_checked(shape.len()) {
+        Some((time, fraction))
+            if time.bytes().zip(shape).all(alike)
+                && fraction
+                    .strip_suffix('Z')
+                    .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit())) =>
+        {
+            format!("{}Z", time.trim_end_matches('.'))
+        }
+        _ => cell.to_owned(),
     }
 }
 
@@ -46,19 +74,24 @@ pub(super) fn members(rows: &[(String, String)], width: Option<usize>) -> String
     let Some(width) = width.filter(|&width| total(&natural) > width) else {
         return rowed(&cells, None);
     };
+    let cells: Vec<Vec<String>> = cells
+        .iter()
+        .map(|row| row.iter().map(|cell| coarse(cell)).collect())
+        .collect();
     let beside = width.saturating_sub(natural[0] + GAP);
     if beside >= VALUE {
         return rowed(&cells, Some(&[natural[0], beside]));
     }
     let mut lines = Vec::new();
-    for (name, value) in rows {
-        let row = [vec![name.clone(), value.clone()]];
+    for row in cells {
+        let (name, value) = (row[0].clone(), row[1].clone());
+        let row = [row];
         if total(&widths(&titles, &row)) <= width {
             lines.push(rowed(&row, Some(&[natural[0].min(width), beside.max(1)])));
             continue;
         }
-        lines.push(name.clone());
-        let below = rowed(&[vec![value.clone()]], Some(&[width.saturating_sub(GAP).max(1)]));
+        lines.push(name);
+        let below = rowed(&[vec![value]], Some(&[width.saturating_sub(GAP).max(1)]));
         lines.extend(below.lines().map(|line| format!("{:GAP$}{line}", "")));
     }
     lines.join("\n")
@@ -242,7 +275,12 @@ mod tests {
         }
         let squeeze = |text: &str| text.split_whitespace().collect::<String>();
         let all = squeeze(text);
-        for cell in rows.iter().flatten().filter(|cell| *cell != EMPTY) {
+        for cell in rows
+            .iter()
+            .flatten()
+            .map(|cell| cell.trim_end_matches(".1234567Z"))
+            .filter(|cell| *cell != EMPTY)
+        {
             // Cells beside each other on several lines are found by their first word.
             let first: String = cell
                 .chars()
@@ -326,6 +364,30 @@ mod tests {
             "{narrow}"
         );
         assert!(members(&rows, None).contains(IMAGE));
+        let time = [(
+            "last activity".to_owned(),
+            "2026-03-01T10:00:00.1234567Z".to_owned(),
+        )];
+        assert_eq!(members(&time, Some(40)), "last activity  2026-03-01T10:00:00Z");
+        assert!(members(&time, Some(60)).ends_with("00.1234567Z"));
+    }
+
+    #[test]
+    fn times_lose_their_fractions_only_where_there_is_no_room() {
+        assert_eq!(coarse("2026-03-01T10:00:00.1234567Z"), "2026-03-01T10:00:00Z");
+        for other in [
+            "2026-03-01T10:00:00Z",
+            "2026-03-01T10:00:00.1+01:00",
+            "x",
+            "-",
+            "2026-03-01T10:00:0ä.1Z",
+        ] {
+            assert_eq!(coarse(other), other);
+        }
+        let titles = cells(&["DEVICE", "LAST ACTIVITY"]);
+        let rows = vec![cells(&["gateway", "2026-03-01T10:00:00.1234567Z"])];
+        assert!(list(&titles, &rows, Some(60)).contains("00.1234567Z"));
+        assert!(list(&titles, &rows, Some(30)).ends_with("\ngateway  2026-03-01T10:00:00Z"));
     }
 
     #[test]
