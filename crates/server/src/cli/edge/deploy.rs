@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::check::check;
 use super::follow::{Goal, Progress, Standing, starts};
 use super::modules::print_modules;
-use super::state::Device;
+use super::state::{Device, unwell};
 use crate::cli::client::Client;
 use crate::cli::output::{self, Format, line};
 use crate::cli::{Global, deployment};
@@ -141,10 +141,21 @@ impl Ending<'_> {
         }
     }
 
+    /// The modules that are not as wanted, in words.
+    fn unwell(&self) -> Option<String> {
+        let modules = self.device.modules();
+        let texts: Vec<String> = unwell(&modules)
+            .into_iter()
+            .map(|(name, text)| format!("{name} is {text}"))
+            .collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
+    }
+
     /// For the line that changes.
     fn so_far(&self) -> String {
         let text = match &self.progress {
-            Progress::Awaited(text) => text.clone(),
+            // Pulls have their progress in the descriptions of modules.
+            Progress::Awaited(text) => self.unwell().unwrap_or_else(|| text.clone()),
             Progress::Unwell { all, .. } => all.clone(),
             Progress::Failing { code, description } => format!("code {code}: {description}"),
             _ => "every module is as wanted; seeing whether they stay so".to_owned(),
@@ -274,7 +285,11 @@ impl Ending<'_> {
 
     fn timed_out(&self, text: &str, within: &Span) -> Failure {
         let (id, versions) = (self.id, self.versions());
-        let message = format!("{id} has not carried out the deployment{versions} within {within}: {text}");
+        let mut message =
+            format!("{id} has not carried out the deployment{versions} within {within}: {text}");
+        if let Some(unwell) = self.unwell() {
+            message.push_str(&format!("; {unwell}"));
+        }
         let hint = if self.is_connected() {
             format!(
                 "it may still be pulling images; how it stands: holdfast edge status {id}; to wait longer: --wait"
