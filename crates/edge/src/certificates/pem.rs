@@ -51,7 +51,10 @@ pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> 
 }
 
 /// Reads a private key as PKCS#8.
-fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+///
+/// # Errors
+/// When it cannot be read, is encrypted, or is of a kind that is not used here.
+pub fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let unusable = |error: &dyn std::fmt::Display| {
         Failure::usage(format!(
             "cannot use the private key in {}: {error}",

@@ -9,15 +9,15 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::Global;
-use super::output::{self, Format};
+use super::output::{self, Column, Format};
 
 /// Flags of `check`.
 #[derive(Args, Debug)]
 pub(super) struct CheckArgs {
-    /// Checks to leave out, by name
+    /// Checks to leave out, by name, with commas between; `check-list` tells the names
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     dont_run: Vec<String>,
-    /// Time server
+    /// Time server; a clock that differs by more than 120 seconds is a failure
     #[arg(long, default_value = "pool.ntp.org:123", value_name = "HOST:PORT")]
     ntp_server: String,
     /// Hub to test the connection to; else the one of the configuration
@@ -85,24 +85,31 @@ pub(super) fn run(global: &Global, args: &CheckArgs) -> anyhow::Result<ExitCode>
         Format::Json => output::json(&json!({ "checks": results }))?,
         Format::Table => {
             let fine = checks::ALL.len() - warnings - failures;
-            output::line(&format!(
-                "{fine} in order or left out, {warnings} warnings, {failures} failures"
-            ))?;
+            output::paragraph(
+                "",
+                &format!("{fine} in order or left out, {warnings} warnings, {failures} failures"),
+            )?;
         }
     }
     let failed = failures > 0 || (args.warnings_as_errors && warnings > 0);
     Ok(ExitCode::from(u8::from(failed)))
 }
 
+/// Behind the word for what was found.
+const INDENT: &str = "         ";
+
 fn print(check: &checks::Check, found: &Found, verbose: bool) -> anyhow::Result<()> {
-    output::line(&format!("{:8} {} ({})", found.word(), check.about, check.name))?;
+    output::paragraph(
+        &format!("{:8} ", found.word()),
+        &format!("{} ({})", check.about, check.name),
+    )?;
     match found {
-        Found::Ok(seen) if verbose && !seen.is_empty() => output::line(&format!("         {seen}")),
+        Found::Ok(seen) if verbose && !seen.is_empty() => output::paragraph(INDENT, seen),
         Found::Ok(_) => Ok(()),
-        Found::Skipped(why) => output::line(&format!("         {why}")),
+        Found::Skipped(why) => output::paragraph(INDENT, why),
         Found::Warning(what, remedy) | Found::Failed(what, remedy) => {
-            output::line(&format!("         {what}"))?;
-            output::line(&format!("         hint: {remedy}"))
+            output::paragraph(INDENT, what)?;
+            output::paragraph(&format!("{INDENT}hint: "), remedy)
         }
     }
 }
@@ -133,5 +140,6 @@ pub(super) fn list(global: &Global) -> anyhow::Result<()> {
         .iter()
         .map(|check| vec![check.name.to_owned(), check.about.to_owned()])
         .collect();
-    output::table(&["NAME", "CHECKS THAT"], &rows)
+    let columns = [Column::whole("NAME"), Column::whole("CHECKS THAT")];
+    output::definitions(&columns, &rows)
 }

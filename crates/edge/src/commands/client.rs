@@ -172,6 +172,7 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
     let kind = match status.as_u16() {
         403 => Kind::Unauthorized,
         404 => Kind::NotFound,
+        409 => Kind::Conflict,
         400 | 415 | 422 => Kind::Usage,
         503 => Kind::Unavailable,
         _ => Kind::Failed,

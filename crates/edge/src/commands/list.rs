@@ -5,19 +5,45 @@ use holdfast_program::failure::{Failure, Kind};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::output::{self, Format};
-use super::{Global, output::table};
+use super::check::Found;
+use super::output::{self, Column, Format};
+use super::{Global, deployment};
+use crate::modules::EDGE_AGENT;
 use crate::time_text;
+
+const COLUMNS: &[Column] = &[
+    Column::cut_to("NAME", 16),
+    Column::whole("STATUS"),
+    Column::cut_to("DESCRIPTION", 12),
+    Column::end_of("CONFIG", 18),
+];
 
 /// What engines say when there is no container of a name.
 const NO_CONTAINER: &str = "no such container";
 
 pub(super) fn run(global: &Global) -> anyhow::Result<()> {
-    let answer = global.client()?.get("/modules")?;
+    let client = global.client()?;
+    let answer = client.get("/modules")?;
     let modules = &answer["modules"];
-    if global.output == Format::Json {
-        return output::json(modules);
+    // A daemon of another version or maker may not tell.
+    let told = client.get("/deployment").ok();
+    match global.output {
+        Format::Json => output::json(modules)?,
+        Format::Table => print(modules)?,
     }
+    // Not among the modules: scripts read those line by line.
+    for found in told
+        .iter()
+        .flat_map(|told| [deployment::accepted(told), deployment::routes(told)])
+    {
+        if let Found::Failed(what, remedy) = found {
+            eprintln!("warning: {what}\n  hint: {remedy}");
+        }
+    }
+    Ok(())
+}
+
+fn print(modules: &Value) -> anyhow::Result<()> {
     let now = time_text::now();
     let rows: Vec<Vec<String>> = modules
         .as_array()
@@ -39,7 +65,7 @@ pub(super) fn run(global: &Global) -> anyhow::Result<()> {
             ]
         })
         .collect();
-    table(&["NAME", "STATUS", "DESCRIPTION", "CONFIG"], &rows)
+    output::table(COLUMNS, &rows)
 }
 
 /// `Up 3 minutes`, `Stopped 2 hours ago`, `Failed (1) 5 seconds ago`.
@@ -87,10 +113,27 @@ pub(super) fn unknown(failure: Failure, module: &str) -> Failure {
 pub(super) fn restart(global: &Global, module: &str) -> anyhow::Result<()> {
     let name = utf8_percent_encode(module, NON_ALPHANUMERIC);
     let asked = global.client()?.post(&format!("/modules/{name}/restart"));
-    asked.map_err(|failure| unknown(failure, module))?;
-    match global.output {
-        Format::Json => output::json(&serde_json::json!({ "restarted": module })),
-        Format::Table => output::line(&format!("restarted {module}")),
+    asked.map_err(|failure| refused(failure, module))?;
+    let sentence = match module {
+        EDGE_AGENT => format!(
+            "{EDGE_AGENT} is the daemon itself, which looks at its deployment and its modules anew; `holdfast-edge system restart` starts it anew"
+        ),
+        _ => format!("restarted {module}"),
+    };
+    output::outcome(
+        global.output,
+        &sentence,
+        &serde_json::json!({ "restarted": module }),
+    )
+}
+
+/// Why a module is not restarted.
+fn refused(failure: Failure, module: &str) -> Failure {
+    match failure.kind {
+        Kind::Conflict => failure.hint(format!(
+            "deploy {module} with the status \"running\" (`holdfast edge deploy`); that starts it"
+        )),
+        _ => unknown(failure, module),
     }
 }
 

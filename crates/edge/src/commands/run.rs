@@ -5,32 +5,32 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Global, output};
+use super::Global;
 use crate::config::{Loaded, Settings};
 use crate::daemon;
 
 /// Flags of `run`. They win over the configuration.
 #[derive(Args, Debug, Default)]
 pub(super) struct RunArgs {
-    /// Only read and check the configuration
+    /// Only check the configuration and the files that it names, as `config check` does
     #[arg(long)]
     check_config: bool,
-    /// Folder of everything that is kept
+    /// Folder of everything that is kept; else that of the configuration, /var/lib/holdfast-edge by default
     #[arg(long, env = "HOLDFAST_EDGE_HOME", hide_env_values = true, value_name = "DIR")]
     home: Option<PathBuf>,
-    /// Name by which modules and downstream devices reach this device
+    /// Name by which modules and downstream devices reach this device; the machine's by default
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
-    /// Port of MQTT; 0 takes any free one
+    /// Port of MQTT, 8883 by default; 0 takes any free one
     #[arg(long, value_name = "PORT")]
     mqtt_port: Option<u16>,
-    /// Port of AMQP
+    /// Port of AMQP, 5671 by default
     #[arg(long, value_name = "PORT")]
     amqp_port: Option<u16>,
-    /// Port of HTTPS and WebSockets
+    /// Port of HTTPS and WebSockets, 443 by default
     #[arg(long, value_name = "PORT")]
     https_port: Option<u16>,
-    /// What is logged: a level, or directives such as info,holdfast_agent=debug
+    /// What is logged: a level, or directives such as info,holdfast_agent=debug; info by default
     #[arg(
         long,
         env = "HOLDFAST_EDGE_LOG",
@@ -68,13 +68,10 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitCode> {
     } = global.load()?;
     args.apply(&mut settings);
     crate::config::check(&settings)?;
+    let loaded = Loaded { settings, warnings };
     if args.check_config {
-        for warning in &warnings {
-            output::line(&format!("warning: {warning}"))?;
-        }
-        output::line(&format!("{} is in order", settings.source))?;
-        return Ok(ExitCode::SUCCESS);
+        return super::config::check(&loaded, global.output);
     }
-    settings.observe.start()?;
-    daemon::run(Loaded { settings, warnings })
+    loaded.settings.observe.start()?;
+    daemon::run(loaded)
 }

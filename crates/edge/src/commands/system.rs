@@ -1,42 +1,62 @@
 //! `system` and `support-bundle`.
 
+mod machine;
+mod service;
+
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
-use std::process::Command;
 
 use clap::{Args, Subcommand};
-use holdfast_program::failure::{Failure, Kind};
-use serde_json::Value;
+use holdfast_program::failure::Failure;
+use serde_json::{Value, json};
 
 use super::Global;
 use super::output::{self, Format};
 use crate::time_text;
 
-/// Name of the service.
-const UNIT: &str = "holdfast-edge";
-
 /// Verbs of `system`.
 #[derive(Subcommand, Debug)]
 pub(super) enum SystemCommand {
     /// What is known of this machine
+    #[command(
+        after_help = "Examples:\n  holdfast-edge system info\n  holdfast-edge system info --output json | jq .kernel_release"
+    )]
     Info,
-    /// Use of processors, memory and disks
+    /// Use of processors, memory and disks, of the machine and of each module
+    ///
+    /// Sizes are in KiB, MiB and GiB (1,024 bytes each). CPU of the machine is the share of all processors over a quarter
+    /// of a second; that of a module is as `docker stats` shows it, where 100 % is one processor. With --output json, sizes
+    /// are in bytes, times in seconds, and docker_stats is the engine's own answer as text.
+    #[command(
+        after_help = "Examples:\n  holdfast-edge system resources\n  holdfast-edge system resources --output json | jq '.docker_stats | fromjson'"
+    )]
     Resources,
     /// Ask for this device's hub again, and start anew
+    #[command(
+        after_help = "Example:\n  sudo holdfast-edge system reprovision            modules run on, unless the hub is another one"
+    )]
     Reprovision,
-    /// State of the service (systemctl status)
+    /// State of the service, as systemd tells it
+    #[command(
+        after_help = "Examples:\n  holdfast-edge system status\n  holdfast-edge system status --output json | jq -r .activeState"
+    )]
     Status,
     /// The daemon's log (journalctl); further arguments are passed on
+    #[command(
+        after_help = "Examples:\n  holdfast-edge system logs --follow\n  holdfast-edge system logs --since today --lines 100\n  holdfast-edge --output json system logs          a JSON object per line"
+    )]
     Logs {
         /// Arguments of journalctl
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
     /// Restart the service; modules run on
+    #[command(after_help = "Example:\n  sudo holdfast-edge system restart")]
     Restart,
     /// Stop the service; modules run on
+    #[command(after_help = "Example:\n  sudo holdfast-edge system stop")]
     Stop,
 }
 
@@ -46,7 +66,7 @@ pub(super) struct BundleArgs {
     /// File to write; - for standard output
     #[arg(long, default_value = "support_bundle.zip", value_name = "FILE")]
     file: PathBuf,
-    /// Logs from then on: a time, Unix seconds, or how long ago
+    /// Logs from then on: a time, Unix seconds, or how long ago ("90m", "1 day")
     #[arg(long, default_value = "1 day", value_name = "TIME")]
     since: String,
     /// Logs until then
@@ -62,51 +82,33 @@ pub(super) struct BundleArgs {
 
 pub(super) fn run(global: &Global, command: &SystemCommand) -> anyhow::Result<()> {
     match command {
-        SystemCommand::Info => show(global, "/systeminfo"),
-        SystemCommand::Resources => show(global, "/systeminfo/resources"),
+        SystemCommand::Info => {
+            let told = global.client()?.get("/systeminfo")?;
+            match global.output {
+                Format::Json => output::json(&told),
+                Format::Table => output::fields(&machine::info(&told)),
+            }
+        }
+        SystemCommand::Resources => {
+            let told = global.client()?.get("/systeminfo/resources")?;
+            match global.output {
+                Format::Json => output::json(&told),
+                Format::Table => machine::print_resources(&told),
+            }
+        }
         SystemCommand::Reprovision => {
             global.client()?.post("/device/reprovision")?;
-            output::line("reprovisioning; the daemon starts anew")
+            output::outcome(
+                global.output,
+                "reprovisioning; the daemon starts anew",
+                &json!({ "reprovisioning": true }),
+            )
         }
-        SystemCommand::Status => service("systemctl", &["status", "--no-pager", UNIT], &[]),
-        SystemCommand::Restart => service("systemctl", &["restart", UNIT], &[]),
-        SystemCommand::Stop => service("systemctl", &["stop", UNIT], &[]),
-        SystemCommand::Logs { arguments } => service("journalctl", &["-u", UNIT], arguments),
+        SystemCommand::Status => service::status(global.output),
+        SystemCommand::Logs { arguments } => service::logs(global.output, arguments),
+        SystemCommand::Restart => service::operate(global.output, "restart", "restarted"),
+        SystemCommand::Stop => service::operate(global.output, "stop", "stopped"),
     }
-}
-
-fn show(global: &Global, path: &str) -> anyhow::Result<()> {
-    let told = global.client()?.get(path)?;
-    if global.output == Format::Json {
-        return output::json(&told);
-    }
-    let rows: Vec<Vec<String>> = told
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, value)| {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            vec![name.clone(), text]
-        })
-        .collect();
-    output::table(&["NAME", "VALUE"], &rows)
-}
-
-/// Hands over to a tool of systemd.
-fn service(program: &str, arguments: &[&str], more: &[String]) -> anyhow::Result<()> {
-    let status = Command::new(program)
-        .args(arguments)
-        .args(more)
-        .status()
-        .map_err(|error| {
-            Failure::new(Kind::Unavailable, format!("cannot run {program}: {error}"))
-                .hint("without systemd, use the tools of whatever started the daemon")
-        })?;
-    // `systemctl status` says 3 of a service that does not run, which is an answer.
-    if status.success() || (arguments[0] == "status" && status.code() == Some(3)) {
-        return Ok(());
-    }
-    Err(Failure::new(Kind::Failed, format!("{program} failed ({status})")).into())
 }
 
 pub(super) fn bundle(global: &Global, args: &BundleArgs) -> anyhow::Result<()> {

@@ -24,10 +24,7 @@ pub(super) struct TpmArgs {
 
 pub(super) fn run(global: &Global, args: &TpmArgs) -> anyhow::Result<()> {
     // An enrollment is made before there is a whole configuration.
-    let settings = match &global.config {
-        Some(_) => Some(global.load()?.settings),
-        None => global.settings(),
-    };
+    let settings = global.settings()?;
     let mut machine = settings
         .as_ref()
         .map_or_else(TpmSettings::default, |settings| settings.tpm.clone());

@@ -442,7 +442,7 @@ pub fn load(named: Option<&Path>) -> Result<Loaded, Failure> {
             "cannot read the configuration file {}: {error}",
             path.display()
         ))
-        .hint("check the path given with --config, and that this user may read it")
+        .hint("check the path given with --config or in HOLDFAST_EDGE_CONFIG, and that this user may read it")
     })?;
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let folder = std::path::absolute(&folder).unwrap_or(folder);

@@ -28,6 +28,10 @@ const EXIT_CODES: &[(u8, &str)] = &[
     (2, "the command line or a configuration value is wrong"),
     (3, "there is no such module"),
     (4, "the daemon or the hub does not let the caller in"),
+    (
+        5,
+        "the deployment wants it otherwise, or another daemon uses the folder",
+    ),
     (6, "the daemon, the container engine or the hub cannot be reached"),
     (7, "a file of the daemon cannot be read or written"),
     (

@@ -15,7 +15,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::Found::{Failed, Ok as Good, Skipped, Warning};
 use super::{CheckArgs, Found, reach};
 use crate::certificates::pem;
-use crate::commands::Global;
+use crate::commands::given_files::{self, Problem};
+use crate::commands::{Global, deployment};
 use crate::config::{CertificateFiles, Credential, EdgeCa, Listen, Loaded, Provisioning, Settings};
 use crate::keys::tpm::{self, DeviceTpm};
 use crate::modules::EDGE_HUB;
@@ -24,8 +25,6 @@ use crate::time_text;
 
 /// Least free space for what the daemon keeps.
 const SPACE_MIN: u64 = 100 * 1024 * 1024;
-/// Certificates that end sooner are told.
-const EXPIRY_WARNING: i64 = 7 * 86_400;
 /// Largest difference of clocks that does no harm: tokens and certificates tolerate some minutes.
 const CLOCK_DIFFERENCE_MAX: f64 = 120.0;
 
@@ -82,7 +81,7 @@ pub(super) const ALL: &[Check] = &[
     ),
     check!(
         "certs-read",
-        "given certificates can be read and belong to their keys",
+        "given certificates and keys can be read, belong together and are in force",
         certificates
     ),
     check!("tpm-usable", "the TPM can be used", tpm),
@@ -127,6 +126,16 @@ pub(super) const ALL: &[Check] = &[
         "device-accepted",
         "provisioning service and hub accept the device",
         accepted
+    ),
+    check!(
+        "deployment-accepted",
+        "the last deployment was accepted and carried out",
+        deployment
+    ),
+    check!(
+        "routes-compiled",
+        "the edge hub can use its configuration and every route",
+        routes
     ),
     check!("modules-healthy", "all modules run", modules),
 ];
@@ -308,6 +317,10 @@ impl Checks {
     async fn daemon(&self) -> Found {
         match self.ask("/systeminfo").await {
             Ok(_) => Good(String::new()),
+            // Which of the daemons of this machine is meant stands in the file that was named.
+            Err(_) if self.loaded.is_err() && self.global.config.is_some() => {
+                Skipped("the configuration cannot be read".to_owned())
+            }
             Err(error) => Failed(error.message, error.hint.unwrap_or_default()),
         }
     }
@@ -331,27 +344,25 @@ impl Checks {
             Ok(settings) => settings,
             Err(found) => return found,
         };
-        let mut given: Vec<&CertificateFiles> = Vec::new();
-        given.extend(device_certificate(settings));
-        match &settings.edge_ca {
-            EdgeCa::Files(files) => given.push(files),
-            EdgeCa::LocalCa { authority, .. } => given.push(authority),
-            EdgeCa::SelfSigned { .. } => {}
-        }
-        let pairs = given.into_iter().map(pair);
-        let bundles = [
-            &settings.trust_bundle,
-            &settings.manifest_trust_bundle,
-            &settings.upstream.ca,
-        ];
-        let bundles = bundles
-            .into_iter()
-            .flatten()
-            .map(|path| pem::read_chain(path).map(drop));
-        let outcomes: Result<Vec<()>, Failure> = pairs.chain(bundles).collect();
-        match outcomes {
-            Ok(all) => Good(format!("{} looked at", all.len())),
-            Err(error) => Failed(error.message, error.hint.unwrap_or_default()),
+        let looked = given_files::look(settings);
+        let faults: Vec<&Problem> = looked
+            .problems
+            .iter()
+            .filter(|problem| problem.is_fault)
+            .collect();
+        let problems = if faults.is_empty() {
+            looked.problems.iter().collect()
+        } else {
+            faults.clone()
+        };
+        let reasons: Vec<&str> = problems.iter().map(|problem| problem.reason.as_str()).collect();
+        let mut remedies: Vec<&str> = problems.iter().map(|problem| problem.remedy.as_str()).collect();
+        remedies.dedup();
+        let (what, remedy) = (reasons.join("; "), remedies.join("; "));
+        match (problems.is_empty(), faults.is_empty()) {
+            (true, _) => Good(format!("{} looked at", looked.files)),
+            (_, true) => Warning(what, remedy),
+            (_, false) => Failed(what, remedy),
         }
     }
 
@@ -554,6 +565,24 @@ impl Checks {
         }
     }
 
+    async fn deployment(&self) -> Found {
+        self.told_of_deployment(deployment::accepted).await
+    }
+
+    async fn routes(&self) -> Found {
+        self.told_of_deployment(deployment::routes).await
+    }
+
+    async fn told_of_deployment(&self, judge: fn(&Value) -> Found) -> Found {
+        match self.ask("/deployment").await {
+            Ok(told) => judge(&told),
+            Err(Failure {
+                kind: Kind::NotFound, ..
+            }) => Skipped("the daemon does not tell; it is of another version".to_owned()),
+            Err(_) => Skipped("the daemon does not answer".to_owned()),
+        }
+    }
+
     async fn modules(&self) -> Found {
         let Ok(answer) = self.ask("/modules").await else {
             return Skipped("the daemon does not answer".to_owned());
@@ -620,23 +649,6 @@ fn device_certificate(settings: &Settings) -> Option<&CertificateFiles> {
     }
 }
 
-/// Whether a certificate and a key belong together.
-fn pair(files: &CertificateFiles) -> Result<(), Failure> {
-    let identity = pem::read(files)?;
-    let provider = rustls::crypto::ring::default_provider();
-    let key = rustls_pki_types::PrivateKeyDer::Pkcs8(identity.key.to_vec().into());
-    let bad = |error: rustls::Error| {
-        Failure::usage(format!(
-            "{} and {} do not belong together: {error}",
-            files.certificate.display(),
-            files.private_key.display()
-        ))
-        .hint("give the key for which the certificate was issued")
-    };
-    let certified = rustls::sign::CertifiedKey::from_der(identity.chain, key, &provider).map_err(bad)?;
-    certified.keys_match().map_err(bad)
-}
-
 fn expiry(path: &Path, remedy: &str) -> Found {
     let chain: Vec<CertificateDer<'_>> = match pem::read_chain(path) {
         Ok(chain) => chain,
@@ -658,7 +670,7 @@ fn expiry(path: &Path, remedy: &str) -> Found {
             format!("{} is not valid yet", path.display()),
             "set the clock, or issue it anew".to_owned(),
         )
-    } else if left < EXPIRY_WARNING {
+    } else if left < given_files::EXPIRY_WARNING {
         Warning(
             format!("{} ends in {days} days", path.display()),
             remedy.to_owned(),
