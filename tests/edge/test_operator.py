@@ -74,7 +74,7 @@ def test_a_deployment_is_followed_to_its_end(device, site, sensor):
 
     # An image that nobody has: the device goes on trying, which is told within the time given.
     missing = site.image("no-such-image")
-    code, told, said = deploy(device, {**wanted, "missing": module(missing)}, UPSTREAM, "--wait", "15")
+    code, told, said = deploy(device, {**wanted, "missing": module(missing)}, UPSTREAM, "--wait", "60")
     assert (code, told["result"]) == (1, "failing"), said
     assert missing in said
 

@@ -299,7 +299,7 @@ fn a_deployment_is_followed_until_the_device_has_answered() {
             )
         };
         // Only the one that does not end by itself waits for the time to be up.
-        let wait: &[&str] = if word == "unwell" { &["--wait", "6"] } else { &[] };
+        let wait: &[&str] = if word == "unwell" { &["--wait", "10"] } else { &[] };
         let (output, json) = std::thread::scope(|scope| {
             let deploying = scope.spawn(|| deploy(&hub, wait));
             runtime.block_on(answers);
