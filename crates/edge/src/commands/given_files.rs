@@ -108,14 +108,13 @@ pub(super) fn look(settings: &Settings) -> Looked {
     if let Some(source) = &settings.encryption_key {
         look_at_key(&mut looked, source, "for encryption");
     }
-    for bundle in [
+    let bundles = [
         &settings.trust_bundle,
         &settings.manifest_trust_bundle,
         &settings.upstream.ca,
-    ] {
-        if let Some(path) = bundle {
-            look_at_bundle(&mut looked, path, now);
-        }
+    ];
+    for path in bundles.into_iter().flatten() {
+        look_at_bundle(&mut looked, path, now);
     }
     if let Some(path) = &settings.additional_info {
         looked.take(path, SystemInfo::new(settings).map(drop));

@@ -73,7 +73,7 @@ pub(super) fn operate(format: Format, verb: &str, done: &str) -> anyhow::Result<
 /// The daemon's log.
 pub(super) fn logs(format: Format, arguments: &[String]) -> anyhow::Result<()> {
     let holds = |folder: &&str| std::fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some());
-    let journal = JOURNALS.iter().any(|folder| holds(&folder));
+    let journal = JOURNALS.iter().any(holds);
     if !journal && !names_a_journal(arguments) {
         return Err(Failure::new(
             Kind::Unavailable,
