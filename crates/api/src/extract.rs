@@ -54,6 +54,12 @@ pub(crate) fn twin_match(headers: &HeaderMap) -> IfMatch {
     engine_match(&etag::IfMatch::twin(if_match(headers)))
 }
 
+/// Whether a request is to create something and to leave alone what is there: `If-None-Match: *` (RFC 9110, 13.1.2).
+pub(crate) fn creates_only(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::IF_NONE_MATCH).iter();
+    values.any(|value| value.as_bytes().trim_ascii() == b"*")
+}
+
 /// From the contract's form to the engine's.
 pub(crate) fn engine_match(wanted: &etag::IfMatch) -> IfMatch {
     match wanted {

@@ -275,6 +275,48 @@ async fn changes_can_be_meant_for_what_was_read() {
 }
 
 #[tokio::test]
+async fn what_is_only_to_be_created_changes_nothing_that_is_there() {
+    let service = Service::start().await;
+    webhook(&service, "hook").await;
+    let owner = service.token("iothubowner");
+    let headers = [("authorization", owner.as_str()), ("if-none-match", "*")];
+    let endpoint = json!({"type": "http", "settings": {"url": "http://127.0.0.1:9/y"}});
+    let requests = [
+        (
+            "routes/r",
+            json!({"source": "TwinChangeEvents", "endpointNames": ["hook"]}),
+            false,
+        ),
+        (
+            "enrichments/e",
+            json!({"value": "x", "endpointNames": ["hook"]}),
+            false,
+        ),
+        ("endpoints/other", endpoint, false),
+        ("fallbackRoute", json!({"isEnabled": false}), true),
+        ("definition", json!({}), true),
+    ];
+    let definition = format!("{ROUTING}/definition");
+    for (path, body, exists) in requests {
+        let path = format!("{ROUTING}/{path}");
+        if !exists {
+            let made = service.call("PUT", &path, &headers, Some(body.clone())).await;
+            assert_eq!(made.status, StatusCode::CREATED, "{path}: {}", made.body);
+        }
+        let before = service.owner("GET", &definition, None).await.body;
+        // Names of routes and endpoints are the same in any case.
+        let again = path.replace("other", "Other").replace("routes/r", "routes/R");
+        let refused = service.call("PUT", &again, &headers, Some(body.clone())).await;
+        assert_eq!(refused.status, StatusCode::PRECONDITION_FAILED, "{path}");
+        let message = refused.body["Message"].as_str().expect("a message");
+        assert!(message.starts_with("ErrorCode:PreconditionFailed;"), "{message}");
+        assert_eq!(service.owner("GET", &definition, None).await.body, before);
+        let replaced = service.owner("PUT", &path, Some(body)).await;
+        assert_eq!(replaced.status, StatusCode::OK, "{path}: {}", replaced.body);
+    }
+}
+
+#[tokio::test]
 async fn a_route_is_tried_on_a_message() {
     let service = Service::start().await;
     let json_body = json!({"contentType": "application/json", "contentEncoding": "utf-8"});

@@ -12,9 +12,9 @@ use utoipa::ToSchema;
 use super::endpoints::{EndpointDto, EndpointPut, numbers};
 use super::enrichments::EnrichmentDto;
 use super::routes::{FallbackRouteDto, RouteDto};
-use super::{enrichments, invalid, routes, tag};
+use super::{check_new, enrichments, invalid, routes, tag};
 use crate::Api;
-use crate::extract::{body, identity_match};
+use crate::extract::{body, creates_only, identity_match};
 use crate::reply::{Failure, Reply, json_tagged};
 
 /// Everything about routing, without secrets.
@@ -76,12 +76,15 @@ pub(crate) async fn get(State(api): State<Api>) -> Reply {
 /// Replaces everything about routing, or nothing if something is wrong. Endpoints that keep their name keep their place
 /// in the log. Right: RegistryWrite.
 #[utoipa::path(put, path = "/holdfast/v1/routing/definition", tag = "Routing", request_body = DefinitionPut,
-    responses((status = 200, body = DefinitionDto), (status = 412, description = "If-Match does not match")))]
+    responses((status = 200, body = DefinitionDto),
+        (status = 412, description = "If-Match does not match, or If-None-Match: *: there always is one")))]
 pub(crate) async fn put(State(api): State<Api>, headers: HeaderMap, bytes: Bytes) -> Reply {
     let wanted: DefinitionPut = body(&bytes)?;
     let given = Given::read(wanted.routes, wanted.fallback_route, wanted.enrichments)?;
     let (factory, now) = (api.routing.factory.clone(), SystemClock::new().now());
+    let only_new = creates_only(&headers);
     let change = move |definition: &mut RoutingDefinition| {
+        check_new(only_new, true, "a definition")?;
         let mut made: Vec<holdfast_model::routing::EndpointDefinition> = Vec::new();
         let mut taken = numbers(definition);
         for endpoint in wanted.endpoints {

@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{invalid, not_found, tag};
+use super::{check_new, invalid, not_found, tag};
 use crate::Api;
 use crate::consumer_groups::unavailable;
-use crate::extract::{body, identity_match};
+use crate::extract::{body, creates_only, identity_match};
 use crate::reply::{Failure, Reply, json, json_tagged, json_with, no_content};
 
 /// An endpoint.
@@ -204,7 +204,7 @@ pub(crate) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Rep
 /// Creates an endpoint, which takes events from now on, or changes its settings. Right: RegistryWrite.
 #[utoipa::path(put, path = "/holdfast/v1/routing/endpoints/{name}", tag = "Routing", request_body = EndpointPut,
     responses((status = 200, body = EndpointDto), (status = 201, body = EndpointDto),
-        (status = 412, description = "If-Match does not match")))]
+        (status = 412, description = "If-Match does not match, or If-None-Match: * and it exists")))]
 pub(crate) async fn put(
     State(api): State<Api>,
     Path(name): Path<String>,
@@ -218,7 +218,10 @@ pub(crate) async fn put(
     }
     wanted.name = name;
     let (factory, now) = (api.routing.factory.clone(), SystemClock::new().now());
+    let only_new = creates_only(&headers);
     let change = move |definition: &mut RoutingDefinition| {
+        let exists = find(definition, &wanted.name).is_some();
+        check_new(only_new, exists, &format!("an endpoint {:?}", wanted.name))?;
         let endpoint = wanted.endpoint(definition, numbers(definition), factory.as_ref(), now)?;
         let answer = EndpointDto::from(&endpoint);
         let mut endpoints = definition.endpoints.iter_mut();

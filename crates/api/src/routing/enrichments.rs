@@ -8,9 +8,9 @@ use holdfast_model::routing::{Enrichment, RoutingDefinition};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{invalid, knows_endpoint, not_found, tag};
+use super::{check_new, invalid, knows_endpoint, not_found, tag};
 use crate::Api;
-use crate::extract::{body, identity_match};
+use crate::extract::{body, creates_only, identity_match};
 use crate::reply::{Reply, json_tagged, json_with, no_content};
 
 /// An application property that is added to what goes to some endpoints.
@@ -74,7 +74,7 @@ pub(crate) async fn list(State(api): State<Api>) -> Reply {
 /// Creates or replaces an enrichment. Right: RegistryWrite.
 #[utoipa::path(put, path = "/holdfast/v1/routing/enrichments/{name}", tag = "Routing", request_body = EnrichmentDto,
     responses((status = 200, body = EnrichmentDto), (status = 201, body = EnrichmentDto),
-        (status = 412, description = "If-Match does not match")))]
+        (status = 412, description = "If-Match does not match, or If-None-Match: * and it exists")))]
 pub(crate) async fn put(
     State(api): State<Api>,
     Path(key): Path<String>,
@@ -89,7 +89,11 @@ pub(crate) async fn put(
     wanted.key = key;
     let enrichment = wanted.enrichment()?;
     let answer = EnrichmentDto::from(&enrichment);
+    let only_new = creates_only(&headers);
     let change = move |definition: &mut RoutingDefinition| {
+        let mut enrichments = definition.enrichments.iter();
+        let exists = enrichments.any(|known| known.key == enrichment.key);
+        check_new(only_new, exists, &format!("an enrichment {:?}", enrichment.key))?;
         check_endpoints(definition, &enrichment)?;
         let known = definition
             .enrichments

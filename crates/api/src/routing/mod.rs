@@ -42,6 +42,17 @@ fn tag(version: u64) -> String {
     etag::of_identity(version)
 }
 
+/// Refuses a request that is only to create what is there.
+fn check_new(creates_only: bool, exists: bool, what: &str) -> Result<(), Error> {
+    match creates_only && exists {
+        true => Err(Error::new(
+            ErrorCode::PreconditionFailed,
+            format!("there is {what} already, and If-None-Match: * asks that there is none"),
+        )),
+        false => Ok(()),
+    }
+}
+
 fn not_found(what: &str, name: &str) -> Error {
     Error::new(
         ErrorCode::ResourceNotFound,

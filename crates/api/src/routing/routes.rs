@@ -8,9 +8,9 @@ use holdfast_model::routing::{FallbackRoute, Route, RouteSource, RoutingDefiniti
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{check_condition, invalid, knows_endpoint, not_found, tag};
+use super::{check_condition, check_new, invalid, knows_endpoint, not_found, tag};
 use crate::Api;
-use crate::extract::{body, identity_match};
+use crate::extract::{body, creates_only, identity_match};
 use crate::reply::{Failure, Reply, json_tagged, json_with, no_content};
 
 /// A route.
@@ -164,7 +164,7 @@ pub(crate) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Rep
 /// Creates or replaces a route. It is in force for the next event. Right: RegistryWrite.
 #[utoipa::path(put, path = "/holdfast/v1/routing/routes/{name}", tag = "Routing", request_body = RouteDto,
     responses((status = 200, body = RouteDto), (status = 201, body = RouteDto),
-        (status = 412, description = "If-Match does not match"),
+        (status = 412, description = "If-Match does not match, or If-None-Match: * and it exists"),
         (status = 400, description = "what is wrong; details.compilationErrors says where in the condition")))]
 pub(crate) async fn put(
     State(api): State<Api>,
@@ -180,7 +180,11 @@ pub(crate) async fn put(
     wanted.name = name;
     let route = wanted.route()?;
     let answer = RouteDto::from(&route);
+    let only_new = creates_only(&headers);
     let change = move |definition: &mut RoutingDefinition| {
+        let mut routes = definition.routes.iter();
+        let exists = routes.any(|known| known.name.eq_ignore_ascii_case(&route.name));
+        check_new(only_new, exists, &format!("a route {:?}", route.name))?;
         check_endpoints(definition, &route)?;
         let known = definition
             .routes
@@ -234,11 +238,14 @@ pub(crate) async fn get_fallback(State(api): State<Api>) -> Reply {
 
 /// Changes the fallback route. Right: RegistryWrite.
 #[utoipa::path(put, path = "/holdfast/v1/routing/fallbackRoute", tag = "Routing", request_body = FallbackRouteDto,
-    responses((status = 200, body = FallbackRouteDto), (status = 412, description = "If-Match does not match")))]
+    responses((status = 200, body = FallbackRouteDto),
+        (status = 412, description = "If-Match does not match, or If-None-Match: *: there always is one")))]
 pub(crate) async fn put_fallback(State(api): State<Api>, headers: HeaderMap, bytes: Bytes) -> Reply {
     let route = body::<FallbackRouteDto>(&bytes)?.route()?;
     let answer = FallbackRouteDto::from(&route);
+    let only_new = creates_only(&headers);
     let change = move |definition: &mut RoutingDefinition| {
+        check_new(only_new, true, "a fallback route")?;
         definition.fallback_route = route;
         Ok(())
     };
