@@ -225,10 +225,9 @@ async fn removal() {
     });
     let log = Arc::new(log.unwrap());
     let filled = Arc::clone(&log);
-    // One second of the log's time to each segment, so that a second more makes one more go. The third of a partition stays
-    // active.
+    // One second of the log's time to each segment, so that a second more makes one more go.
     let fill = std::thread::spawn(move || {
-        for second in 0..3 * REMOVAL_SEGMENTS {
+        for second in 0..2 * REMOVAL_SEGMENTS {
             fill_segment(&filled, second);
         }
     });
@@ -254,15 +253,18 @@ async fn removal() {
         gone
     });
     let (_, more) = tokio::join!(steady(&log, "all at once"), expire(2 * REMOVAL_SEGMENTS - 1));
-    println!("    segments removed, and how long that took: {gone:.1?}, {:.1?}", more.unwrap());
+    println!(
+        "    segments removed, and how long that took: {gone:.1?}, {:.1?}",
+        more.unwrap()
+    );
 }
 
-/// Almost a segment for one partition, whichever's turn it is: the next one for it goes into a new segment.
+/// A segment and a bit for one partition, whichever's turn it is, so that the segment is closed.
 fn fill_segment(log: &EmbeddedLog, second: u64) {
     let (origin, records) = (origin(1), records(100));
     let partition = (second % u64::from(REMOVAL_PARTITIONS)) as u16;
     let now = Timestamp::from_micros(second as i64 * 1_000_000);
-    let mut left = 60 << 20;
+    let mut left = 66 << 20;
     while left > 0 {
         match log.append(partition, &origin, &records, now) {
             Ok(_) => left -= 100 * BODY_BYTES as i64,
@@ -299,7 +301,10 @@ async fn steady(log: &Arc<EmbeddedLog>, name: &str) {
     }
     latencies.sort_unstable();
     let part = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
-    let late = latencies.iter().filter(|latency| latency.as_millis() >= 20).count();
+    let late = latencies
+        .iter()
+        .filter(|latency| latency.as_millis() >= 20)
+        .count();
     println!(
         "  {name:14} p50 {:6.2?}  p99 {:6.2?}  p99.9 {:6.2?}  max {:6.2?}  20 ms and more: {late} of {}",
         part(0.5),

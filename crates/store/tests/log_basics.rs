@@ -170,12 +170,12 @@ async fn retention_deletes_by_age() {
 #[tokio::test]
 async fn retention_deletes_by_size() {
     let dir = tempfile::tempdir().expect("a directory");
-    let log = EmbeddedLog::open(LogConfig {
+    let small = || LogConfig {
         segment_bytes: 4096,
         retention_bytes: Some(40_000),
         ..config(&dir)
-    })
-    .expect("opened");
+    };
+    let log = EmbeddedLog::open(small()).expect("opened");
     for time in 0..100 {
         put(&log, (time % 2) as u16, 1, 1000, time).await;
     }
@@ -190,6 +190,20 @@ async fn retention_deletes_by_size() {
     let left = 100 - kept[0].first - kept[1].first;
     assert!((25..=40).contains(&left), "{left} events left: {kept:?}");
     assert_eq!(log.enforce_retention(at(100)).segments, 0);
+    // The files go as well, even if it is closed meanwhile.
+    drop(log);
+    let log = EmbeddedLog::open(small()).expect("opened");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !files(&dir, "removed").is_empty() {
+        assert!(Instant::now() < deadline, "files of deleted segments stay");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let bytes: u64 = files(&dir, "seg")
+        .iter()
+        .map(|path| path.metadata().expect("a file").len())
+        .sum();
+    assert!(bytes <= 40_000, "{bytes} bytes are left");
+    drop(log);
 }
 
 #[tokio::test]

@@ -268,6 +268,89 @@ async fn a_full_disk_ends_the_log_and_says_so() {
     put(&log, &["more".to_owned()]).await.expect("room again");
 }
 
+fn removed(disk: &SimDisk) -> usize {
+    let paths = disk.paths();
+    let removed = paths
+        .iter()
+        .filter(|path| path.extension() == Some("removed".as_ref()));
+    removed.count()
+}
+
+#[tokio::test]
+async fn a_full_disk_waits_for_the_space_of_deleted_segments() {
+    let disk = SimDisk::new();
+    let bounded = LogConfig {
+        segment_bytes: 64 << 10,
+        retention_bytes: Some(128 << 10),
+        ..config()
+    };
+    let (log, metrics) = try_open(&disk, bounded).expect("opened");
+    let body = ["x".repeat(10_000)];
+    for _ in 0..40 {
+        put(&log, &body).await.expect("put");
+    }
+    // No more space than there is now.
+    let used = disk.paths().iter().map(|path| disk.content(path).len()).sum();
+    disk.set_capacity(Some(used));
+    assert!(log.enforce_retention(Timestamp::from_seconds(1)).segments >= 4);
+    for _ in 0..20 {
+        put(&log, &body).await.expect("put");
+    }
+    assert_eq!(metrics.failures.get(), 0);
+    // What is left is no use to a disk that is full all the same.
+    let failed = loop {
+        if let Err(error) = put(&log, &body).await {
+            break error;
+        }
+    };
+    assert!(failed.to_string().contains("free space on the disk"), "{failed}");
+    assert_eq!(removed(&disk), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_meet_no_hole_while_segments_go() {
+    let disk = SimDisk::new();
+    let bounded = LogConfig {
+        retention_bytes: Some(30_000),
+        ..config()
+    };
+    let (log, metrics) = try_open(&disk, bounded).expect("opened");
+    let log = Arc::new(log);
+    let reader = |max_bytes: usize| {
+        let log = Arc::clone(&log);
+        tokio::spawn(async move {
+            let mut from = 0;
+            while from < 300 {
+                std::future::poll_fn(|context| log.poll_readable(0, from, context))
+                    .await
+                    .expect("readable");
+                for block in log.read(0, from, max_bytes).await.expect("read") {
+                    assert!(block.first_sequence_number >= from);
+                    for event in block.events() {
+                        let event = event.expect("well formed");
+                        let expected = format!("{}/{}", event.sequence_number, "z".repeat(600));
+                        assert!(event.body[..] == *expected.as_bytes());
+                    }
+                    from = block.end_sequence_number();
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    let readers = [reader(1), reader(3_000), reader(20_000)];
+    for number in 0..300 {
+        put(&log, &[format!("{number}/{}", "z".repeat(600))])
+            .await
+            .expect("put");
+        log.enforce_retention(Timestamp::from_seconds(1));
+    }
+    for reader in readers {
+        reader.await.expect("a reader");
+    }
+    assert_eq!(metrics.damages_found.get(), 0);
+    assert!(metrics.segments_deleted.get() > 30);
+}
+
 #[tokio::test]
 async fn a_read_only_disk_is_refused_with_the_reason() {
     let disk = SimDisk::new();
@@ -564,6 +647,54 @@ async fn crash_and_recover(seed: u64, durability: Durability) {
     let (log, metrics) = try_open(&disk, two()).expect("opened");
     check(&log, &mut models).await;
     assert_eq!(metrics.damages_found.get(), 0);
+}
+
+/// As [`crash_and_recover`], of one partition, with retention.
+async fn crash_while_deleting(seed: u64) {
+    let mut random = Random(seed);
+    let disk = SimDisk::new();
+    let bounded = || LogConfig {
+        retention_bytes: Some(12_000),
+        ..config()
+    };
+    let body = |number: u64| format!("{number}/{}", "y".repeat(700));
+    let mut acknowledged = 0;
+    for _ in 0..5 {
+        let (log, metrics) = try_open(&disk, bounded()).expect("opened");
+        let found = all(&log, 0).await;
+        assert_eq!(
+            metrics.damages_found.get(),
+            0,
+            "a deleted segment was taken for damage"
+        );
+        let info = log.info(0).expect("info");
+        let numbers: Vec<_> = found.iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, (info.first..info.next).collect::<Vec<_>>());
+        assert!(found.iter().all(|(number, text)| *text == body(*number)));
+        assert_eq!(info.next, acknowledged);
+        for _ in 0..random.below(40) {
+            acknowledged = put(&log, &[body(acknowledged)]).await.expect("put");
+            if random.below(8) == 0 {
+                log.enforce_retention(Timestamp::from_seconds(1));
+            }
+        }
+        match random.below(3) {
+            0 => log.close().expect("closed"),
+            1 => disk.kill(),
+            _ => disk.cut_power(random.next_u64()),
+        }
+        drop(log);
+        disk.kill();
+    }
+}
+
+#[tokio::test]
+async fn crashes_while_segments_go_lose_no_other() {
+    for seed in 0..100 {
+        if let Err(error) = tokio::spawn(crash_while_deleting(seed)).await {
+            panic!("seed {seed} fails: {error}");
+        }
+    }
 }
 
 async fn crash_many(durability: Durability) {

@@ -15,6 +15,7 @@
 //! p0000/00000000000000000000.seg    a segment: its name is the sequence number of its first event
 //! p0000/00000000000000000000.idx    sparse index of a closed segment; made again when missing or damaged
 //! p0000/00000000000000041216.seg    the active segment: grows
+//! p0000/....seg.removed             what is left of a deleted segment
 //! p0001/...
 //! ```
 //!
@@ -53,6 +54,12 @@
 //! frame, or the next segment; sequence numbers show the gap; each place is logged once as an error, with file and
 //! offset, and counted. The file stays as it is.
 //!
+//! # Removal
+//!
+//! Retention takes the oldest closed segments of a partition. Their files are renamed, cut shorter a step at a time and
+//! then removed, beside the writing, since some file systems sync nothing while they free what was written. A disk
+//! that is full has them removed at once.
+//!
 //! # Recovery
 //!
 //! Only the newest segment of a partition is looked at when opening: the older ones were synced before it was made.
@@ -76,6 +83,7 @@ mod headless;
 mod partition;
 mod read;
 mod recover;
+mod remove;
 mod retention;
 mod scan;
 mod segment;
@@ -155,6 +163,7 @@ impl EmbeddedLog {
                 .map_err(OpenError::io("start a writer thread for", &log.common.config.dir))?;
             log.writers.get_mut().push(thread);
         }
+        (log.common.remover.start()).map_err(OpenError::io("start a thread for", &log.common.config.dir))?;
         Ok(log)
     }
 
@@ -174,12 +183,15 @@ impl EmbeddedLog {
             // A panic has made the log fail, which is what is returned.
             let _ = writer.join();
         }
+        self.common.remover.close();
         self.common.failure().map_or(Ok(()), Err)
     }
 
     /// Deletes closed segments whose events are all older than [`LogConfig::retention_age`], then the oldest ones
     /// until the rest is within [`LogConfig::retention_bytes`]. Also has active segments closed that are older than
-    /// [`LogConfig::segment_age`]; a later call can then delete them. Blocks; meant to be called every minute or so.
+    /// [`LogConfig::segment_age`]; a later call can then delete them. What is deleted can be read no more at once; its
+    /// space comes back within 30 s, beside the writing, or at once when the disk is full. Blocks; meant to be called
+    /// every minute or so.
     pub fn enforce_retention(&self, now: Timestamp) -> Deleted {
         retention::enforce(&self.partitions, now)
     }

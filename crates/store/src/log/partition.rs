@@ -18,6 +18,7 @@ use super::events::{LogFailed, Metrics};
 use super::format::{FRAME_PAYLOAD_BYTES_MAX, FrameHeader, Mark};
 use super::read::Cursors;
 use super::recover::Opened;
+use super::remove::Remover;
 use super::scan::note_mark;
 use super::segment::Segment;
 use super::wait::WaitList;
@@ -32,6 +33,7 @@ pub(super) struct Common {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) salt: u32,
     pub(super) metrics: Metrics,
+    pub(super) remover: Remover,
     failed: AtomicBool,
     failure: OnceLock<String>,
     partitions: OnceLock<Vec<Weak<Partition>>>,
@@ -39,7 +41,9 @@ pub(super) struct Common {
 
 impl Common {
     pub(super) fn new(config: LogConfig, disk: Arc<dyn Disk>, salt: u32, metrics: Metrics) -> Self {
+        let remover = Remover::new(Arc::clone(&disk), metrics.clone(), config.segment_bytes);
         Common {
+            remover,
             config,
             disk,
             salt,

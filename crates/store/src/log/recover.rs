@@ -14,6 +14,7 @@ use super::format::{
 };
 use super::headless::Headless;
 use super::partition::{Common, Partition};
+use super::remove::is_removed_name;
 use super::scan::{Scanner, note_mark};
 use super::segment::{Segment, parse_segment_name, read_all, segment_name};
 use super::writer::{Active, create_segment};
@@ -145,7 +146,12 @@ pub(super) struct Opened {
 /// Opens partition `index`. Looks at its newest segment only, unless that is beyond reading.
 pub(super) fn open_partition(common: &Arc<Common>, index: u16) -> Result<(Partition, Active), OpenError> {
     let dir = partition_dir(&common.config.dir, index);
-    let mut older = list_segments(common.disk.as_ref(), &dir)?;
+    let names = (common.disk.list(&dir)).map_err(OpenError::io("list directory", &dir))?;
+    for name in names.iter().filter(|name| is_removed_name(name)) {
+        common.remover.resume(dir.join(name));
+    }
+    let mut older: Vec<u64> = names.iter().filter_map(|name| parse_segment_name(name)).collect();
+    older.sort_unstable();
     let opened = match older.pop() {
         Some(first) => open_newest(common, &dir, index, first, &mut older)?,
         None => start_segment(common, &dir, index, 0, Timestamp::NEVER.as_micros())?,
@@ -157,13 +163,6 @@ pub(super) fn open_partition(common: &Arc<Common>, index: u16) -> Result<(Partit
     segments.push(Arc::clone(&opened.active.segment));
     let partition = Partition::new(index, Arc::clone(common), segments, &opened);
     Ok((partition, opened.active))
-}
-
-fn list_segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, OpenError> {
-    let names = disk.list(dir).map_err(OpenError::io("list directory", dir))?;
-    let mut firsts: Vec<u64> = names.iter().filter_map(|name| parse_segment_name(name)).collect();
-    firsts.sort_unstable();
-    Ok(firsts)
 }
 
 /// Opens the newest segment for appending, or starts one behind it when it is damaged; then it joins the `older`.

@@ -107,7 +107,14 @@ impl Partition {
             .is_some_and(|time| age(time) > micros(self.common.config.retention_age))
     }
 
-    fn delete_oldest(&self) -> Option<u64> {
+    /// Forgets whatever keeps deleted segments in memory and their files open.
+    pub(super) fn forget_removed(&self) {
+        let first = self.first();
+        self.cursors.forget_before(first);
+        self.indexed.lock().retain(|segment| segment.first >= first);
+    }
+
+    fn delete_oldest(self: &Arc<Self>) -> Option<u64> {
         let oldest = {
             let mut segments = self.segments.write();
             if segments.len() < 2 {
@@ -115,27 +122,27 @@ impl Partition {
             }
             segments.remove(0)
         };
-        self.cursors.forget_before(self.first());
+        self.forget_removed();
         let disk = self.common.disk.as_ref();
         let bytes = self.segment_bytes(&oldest);
         // The index first: alone it would be left behind for ever, the segment alone is listed again.
-        for path in [oldest.index_path(), oldest.path.clone()] {
-            match disk.remove(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => Inconvenience {
-                    action: "delete an old file of the event log",
-                    file: &path,
-                    error: &error,
-                }
-                .emit(&self.common.metrics),
+        let index = oldest.index_path();
+        match disk.remove(&index) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => Inconvenience {
+                action: "delete an old file of the event log",
+                file: &index,
+                error: &error,
             }
+            .emit(&self.common.metrics),
         }
         SegmentDeleted {
             file: &oldest.path,
             bytes,
         }
         .emit(&self.common.metrics);
+        self.common.remover.remove(oldest, self);
         Some(bytes)
     }
 

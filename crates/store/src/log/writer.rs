@@ -13,7 +13,7 @@ use super::config::Durability;
 use super::disk::{Disk, DiskFile};
 use super::events::{Committed, Inconvenience, SegmentCreated};
 use super::format::{Mark, SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::partition::{GATHER_BYTES_MAX, Partition, Pending, WriterState};
+use super::partition::{Common, GATHER_BYTES_MAX, Partition, Pending, WriterState};
 use super::segment::{Segment, segment_name};
 
 /// Space is reserved in such steps: large enough that the reservation costs nothing per event, small enough that an
@@ -249,10 +249,7 @@ impl Writer {
             // A full disk shows here, before anything of the batch is written.
             let step = RESERVE_BYTES.min(common.config.segment_bytes);
             let reserved = end.next_multiple_of(step);
-            active
-                .file
-                .allocate(reserved)
-                .map_err(failed("reserve space for"))?;
+            with_room(common, || active.file.allocate(reserved)).map_err(failed("reserve space for"))?;
             active.reserved = reserved;
         }
         active
@@ -281,7 +278,16 @@ impl Writer {
             first,
             base_time,
         };
-        let next = create_segment(common.disk.as_ref(), dir, header, common.salt)
+        let disk = common.disk.as_ref();
+        let mut again = false;
+        let create = || {
+            if std::mem::replace(&mut again, true) {
+                // What the full disk had room for.
+                let _ = disk.remove(&dir.join(segment_name(first)));
+            }
+            create_segment(disk, dir, header, common.salt)
+        };
+        let next = with_room(common, create)
             .map_err(|error| WriteFailed::new("create", &dir.join(segment_name(first)), &error))?;
         SegmentCreated {
             file: &next.segment.path,
@@ -324,6 +330,21 @@ impl Writer {
             }
             .emit(&self.partition.common.metrics);
         }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Tries once more on a full disk when there are deleted segments whose space is still to come back.
+fn with_room<T>(common: &Common, mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match work() {
+        Err(error) if is_full(&error) && common.remover.hurry() => work(),
+        result => result,
     }
 }
 
