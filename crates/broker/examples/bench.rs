@@ -41,6 +41,7 @@ struct Quiet;
 impl Listener for Quiet {
     fn readable(&self, _: &[QueueId]) {}
     fn lost(&self, _: &QueueKey, _: u64, _: Loss) {}
+    fn set_aside(&self) {}
     fn stalled(&self, _: Option<&str>) {}
 }
 

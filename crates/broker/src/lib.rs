@@ -271,6 +271,10 @@ impl Listener for StoreWatcher {
             .count(Family::MessagesDropped, &[reason, &key.name, ""], count);
     }
 
+    fn set_aside(&self) {
+        self.metrics.count(Family::SegmentsSetAside, &[], 1);
+    }
+
     fn stalled(&self, error: Option<&str>) {
         self.metrics
             .set(Family::DiskStalled, &[], f64::from(u8::from(error.is_some())));

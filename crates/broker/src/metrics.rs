@@ -57,6 +57,7 @@ families! {
     DiskBytes = "store_bytes", Gauge, [];
     DiskBytesMax = "store_bytes_max", Gauge, [];
     DiskStalled = "store_stalled", Gauge, [];
+    SegmentsSetAside = "store_segments_set_aside_total", Counter, [];
     MessagesDropped = "messages_dropped_total", Counter, ["reason", "from", "from_route_output"];
     MessagesUnacknowledged = "messages_unack_total", Counter, ["reason", "from", "from_route_output"];
     OfflineCount = "offline_count_total", Counter, ["id"];

@@ -2,10 +2,10 @@
 //! the writer.
 //!
 //! Freeing a mebibyte takes some file systems 10 ms, in which they sync nothing else, and for which no message shall wait. A
-//! file that is used again costs neither that nor the reservation of space. Its start is overwritten with zeros and synced
-//! before, so that a power cut at any instant leaves either the segment it was (consumed), or a file without a header (removed
-//! when the store is next opened), or the segment it becomes; what it held behind is not sealed with the new segment's salt
-//! and counts for nothing.
+//! file that is used again costs neither that nor the reservation of space. Its start is overwritten with an empty one and
+//! synced before, so that a power cut at any instant leaves either the segment it was (consumed), or a file that says that it
+//! has no header (removed when the store is next opened), or the segment it becomes; what it held behind is not sealed with the
+//! new segment's salt and counts for nothing.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use holdfast_store::log::disk::{Disk, DiskFile};
 use parking_lot::{Condvar, Mutex};
 
-use super::format::BLANK_BYTES;
+use super::format::{BLANK_BYTES, REUSE_HEADER_BYTES_MAX, blank};
 
 const STACK_BYTES: usize = 64 << 10;
 /// Most files that are kept.
@@ -120,10 +120,10 @@ impl Cleaner {
         }
     }
 
-    /// A spare file under a new name, and its length, of which the first bytes are zeros.
+    /// A spare file under a new name, and its length. Its start is empty.
     pub(super) fn take(&mut self, path: &Path, header_bytes: u64) -> Option<(Arc<dyn DiskFile>, u64)> {
-        // A longer one would not lie on zeros alone.
-        if header_bytes > BLANK_BYTES as u64 {
+        // A longer one would not lie on the empty start alone.
+        if header_bytes > REUSE_HEADER_BYTES_MAX as u64 {
             return None;
         }
         let spare = self.shared.state.lock().spares.pop()?;
@@ -224,11 +224,12 @@ impl Shared {
     fn keep(&self, path: &Path) -> bool {
         let blank = || {
             let file: Arc<dyn DiskFile> = Arc::from(self.disk.open(path, true)?);
-            let length = file.length()?.max(BLANK_BYTES as u64);
-            if !self.state.lock().has_place(length) {
+            let length = file.length()?;
+            // A start that is longer than the file would not get there in one piece.
+            if length < BLANK_BYTES as u64 || !self.state.lock().has_place(length) {
                 return Ok(None);
             }
-            file.write_all_at(&[0; BLANK_BYTES], 0)?;
+            file.write_all_at(&blank(), 0)?;
             file.sync()?;
             Ok::<_, std::io::Error>(Some((file, length)))
         };
@@ -279,25 +280,18 @@ mod tests {
         assert!(cleaner.holds_any());
         let new = Path::new("/q/3");
         assert!(
-            cleaner.take(new, BLANK_BYTES as u64 + 1).is_none(),
+            cleaner.take(new, REUSE_HEADER_BYTES_MAX as u64 + 1).is_none(),
             "a header that is too long"
         );
         let (file, length) = cleaner.take(new, 100).unwrap();
         assert_eq!(length, 2_000);
         let mut content = vec![1; 2_000];
         file.read_at(&mut content, 0).unwrap();
-        assert_eq!(
-            content,
-            [vec![0; BLANK_BYTES], vec![7; 2_000 - BLANK_BYTES]].concat()
-        );
+        assert_eq!(content, [blank().to_vec(), vec![7; 2_000 - BLANK_BYTES]].concat());
         // Whatever the disk has lost of that, the old content has no start.
         disk.cut_power(1);
         for path in disk.paths() {
-            assert!(
-                disk.content(&path)[..BLANK_BYTES].iter().all(|byte| *byte == 0),
-                "{}",
-                path.display()
-            );
+            assert_eq!(disk.content(&path)[..BLANK_BYTES], blank(), "{}", path.display());
         }
     }
 

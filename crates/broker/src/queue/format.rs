@@ -11,7 +11,8 @@
 //! milliseconds of the store's own clock ([`super::age`]); `wall` is the wall clock at the same moment, microseconds.
 //! Checksums of frame headers start from the salt of their segment, so that neither something that a sender put into a
 //! payload nor what the file held in an earlier life ([`super::clean`]) is taken for a frame. They are put in when a frame
-//! is written ([`seal`]).
+//! is written ([`seal`]). A file that waits for its next life has an empty start with a mark ([`blank`]), by which it is told
+//! from one whose header the disk has lost ([`is_spare`]).
 
 /// Never expires.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -19,13 +20,37 @@ pub(super) const NEVER: u64 = u64::MAX;
 pub(super) const FRAME_HEADER_BYTES: usize = 56;
 /// Longest payload of a frame.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 4 << 20;
-/// Start of a file that is zeros before it becomes a segment, if it is not new.
+/// Start of a file that is empty ([`blank`]) before it becomes a segment, if it is not new: one sector, which a disk has
+/// written whole or not at all.
 pub(super) const BLANK_BYTES: usize = 512;
+/// Longest header in such a file.
+pub(super) const REUSE_HEADER_BYTES_MAX: usize = BLANK_BYTES - SPARE_MARK.len();
 /// Longest name of a queue.
 pub const NAME_BYTES_MAX: usize = 4_096;
 
 const MAGIC: &[u8; 8] = b"hfqueue1";
+/// At the end of an empty start. Nobody but this store writes it there, so a start of zeros without it is a damaged one.
+const SPARE_MARK: &[u8; 16] = b"hfqueue1 spare\r\n";
 const FIXED_HEADER_BYTES: usize = 8 + 4 + 8 * 4 + 4 + 2;
+
+/// An empty start of a file that was a segment and may become another.
+pub(super) fn blank() -> [u8; BLANK_BYTES] {
+    let mut start = [0; BLANK_BYTES];
+    start[REUSE_HEADER_BYTES_MAX..].copy_from_slice(SPARE_MARK);
+    start
+}
+
+/// Whether a file without a sound header is one that was to be used again: its start is empty, or a header was begun there,
+/// which the power has cut short. Nothing in it counts. Any other has lost its header.
+pub(super) fn is_spare(data: &[u8]) -> bool {
+    let Some((start, SPARE_MARK)) = data
+        .first_chunk::<BLANK_BYTES>()
+        .and_then(|start| start.split_last_chunk())
+    else {
+        return false;
+    };
+    SegmentHeader::is_unfinished(start)
+}
 
 /// Start of a segment file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,32 +112,17 @@ impl SegmentHeader {
         Some((header, fields.at))
     }
 
-    /// Whether a file that has no sound header never had one: its start ends before the header does, where the file ends or
-    /// nothing but zeros follow, or a sector of it is missing, as when the power failed while it was written.
-    pub(super) fn is_unfinished(data: &[u8]) -> bool {
-        let name = data.get(FIXED_HEADER_BYTES - 2..FIXED_HEADER_BYTES);
+    /// Whether `start` is where a header was begun, or none at all: it ends before the header does, and zeros follow.
+    fn is_unfinished(start: &[u8]) -> bool {
+        let name = start.get(FIXED_HEADER_BYTES - 2..FIXED_HEADER_BYTES);
         let name = name.map_or(0, |name| usize::from(u16::from_le_bytes([name[0], name[1]])));
-        if name > NAME_BYTES_MAX {
-            return false;
-        }
-        let end = Self::bytes(name);
-        // A header that is longer than what is blanked is at the start of a new file only.
-        let start = &data[..data.len().min(end.max(BLANK_BYTES))];
-        let (mut written, mut missing) = (0, false);
-        for (index, sector) in start.chunks(BLANK_BYTES).enumerate() {
-            let at = index * BLANK_BYTES;
-            let Some(last) = sector.iter().rposition(|byte| *byte != 0) else {
-                missing |= at < end;
-                continue;
-            };
-            written = at + last + 1;
-            // Names have no zeros in them; the frames have that stand there when the name is said to be too long.
-            let name = start.get(at.max(FIXED_HEADER_BYTES)..written.min(end - 4));
-            if name.is_some_and(|name| name.contains(&0)) {
-                return false;
-            }
-        }
-        missing || written < end
+        let written = start
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |last| last + 1);
+        // Names have no zeros in them; the frames have that stand there when the name is said to be too long.
+        let named = start.get(FIXED_HEADER_BYTES..written).unwrap_or_default();
+        written < Self::bytes(name) && !named.contains(&0)
     }
 
     /// Bytes of a header with a name of so many.
@@ -237,43 +247,26 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_header_cut_short_is_told_from_a_damaged_one() {
-        let header = header("input/filter/in");
-        let whole = header.encode();
-        for at in 0..whole.len() {
-            assert!(SegmentHeader::is_unfinished(&whole[..at]), "{at}");
-            let mut used_before = vec![0; BLANK_BYTES];
-            used_before[..at].copy_from_slice(&whole[..at]);
-            used_before.extend([9; 100]);
-            assert!(SegmentHeader::is_unfinished(&used_before), "{at}");
-        }
-        let mut damaged = [whole, vec![9; 600]].concat();
-        assert!(!SegmentHeader::is_unfinished(&damaged));
-        damaged[..64].fill(0);
-        assert!(!SegmentHeader::is_unfinished(&damaged));
+    /// The start of a file that has another life, with what it held before behind it.
+    fn used_again(start: &[u8]) -> Vec<u8> {
+        let mut file = [blank().to_vec(), vec![9; 3_000]].concat();
+        file[..start.len()].copy_from_slice(start);
+        file
     }
 
     #[test]
-    fn a_long_header_without_one_of_its_sectors_is_unfinished() {
-        let header = header(&"n".repeat(1_200));
-        let whole = [header.encode(), vec![9; 3_000]].concat();
-        for sector in 0..3 {
-            let mut torn = whole.clone();
-            torn[sector * 512..][..512].fill(0);
-            assert!(SegmentHeader::is_unfinished(&torn), "{sector}");
+    fn a_file_to_be_used_again_is_told_from_one_whose_header_is_lost() {
+        let whole = header("input/filter/in").encode();
+        assert!(is_spare(&blank()));
+        for at in 0..whole.len() {
+            assert!(is_spare(&used_again(&whole[..at])), "{at}");
         }
-        for at in 0..SegmentHeader::bytes(1_200) {
-            assert!(SegmentHeader::is_unfinished(&whole[..at]), "{at}");
-            let mut damaged = whole.clone();
-            damaged[at] ^= 1;
-            assert!(!SegmentHeader::is_unfinished(&damaged), "{at}");
-        }
+        let zeroed = [vec![0; BLANK_BYTES], vec![9; 3_000]].concat();
+        assert!(!is_spare(&zeroed) && !is_spare(&[0; BLANK_BYTES]) && !is_spare(b""));
     }
 
     #[test]
     fn a_damaged_header_before_a_single_message_is_not_taken_for_an_unfinished_one() {
-        let header = header("upstream");
         let frame = FrameHeader {
             payload_bytes: 3,
             count: 1,
@@ -286,12 +279,13 @@ mod tests {
         };
         let mut frames = [frame.encode().to_vec(), b"abc".to_vec()].concat();
         seal(&mut frames, 7);
-        let whole = [header.encode(), frames, vec![0; 4_000]].concat();
+        // So little that the mark of the last life is still there.
+        let whole = used_again(&[header("upstream").encode(), frames].concat());
         for at in 0..SegmentHeader::bytes(8) {
             for bit in 0..8 {
                 let mut damaged = whole.clone();
                 damaged[at] ^= 1 << bit;
-                assert!(!SegmentHeader::is_unfinished(&damaged), "bit {bit} of byte {at}");
+                assert!(!is_spare(&damaged), "bit {bit} of byte {at}");
             }
         }
     }

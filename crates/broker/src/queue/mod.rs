@@ -204,6 +204,8 @@ pub trait Listener: Send + Sync + 'static {
     fn readable(&self, queues: &[QueueId]);
     /// So many messages were dropped because there was no room, or were lost by damage.
     fn lost(&self, key: &QueueKey, count: u64, why: Loss);
+    /// A segment is so damaged that nobody knows what it held; its file is kept under another name.
+    fn set_aside(&self);
     /// The disk refuses; `None` when it works again.
     fn stalled(&self, error: Option<&str>);
 }

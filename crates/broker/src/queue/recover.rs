@@ -10,11 +10,13 @@ use holdfast_ports::clock::Clock;
 use holdfast_store::log::disk::{Disk, DiskFile};
 
 use super::age::{Age, AgeClock};
-use super::format::{FRAME_HEADER_BYTES, FrameHeader, SegmentHeader};
+use super::format::{FRAME_HEADER_BYTES, FrameHeader, SegmentHeader, is_spare};
 use super::state::{Queue, Segment};
 use super::{Listener, Loss, OpenError, QueueConfig, QueueKey};
 
 const SUFFIX: &str = "q";
+/// Of a segment of which nothing is synced yet: it gets its name with its first messages.
+const BEGUN: &str = "new";
 /// Of a segment whose start is damaged.
 const DAMAGED: &str = "damaged";
 
@@ -36,6 +38,11 @@ pub(super) fn segment_name(number: u64) -> String {
     format!("{number:016x}.{SUFFIX}")
 }
 
+/// Its name until its start is synced.
+pub(super) fn begun_name(number: u64) -> String {
+    format!("{number:016x}.{BEGUN}")
+}
+
 pub(super) fn recover(
     config: &QueueConfig,
     disk: &dyn Disk,
@@ -54,7 +61,7 @@ pub(super) fn recover(
     for name in names {
         let Some((stem, end)) = name
             .split_once('.')
-            .filter(|(_, end)| [SUFFIX, DAMAGED].contains(end))
+            .filter(|(_, end)| [SUFFIX, BEGUN, DAMAGED].contains(end))
         else {
             continue;
         };
@@ -67,6 +74,13 @@ pub(super) fn recover(
             continue;
         }
         let path = config.dir.join(&name);
+        if end == BEGUN {
+            // Nothing of it was acknowledged.
+            if let Err(error) = disk.remove(&path) {
+                tracing::warn!(file = %path.display(), %error, "a segment that was begun cannot be removed");
+            }
+            continue;
+        }
         match read_header(disk, &path, number).map_err(failed("read", &path))? {
             Some(segment) => {
                 let key = QueueKey {
@@ -75,7 +89,7 @@ pub(super) fn recover(
                 };
                 found.entry(key).or_default().push(segment);
             }
-            None => set_aside(disk, &path),
+            None => set_aside(disk, &path, listener),
         }
     }
     let mut newest: Option<(Age, i64)> = None;
@@ -118,19 +132,19 @@ fn read_header(disk: &dyn Disk, path: &Path, number: u64) -> io::Result<Option<F
     }))
 }
 
-/// A file without a sound header: one whose making was cut short, which holds nothing that was acknowledged, or a damaged
-/// one, which is kept for whoever wants to look at it.
-fn set_aside(disk: &dyn Disk, path: &Path) {
+/// A file without a sound header: one that was to be used again goes, a damaged one is kept for whoever wants to look at it.
+fn set_aside(disk: &dyn Disk, path: &Path, listener: &dyn Listener) {
     let content = disk.open(path, false).and_then(|file| whole(&*file, u64::MAX));
-    let unfinished = content.is_ok_and(|content| SegmentHeader::is_unfinished(&content));
-    let outcome = if unfinished {
+    let outcome = if content.is_ok_and(|content| is_spare(&content)) {
         disk.remove(path)
     } else {
-        tracing::error!(file = %path.display(), "a segment of the edge hub's queues is damaged at its start and was set aside");
+        let file = path.display();
+        tracing::error!(%file, "a segment of the edge hub's queues is damaged at its start and was set aside; messages in it are lost");
+        listener.set_aside();
         disk.rename(path, &path.with_extension(DAMAGED))
     };
     if let Err(error) = outcome {
-        tracing::warn!(file = %path.display(), %error, "a damaged segment cannot be set aside");
+        tracing::warn!(file = %path.display(), %error, "a segment without a header cannot be put out of the way");
     }
 }
 

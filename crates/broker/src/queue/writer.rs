@@ -59,6 +59,11 @@ pub(super) fn segment_path(shared: &Shared, number: u64) -> PathBuf {
     shared.config.dir.join(super::recover::segment_name(number))
 }
 
+/// Where a segment is until its start is synced.
+fn begun_path(shared: &Shared, number: u64) -> PathBuf {
+    shared.config.dir.join(super::recover::begun_name(number))
+}
+
 struct Writer {
     shared: Arc<Shared>,
     active: HashMap<QueueId, Active>,
@@ -238,6 +243,9 @@ impl Writer {
         if let Some(error) = self.sync(batch) {
             failure = Some(error);
         }
+        if let Some(error) = self.name(batch) {
+            failure = Some(error);
+        }
         let named = batch
             .parts
             .iter()
@@ -280,6 +288,31 @@ impl Writer {
         failure
     }
 
+    /// Gives new segments their names, now that their start is synced: what has that name and no sound start is damaged. Tells
+    /// the last failure.
+    fn name(&mut self, batch: &mut Batch) -> Option<io::Error> {
+        let mut failure = None;
+        for part in batch.parts.iter_mut().filter(|part| part.written) {
+            let fresh = self
+                .active
+                .get(&part.queue)
+                .filter(|active| active.fresh.is_some());
+            let Some(number) = fresh.map(|active| active.number) else {
+                continue;
+            };
+            let (from, to) = (
+                begun_path(&self.shared, number),
+                segment_path(&self.shared, number),
+            );
+            if let Err(error) = self.shared.disk.rename(&from, &to) {
+                part.written = false;
+                self.leave(part.queue);
+                failure = Some(error);
+            }
+        }
+        failure
+    }
+
     fn is_fresh(&self, queue: QueueId) -> bool {
         self.active
             .get(&queue)
@@ -292,10 +325,14 @@ impl Writer {
             return;
         };
         if active.fresh.is_some() {
-            let _ = self
-                .shared
-                .disk
-                .remove(&segment_path(&self.shared, active.number));
+            let removed = self.shared.disk.remove(&begun_path(&self.shared, active.number));
+            if removed.is_err() {
+                // It had its name already.
+                let _ = self
+                    .shared
+                    .disk
+                    .remove(&segment_path(&self.shared, active.number));
+            }
         } else {
             let _ = active.file.truncate(active.length);
         }
@@ -358,7 +395,7 @@ impl Writer {
             };
             (number, header)
         };
-        let path = segment_path(&shared, number);
+        let path = begun_path(&shared, number);
         let bytes = header.encode();
         let header_bytes = bytes.len() as u64;
         let (file, length) = match self.cleaner.take(&path, header_bytes) {

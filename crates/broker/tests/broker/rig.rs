@@ -55,6 +55,7 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) lost: Mutex<Vec<(QueueKey, u64, Loss)>>,
+    pub(crate) set_aside: Mutex<u32>,
     pub(crate) stalls: Mutex<u32>,
 }
 
@@ -63,6 +64,10 @@ impl Listener for Seen {
 
     fn lost(&self, key: &QueueKey, count: u64, why: Loss) {
         self.lost.lock().push((key.clone(), count, why));
+    }
+
+    fn set_aside(&self) {
+        *self.set_aside.lock() += 1;
     }
 
     fn stalled(&self, error: Option<&str>) {
