@@ -71,6 +71,15 @@ fn numbers(range: std::ops::Range<u64>) -> Vec<u64> {
 }
 
 /// Files of a partition with this extension.
+/// Waits until nothing is left of deleted segments.
+async fn removed(dir: &tempfile::TempDir) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !files(dir, "removed").is_empty() {
+        assert!(Instant::now() < deadline, "files of deleted segments stay");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 fn files(dir: &tempfile::TempDir, extension: &str) -> Vec<PathBuf> {
     std::fs::read_dir(dir.path().join("events/p0000"))
         .expect("a directory")
@@ -164,7 +173,9 @@ async fn retention_deletes_by_age() {
     assert_eq!((info.first, info.next, info.last_enqueued_at), (50, 50, at(49)));
     assert_eq!(put(&log, 0, 1, 10, 0).await, 51);
     assert_eq!(log.info(0).expect("info").last_enqueued_at, at(49));
-    assert_eq!(files(&dir, "idx").len(), 0, "indexes go with their segments");
+    // Indexes go with their segments.
+    removed(&dir).await;
+    assert_eq!(files(&dir, "idx").len(), 0);
 }
 
 #[tokio::test]
@@ -193,11 +204,7 @@ async fn retention_deletes_by_size() {
     // The files go as well, even if it is closed meanwhile.
     drop(log);
     let log = EmbeddedLog::open(small()).expect("opened");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !files(&dir, "removed").is_empty() {
-        assert!(Instant::now() < deadline, "files of deleted segments stay");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    removed(&dir).await;
     let bytes: u64 = files(&dir, "seg")
         .iter()
         .map(|path| path.metadata().expect("a file").len())

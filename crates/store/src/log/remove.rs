@@ -42,6 +42,14 @@ fn removed_path(segment: &Path) -> PathBuf {
     segment.with_extension(&SUFFIX[1..])
 }
 
+/// The index of a segment, by the path of its file under either name.
+fn index_path(path: &Path) -> PathBuf {
+    match path.extension() {
+        Some(extension) if extension == "removed" => path.with_extension("").with_extension("idx"),
+        _ => path.with_extension("idx"),
+    }
+}
+
 /// Whether a file has such a name.
 pub(super) fn is_removed_name(name: &str) -> bool {
     name.ends_with(SUFFIX)
@@ -84,7 +92,7 @@ struct Removal {
     rest: Option<(Box<dyn DiskFile>, u64)>,
 }
 
-/// Whoever has the file open has the segment as well.
+/// Whoever has the file open, or is about to write its index, has the segment as well.
 #[derive(Debug)]
 struct Held {
     segment: Arc<Segment>,
@@ -243,17 +251,26 @@ impl Shared {
         }
     }
 
+    /// Removes a segment at once.
     fn remove(&self, path: &Path) {
-        match self.disk.remove(path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => Inconvenience {
-                action: "delete an old file of the event log",
-                file: path,
-                error: &error,
+        for path in [&index_path(path), path] {
+            if let Err(error) = remove_file(self.disk.as_ref(), path) {
+                Inconvenience {
+                    action: "delete an old file of the event log",
+                    file: path,
+                    error: &error,
+                }
+                .emit(&self.metrics);
             }
-            .emit(&self.metrics),
         }
+    }
+}
+
+/// Removes a file, if it is there.
+fn remove_file(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -265,6 +282,9 @@ impl Removal {
         }
         self.held = None;
         let Some((file, length)) = &mut self.rest else {
+            // Before the segment, or it would stay for ever; and not before the writer and the readers have left the
+            // segment, which may make one.
+            remove_file(disk, &index_path(&self.path))?;
             // Else a power cut could take back the name and not the cut.
             disk.sync_dir(self.path.parent().unwrap_or(Path::new(".")))?;
             let file = disk.open(&self.path, true)?;

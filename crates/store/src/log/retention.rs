@@ -1,13 +1,12 @@
 //! Deleting what is old.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use holdfast_model::Timestamp;
 use holdfast_observe::Event;
 
-use super::events::{Inconvenience, SegmentDeleted};
+use super::events::SegmentDeleted;
 use super::partition::{Partition, WriterState};
 use super::segment::Segment;
 use super::writer::micros;
@@ -123,20 +122,7 @@ impl Partition {
             segments.remove(0)
         };
         self.forget_removed();
-        let disk = self.common.disk.as_ref();
         let bytes = self.segment_bytes(&oldest);
-        // The index first: alone it would be left behind for ever, the segment alone is listed again.
-        let index = oldest.index_path();
-        match disk.remove(&index) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => Inconvenience {
-                action: "delete an old file of the event log",
-                file: &index,
-                error: &error,
-            }
-            .emit(&self.common.metrics),
-        }
         SegmentDeleted {
             file: &oldest.path,
             bytes,

@@ -33,6 +33,8 @@ fn file(disk: &SimDisk, bytes: usize) -> PathBuf {
 fn a_file_goes_in_steps() {
     let disk = SimDisk::new();
     let path = file(&disk, 10_000);
+    disk.create(&index_path(&path)).unwrap();
+    assert_eq!(disk.paths().len(), 2);
     let mut removal = removal(&path, None);
     let mut lengths = Vec::new();
     while removal.step(&disk, 4_096).unwrap() == Progress::Goes {
