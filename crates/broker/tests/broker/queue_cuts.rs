@@ -198,7 +198,7 @@ impl DiskFile for MachineFile {
         self.machine.change(|part| match part {
             Part::All => self.file.write_all_at(bytes, offset),
             // One whole sector gets there or not.
-            Part::Half if offset % 512 == 0 && bytes.len() == 512 => {
+            Part::Half if offset.is_multiple_of(512) && bytes.len() == 512 => {
                 Err(io::Error::other("input/output error"))
             }
             Part::Half => self.file.write_all_at(&bytes[..bytes.len() / 2], offset),
