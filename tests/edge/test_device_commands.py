@@ -1,6 +1,7 @@
 """What the commands of `holdfast-edge` tell of a running daemon: deployments that are not in force, modules that are not to run."""
 
 import json
+import re
 
 from device import UPSTREAM, module, wait_edge_hub
 from test_hub_module import open_ports, system, wait_hub
@@ -20,6 +21,11 @@ def test_what_is_not_in_force_is_told_with_reason_and_remedy(device, sensor):
     listed = device.cli("list")
     assert "sensor" in listed.stdout and not listed.stderr, listed.stderr
     assert [check["result"] for check in found(device, "deployment-accepted", "routes-compiled")] == ["ok", "ok"]
+
+    resources = device.cli("system", "resources").stdout
+    assert re.search(r"^sensor +[0-9.]+ % +[0-9.]+ [KM]iB ", resources, re.MULTILINE), resources
+    info = device.cli("system", "info").stdout
+    assert re.search(r"^memory +[0-9.]+ GiB$", info, re.MULTILINE) and "{" not in info, info
 
     # A manifest that cannot be used, with a route that does not compile.
     refused = device.deploy({"sensor": module(sensor)}, {**UPSTREAM, "bad": "FROM /messages/* WHERE (( INTO $upstream"}, schema="7.0")

@@ -48,7 +48,7 @@ pub(super) enum SystemCommand {
         after_help = "Examples:\n  holdfast-edge system logs --follow\n  holdfast-edge system logs --since today --lines 100\n  holdfast-edge --output json system logs          a JSON object per line"
     )]
     Logs {
-        /// Arguments of journalctl
+        /// Arguments of journalctl; behind -- where this program has such a flag, too (-- --output=cat)
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
