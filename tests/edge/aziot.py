@@ -12,7 +12,7 @@ class AziotDevice(EdgeDevice):
     def __init__(self, machine, device_id, folder, provisioning, *, protocol="amqp", mode=None):
         self.machine, self.id, self.folder = machine, device_id, Path(folder)
         self.hub = machine.site.hub
-        self.process = self.hosts = None
+        self.process = self.hosts = self.reporting_run = self.former_run = None
         self.home = self.folder / "home"
         self.config = self.folder / "config.toml"
         self.log = machine.folder / f"{device_id}.log"

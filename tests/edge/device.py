@@ -37,6 +37,8 @@ class EdgeDevice:
         self.machine, self.id, self.folder = machine, device_id, Path(folder)
         self.hub = machine.site.hub
         self.process = None
+        # When the daemon started whose reports were seen last, and the same of the one before.
+        self.reporting_run = self.former_run = None
         self.home = self.folder / "home"
         self.config = self.folder / "edge.toml"
         self.log = self.machine.folder / f"{device_id}.log"
@@ -82,6 +84,7 @@ class EdgeDevice:
         # Not the program `faketime`, which stays in between and does not pass signals on.
         env = {"LD_PRELOAD": fake_clock(), "FAKETIME": clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1"} if clock else {}
         self.started = time.monotonic()
+        self.former_run = self.reporting_run
         names = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', self.hosts]
         self.process = self.machine.spawn(
             *(names if self.hosts else []), self.binary, "run", "--config", self.config, log=f"{self.id}.log", env=env
@@ -150,12 +153,14 @@ class EdgeDevice:
         return self.reported().get("modules", {}).get(name, {})
 
     def wait_reported(self, condition, what, seconds=60):
-        """Waits until the reported properties of `$edgeAgent` satisfy the condition."""
+        """Waits until the reported properties of `$edgeAgent` satisfy the condition. What a daemon reported that has ended
+        since, and of which another one was started, does not count."""
         last = {}
 
         def satisfied():
             last["reported"] = self.reported()
-            return condition(last["reported"])
+            self.reporting_run = last["reported"].get("systemModules", {}).get("edgeAgent", {}).get("lastStartTimeUtc")
+            return (self.former_run is None or self.reporting_run != self.former_run) and condition(last["reported"])
 
         try:
             wait_until(satisfied, what, seconds)

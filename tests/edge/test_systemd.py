@@ -167,7 +167,9 @@ def test_under_systemd(unit, systemd, python_image):
     wait_until(lambda: init.show("NRestarts") == "1", "systemd to notice", 40)
     wait_until(lambda: init.show("ActiveState") == "active", "the daemon to be back", 40)
     assert init.show("MainPID") != hung
-    unit.wait_status(200)
+    # The status in the twin is still that of the daemon that hung.
+    unit.wait_reported(lambda reported: reported["systemModules"]["edgeHub"]["lastStartTimeUtc"] > hub["lastStartTimeUtc"],
+                       "the new daemon to report", 40)
 
     # A stop is told, is over soon, and leaves modules alone.
     begun = time.monotonic()

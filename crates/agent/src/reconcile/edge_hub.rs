@@ -107,6 +107,11 @@ impl Agent {
             }
             return;
         };
+        if spec.status == DesiredStatus::Stopped {
+            for answer in self.hub.waiting.drain(..) {
+                let _ = answer.send(Err(super::handle::wanted_stopped(EDGE_HUB)));
+            }
+        }
         if !self.hub.waiting.is_empty() {
             self.hub.answers = std::mem::take(&mut self.hub.waiting);
             self.restarts.forget(EDGE_HUB);

@@ -105,6 +105,11 @@ impl AgentHandle {
     }
 }
 
+/// Why a module is not restarted that the deployment wants stopped: to say that it was would be true for a moment only.
+pub(super) fn wanted_stopped(module: &str) -> String {
+    format!("the deployment wants {module} stopped, and it stays so")
+}
+
 /// Asks the loop for a restart and waits for its end.
 pub(crate) async fn restart(requests: &mpsc::Sender<Request>, module: &str) -> Result<(), String> {
     let (sender, answer) = oneshot::channel();

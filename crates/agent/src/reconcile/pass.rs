@@ -620,6 +620,8 @@ impl Agent {
                 .any(|containers| containers.contains_key(&name));
             if !is_here {
                 let _ = answer.send(Err(format!("there is no module {name} on this device")));
+            } else if is_wanted_stopped(&deployment, &name) {
+                let _ = answer.send(Err(super::handle::wanted_stopped(&name)));
             } else if self.busy.contains_key(&name) {
                 self.waiting_restarts.push_back((name, answer));
             } else {
@@ -637,6 +639,11 @@ impl Agent {
             }
         }
     }
+}
+
+fn is_wanted_stopped(deployment: &Deployment, name: &str) -> bool {
+    let spec = deployment.modules.get(name);
+    spec.is_some_and(|spec| spec.status == DesiredStatus::Stopped)
 }
 
 /// A module is as it should be: it runs and no health check says otherwise, or it has done its work.

@@ -124,6 +124,20 @@ async fn a_restart_by_hand_is_not_counted() {
     assert_eq!(after["restartCount"], 0);
     assert_eq!(after["lastRestartTimeUtc"], "0001-01-01T00:00:00Z");
     assert_ne!(after["lastExitTimeUtc"], "0001-01-01T00:00:00Z");
+    let version = site.twin.deploy(&with_hub(json!({"status": "stopped"})));
+    site.done(version).await;
+    hub_is(&site, "stopped").await;
+    site.host.take_hub_calls();
+    let (status, body) = site.twin.method("RestartModule", &restart).await;
+    assert_eq!(status, 500);
+    assert!(
+        body["message"]
+            .as_str()
+            .unwrap()
+            .contains("wants edgeHub stopped"),
+        "{body}"
+    );
+    assert_eq!(site.host.take_hub_calls(), Vec::<String>::new());
     let version = site.twin.deploy(&with_hub(json!(null)));
     site.done(version).await;
     let (status, body) = site.twin.method("RestartModule", &restart).await;

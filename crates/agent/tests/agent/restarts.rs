@@ -65,6 +65,28 @@ async fn a_crash_loop_is_slowed_down_and_then_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_wanted_stopped_is_not_restarted_by_hand() {
+    let site = Site::new(&["a:1"]);
+    let run = site.start();
+    let version = site
+        .twin
+        .deploy(&deployment(&[("m", module("a:1", json!({"status": "stopped"})))]));
+    site.done(version).await;
+    site.engine.take_calls();
+    let (status, body) = site
+        .twin
+        .method("RestartModule", &json!({"schemaVersion": "1.0", "id": "m"}))
+        .await;
+    assert_eq!(status, 500);
+    assert!(
+        body["message"].as_str().unwrap().contains("wants m stopped"),
+        "{body}"
+    );
+    assert_eq!(site.engine.take_calls(), Vec::<String>::new());
+    run.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn never_and_good_ends() {
     let site = Site::new(&["a:1"]);
     let end = |code| Behaviour::Exit {
