@@ -1,15 +1,12 @@
 //! Tables and texts for people, as wide as their terminal; JSON for scripts.
 //!
-//! The width is that of the terminal, or what `COLUMNS` says. Into a file or a pipe, whole lines are written, for `grep`.
+//! Not with a crate for tables, which the daemon would carry for a few commands.
 
-use std::io::IsTerminal as _;
-
+use holdfast_program::output::width;
 pub(super) use holdfast_program::output::{json, line};
 
 /// Between columns.
 const GAP: usize = 2;
-/// Widths below are taken for it: no terminal is that narrow.
-const WIDTH_MIN: usize = 20;
 /// In place of what is cut off.
 const CUT: char = '…';
 
@@ -65,23 +62,6 @@ impl Column {
             from_start: true,
         }
     }
-}
-
-/// Columns of the terminal; `None` when the output does not go to one.
-fn width() -> Option<usize> {
-    let told = std::env::var("COLUMNS").ok();
-    let told = told.and_then(|text| text.trim().parse::<usize>().ok());
-    let stdout = std::io::stdout();
-    let of_terminal = || {
-        let size = stdout
-            .is_terminal()
-            .then(|| rustix::termios::tcgetwinsize(&stdout));
-        let columns = usize::from(size?.ok()?.ws_col);
-        (columns > 0).then_some(columns)
-    };
-    told.filter(|&columns| columns > 0)
-        .or_else(of_terminal)
-        .map(|columns| columns.max(WIDTH_MIN))
 }
 
 /// Prints rows below a header.

@@ -2,10 +2,9 @@
 
 mod table;
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
-use comfy_table::Table;
+use holdfast_program::output::width;
 pub use holdfast_program::output::{json, line};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
@@ -32,7 +31,7 @@ impl Format {
         let titles: Vec<String> = columns.iter().map(|(title, _)| title.to_uppercase()).collect();
         let cells = |item: &Value| columns.iter().map(|(_, path)| cell(item.pointer(path))).collect();
         let rows: Vec<Vec<String>> = items.iter().map(cells).collect();
-        line(&table::list(&titles, &rows, terminal_width()))
+        line(&table::list(&titles, &rows, width()))
     }
 
     /// Prints one object: a row per member as a table (nested objects as indented JSON), or whole as JSON.
@@ -51,7 +50,7 @@ impl Format {
             };
             rows.push((name.clone(), text));
         }
-        line(&table::members(&rows, terminal_width()))
+        line(&table::members(&rows, width()))
     }
 
     /// Prints a result that people read as a sentence and scripts as JSON.
@@ -71,7 +70,7 @@ impl Format {
 /// # Errors
 /// When standard output is closed.
 pub fn members(rows: &[(String, String)]) -> anyhow::Result<()> {
-    line(&table::members(rows, terminal_width()))
+    line(&table::members(rows, width()))
 }
 
 /// Prints a text on lines that fit the terminal.
@@ -79,7 +78,7 @@ pub fn members(rows: &[(String, String)]) -> anyhow::Result<()> {
 /// # Errors
 /// When standard output is closed.
 pub fn paragraph(text: &str) -> anyhow::Result<()> {
-    line(&table::paragraph(text, terminal_width()))
+    line(&table::paragraph(text, width()))
 }
 
 /// A line on standard error that changes while something is waited for; invisible when that is not a terminal.
@@ -91,14 +90,6 @@ pub fn spinner() -> ProgressBar {
     }
     spinner.enable_steady_tick(Duration::from_millis(200));
     spinner
-}
-
-/// Width of the terminal that standard output is; `None` when it is none, since a script that greps wants lines.
-fn terminal_width() -> Option<usize> {
-    if !std::io::stdout().is_terminal() {
-        return None;
-    }
-    Table::new().width().map(usize::from)
 }
 
 fn cell(value: Option<&Value>) -> String {
