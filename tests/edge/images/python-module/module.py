@@ -13,8 +13,11 @@ PRINTING = threading.Lock()
 
 
 def say(event, **rest):
-    with PRINTING:  # `print` writes a text and its line end one by one, and handlers have threads of their own
-        print(json.dumps({"event": event, **rest}), flush=True)
+    # Each line in one piece: handlers have threads of their own, and `print` writes the line end by itself, of which engines
+    # make a record of its own (asked for the last lines, Podman 4.3 forgets the piece before it: its issue 19545).
+    with PRINTING:
+        sys.stdout.write(json.dumps({"event": event, **rest}) + "\n")
+        sys.stdout.flush()
 
 
 def forward(client, message):
