@@ -225,9 +225,7 @@ class EdgeDevice:
 
     def close(self):
         code = self.stop()
-        with contextlib.suppress(AssertionError):
-            for name in self.machine.containers():
-                self.machine.docker("rm", "--force", "--volumes", name)
+        self.machine.remove_containers()
         text = self.log_text()
         assert not SECRET.search(text), "a secret is in the daemon's log"
         return code
@@ -251,6 +249,10 @@ __all__ = ["EdgeDevice", "module", "run", "wait_until"]
 def wait_edge_hub(device, code=200):
     """Waits until the edge hub has told that it took its deployment, or that it did not."""
     def applied():
-        return device.hub.reported(device.id, "$edgeHub").get("lastDesiredStatus", {}).get("code") == code
+        properties = device.hub.twin(device.id, "$edgeHub")["properties"]
+        reported = properties["reported"]
+        # What it told of a former deployment does not count.
+        return (reported.get("lastDesiredStatus", {}).get("code") == code
+                and reported.get("lastDesiredVersion") == properties["desired"]["$version"])
 
     wait_until(applied, f"$edgeHub to report {code}; log:\n{device.log_tail()}", 60)

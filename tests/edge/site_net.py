@@ -373,6 +373,15 @@ class Machine:
         lines = self.docker("ps", "--all", "--no-trunc", "--format", "{{.Names}}\t{{.State}}\t{{.ID}}").splitlines()
         return {name: (state, ident) for name, state, ident in (line.split("\t") for line in lines)}
 
+    def remove_containers(self):
+        names = []
+        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+            names = list(self.containers())
+        for name in names:
+            # It may be on its way out; the others are not.
+            with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+                self.docker("rm", "--force", "--volumes", name)
+
     def state(self, name):
         return self.containers().get(name, (None, None))[0]
 
@@ -434,9 +443,7 @@ class Machine:
             subprocess.run(["umount", "--lazy", mount], capture_output=True)
 
     def close(self):
-        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
-            for name in self.containers():
-                self.docker("rm", "--force", "--volumes", name)
+        self.remove_containers()
         self.stop_engine()
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):

@@ -35,8 +35,9 @@ def test_a_module_is_deployed_updated_and_removed(device, hub, site, sensor):
     device.wait_status(200, version)
     wait_until(lambda: "sensor" not in device.machine.containers(), "the container to be gone", 30)
     assert "sensor" not in device.reported().get("modules", {})
-    status, _ = hub.request("GET", f"/devices/{device.id}/modules/sensor")
-    assert status == 404, "the identity of a removed module is removed too"
+    # The hub is told beside everything else.
+    wait_until(lambda: hub.request("GET", f"/devices/{device.id}/modules/sensor")[0] == 404,
+               "the identity of the removed module to be removed too", 30)
 
 
 def test_what_has_not_changed_is_not_touched(device, sensor, python_image):

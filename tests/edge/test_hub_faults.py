@@ -3,11 +3,11 @@
 Every test counts: what was acknowledged arrives at the hub, and each sender's messages in order.
 """
 
+import contextlib
 import random
 import shutil
 import signal
 import time
-from contextlib import contextmanager
 from urllib.parse import quote
 
 import pytest
@@ -29,7 +29,11 @@ def random_seed():
 
 def queue_bytes(device):
     """Bytes of the edge hub's queues on the disk."""
-    return sum(file.stat().st_size for file in (device.home / "hub" / "queues").glob("*") if file.is_file())
+    total = 0
+    for file in (device.home / "hub" / "queues").glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            total += file.stat().st_size
+    return total
 
 
 def queues_are_empty(device):
@@ -58,7 +62,7 @@ def five(leaf_of, gateway, **options):
     return leaves
 
 
-@contextmanager
+@contextlib.contextmanager
 def shown(device):
     """Shows the daemon's log when something fails."""
     try:
@@ -177,7 +181,7 @@ def test_a_full_disk_refuses_and_loses_nothing(small_disk, hub, field):
     """What does not fit is not acknowledged; when there is room again, sending goes on."""
     device = small_disk
     with hub.events(device.id) as events, shown(device):
-        source = module_client(hub, device, field, "source", messages=400, bytes=50_000).start()
+        source = module_client(hub, device, field, "source", messages=400, bytes=50_000, delay=0.01).start()
         source.wait("ready")
         device.machine.cut_from_hub()
         try:
@@ -241,7 +245,8 @@ def test_messages_end_at_their_age(gateway, hub, leaf_of):
         finally:
             gateway.machine.mend_to_hub()
         newest = leaf.sent()[-1]
-        wait_until(lambda: newest in numbers(events, leaf.name), "messages that are not too old", 30)
+        # That one may have become too old before the link was used again; those after it have not.
+        wait_until(lambda: max(numbers(events, leaf.name), default=0) >= newest, "messages that are not too old", 30)
         leaf.stop()
         arrived = in_order(numbers(events, leaf.name))
         assert arrived == sorted(arrived)
@@ -336,7 +341,7 @@ def test_certificates_are_renewed_under_load(make_device, hub, leaf_of):
 
 def test_a_damaged_store_delivers_the_rest(gateway, hub, leaf_of):
     dice = random_seed()
-    leaf = leaf_of(gateway, "leaf", messages=200)
+    leaf = leaf_of(gateway, "leaf", messages=200, delay=0.01)
     with hub.events(gateway.id) as events, shown(gateway):
         leaf.start().wait("ready")
         gateway.machine.cut_from_hub()

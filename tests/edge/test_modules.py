@@ -34,7 +34,9 @@ def test_inputs_outputs_methods_and_twins(device, hub, sensor, filter_module):
         except AssertionError as error:
             said = device.module_events("filter")
             raise AssertionError(f"{error}: {alerts(events)}\n{said}\n{device.log_tail()}") from None
-        assert [number for number, _ in alerts(events)] == [1, 2, 3, 4, 5]
+        found = [number for number, _ in alerts(events)]
+        # The Python SDK calls handlers side by side: there the order says nothing.
+        assert (sorted(found) if "python" in filter_module["settings"]["image"] else found) == [1, 2, 3, 4, 5]
         assert all("machine" in body["alert"] for _, body in alerts(events))
     status, payload = hub.method(device.id, "filter", "echo", {"a": [1, "ü", None]})
     assert (status, payload) == (200, {"a": [1, "ü", None]})

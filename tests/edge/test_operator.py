@@ -53,7 +53,7 @@ def on_terminal(device, width, *arguments):
 
 def test_a_deployment_is_followed_to_its_end(device, site, sensor):
     wanted = {"sensor": module(sensor, env=ENDLESS)}
-    code, told, said = deploy(device, wanted, UPSTREAM)
+    code, told, said = deploy(device, wanted, UPSTREAM, "--wait")  # it may be connecting still
     assert (code, told["result"]) == (0, "done"), said
     assert states(told) == {"edgeAgent": "running", "edgeHub": "running", "sensor": "running"}
     status = told["status"]
@@ -110,7 +110,7 @@ def test_a_device_that_is_away_takes_the_deployment_later(make_device, sensor):
 def test_a_deployment_that_is_taken_back_is_a_failure(make_device, sensor, python_image):
     device = make_device(SOON).start()
     device.machine.pull(python_image)
-    code, told, said = deploy(device, {"sensor": module(sensor, env=ENDLESS)})
+    code, told, said = deploy(device, {"sensor": module(sensor, env=ENDLESS)}, None, "--wait")
     assert (code, told["result"]) == (0, "done"), said
     broken = module(python_image, options={"Cmd": ["sh", "-c", "exit 1"]})
     code, told, said = deploy(device, {"sensor": module(sensor, env=ENDLESS), "broken": broken})

@@ -23,11 +23,11 @@ def serve(near):
     method, target, _ = line.split(b" ")
     given = next((h.split(b":", 1)[1].strip() for h in rest if h.lower().startswith(b"proxy-authorization:")), b"")
     if given != WANTED:
-        print("refused", target.decode(), flush=True)
+        sys.stdout.write("refused " + target.decode() + "\\n"); sys.stdout.flush()
         near.sendall(b"HTTP/1.1 407 Proxy Authentication Required\\r\\nContent-Length: 0\\r\\n\\r\\n")
         return near.close()
     host, _, port = target.decode().rpartition(":")
-    print("connect", target.decode(), flush=True)
+    sys.stdout.write("connect " + target.decode() + "\\n"); sys.stdout.flush()
     far = socket.create_connection((host, int(port)))
     near.sendall(b"HTTP/1.1 200 Connection established\\r\\n\\r\\n")
     while True:

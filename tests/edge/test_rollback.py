@@ -17,14 +17,15 @@ def test_a_broken_deployment_is_rolled_back(make_device, site, sensor, python_im
     device.wait_module("sensor")
     newer = site.image("holdfast-simulated-sensor", "2")
     device.deploy({"sensor": module(newer, env=ENDLESS), "broken": crashing(python_image)})
+    # Told when it is decided; carried out after that.
+    reported = device.wait_status(500, seconds=90)
+    assert "broken" in reported["lastDesiredStatus"]["description"]
     # Back to the first image, without the module that never was.
     device.wait_reported(
         lambda reported: reported.get("modules", {}).get("sensor", {}).get("settings", {}).get("image") == sensor
         and reported["modules"]["sensor"]["runtimeStatus"] == "running" and "broken" not in reported["modules"],
         "the last good deployment", 90,
     )
-    reported = device.wait_status(500)
-    assert "broken" in reported["lastDesiredStatus"]["description"]
     # A daemon that starts again does not try the broken one again.
     device.kill()
     device.start()

@@ -86,9 +86,11 @@ class Systemd:
             (units / target).write_text("[Unit]\nDefaultDependencies=no\n")
         (self.folder / "boot.sh").write_text(BOOT)
         self.process = None
+        self.groups = []
 
     def start(self):
         groups = [path for path in [GROUPS, *GROUPS.iterdir()] if (path / "cgroup.procs").exists()]
+        self.groups = [path / self.name for path in groups]
         enter = "; ".join(f'mkdir -p {path}/{self.name} && echo $$ > {path}/{self.name}/cgroup.procs' for path in groups)
         script = (f'({enter}) 2>/dev/null; {enter} 2>/dev/null; exec unshare --pid --mount --cgroup --uts --ipc --fork --mount-proc '
                   f'--kill-child --propagation private sh {self.folder}/boot.sh {self.folder}')
@@ -122,7 +124,8 @@ class Systemd:
         wait_until(self._no_groups, "the control groups to be empty", 20)
 
     def _no_groups(self):
-        tops = list(GROUPS.glob(f"**/{self.name}"))
+        # Not by a search: groups of other engines come and go meanwhile.
+        tops = [top for top in self.groups if top.exists()]
         for top in tops:
             for folder, _, _ in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):
