@@ -4,26 +4,16 @@ use std::io::{IsTerminal as _, Write as _};
 
 use serde_json::Value;
 
-/// Narrower widths are taken for it: no terminal is that narrow.
-const WIDTH_MIN: usize = 20;
-
-/// Columns for what people read: what `COLUMNS` says, or those of the terminal that standard output is. `None` when it goes to
-/// a file or a pipe, for which whole lines are written, for `grep`.
+/// Columns of the terminal that standard output is. `None` when it is none: into a file or a pipe whole lines are written, for
+/// `grep`.
 #[must_use]
-pub fn width() -> Option<usize> {
-    let told = std::env::var("COLUMNS").ok();
-    let told = told.and_then(|text| text.trim().parse::<usize>().ok());
+pub fn terminal_width() -> Option<usize> {
     let stdout = std::io::stdout();
-    let of_terminal = || {
-        let size = stdout
-            .is_terminal()
-            .then(|| rustix::termios::tcgetwinsize(&stdout));
-        let columns = usize::from(size?.ok()?.ws_col);
-        (columns > 0).then_some(columns)
-    };
-    told.filter(|&columns| columns > 0)
-        .or_else(of_terminal)
-        .map(|columns| columns.max(WIDTH_MIN))
+    let size = stdout
+        .is_terminal()
+        .then(|| rustix::termios::tcgetwinsize(&stdout));
+    let columns = usize::from(size?.ok()?.ws_col);
+    (columns > 0).then_some(columns)
 }
 
 /// Prints indented JSON.

@@ -2,9 +2,11 @@
 //!
 //! Not with a crate for tables, which the daemon would carry for a few commands.
 
-use holdfast_program::output::width;
+use holdfast_program::output::terminal_width;
 pub(super) use holdfast_program::output::{json, line};
 
+/// Narrower widths are taken for it: no terminal is that narrow.
+const WIDTH_MIN: usize = 20;
 /// Between columns.
 const GAP: usize = 2;
 /// In place of what is cut off.
@@ -62,6 +64,14 @@ impl Column {
             from_start: true,
         }
     }
+}
+
+/// Columns of the terminal; where there is none, what `COLUMNS` says.
+fn width() -> Option<usize> {
+    let told = || std::env::var("COLUMNS").ok()?.trim().parse().ok();
+    terminal_width()
+        .or_else(|| told().filter(|&columns| columns > 0))
+        .map(|columns| columns.max(WIDTH_MIN))
 }
 
 /// Prints rows below a header.

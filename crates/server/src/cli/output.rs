@@ -4,7 +4,7 @@ mod table;
 
 use std::time::Duration;
 
-use holdfast_program::output::width;
+use holdfast_program::output::terminal_width;
 pub use holdfast_program::output::{json, line};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
@@ -31,7 +31,7 @@ impl Format {
         let titles: Vec<String> = columns.iter().map(|(title, _)| title.to_uppercase()).collect();
         let cells = |item: &Value| columns.iter().map(|(_, path)| cell(item.pointer(path))).collect();
         let rows: Vec<Vec<String>> = items.iter().map(cells).collect();
-        line(&table::list(&titles, &rows, width()))
+        line(&table::list(&titles, &rows, terminal_width()))
     }
 
     /// Prints one object: a row per member as a table (nested objects as indented JSON), or whole as JSON.
@@ -50,7 +50,7 @@ impl Format {
             };
             rows.push((name.clone(), text));
         }
-        line(&table::members(&rows, width()))
+        line(&table::members(&rows, terminal_width()))
     }
 
     /// Prints a result that people read as a sentence and scripts as JSON.
@@ -70,7 +70,7 @@ impl Format {
 /// # Errors
 /// When standard output is closed.
 pub fn members(rows: &[(String, String)]) -> anyhow::Result<()> {
-    line(&table::members(rows, width()))
+    line(&table::members(rows, terminal_width()))
 }
 
 /// Prints a text on lines that fit the terminal.
@@ -78,7 +78,7 @@ pub fn members(rows: &[(String, String)]) -> anyhow::Result<()> {
 /// # Errors
 /// When standard output is closed.
 pub fn paragraph(text: &str) -> anyhow::Result<()> {
-    line(&table::paragraph(text, width()))
+    line(&table::paragraph(text, terminal_width()))
 }
 
 /// A line on standard error that changes while something is waited for; invisible when that is not a terminal.
