@@ -165,7 +165,9 @@ fn debian_tar(name: &str) -> Result<PathBuf> {
     let root = super::cache().join("debian.work");
     remove(&root)?;
     let log = super::cache().join("debootstrap.log");
-    let mut command = Command::new("debootstrap");
+    // With mounts of its own: what it mounts in there goes with it, also when it is killed, and is in nobody's way.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "debootstrap"]);
     command.args(["--variant=minbase", &format!("--include={PACKAGES}"), RELEASE]);
     command.arg(&root).arg(MIRROR);
     command.stdout(std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?);
