@@ -146,6 +146,7 @@ def test_a_cut_without_a_word_is_noticed_while_nothing_is_awaited(make_device, h
         # What the edge hub reports of its clients and of its modules has gone, and its answers are here.
         hub_of = lambda: hub.reported(gateway.id, "$edgeHub")  # noqa: E731
         wait_until(lambda: hub_of().get("clients", {}).get(leaf.name, {}).get("status") == "Connected", "its report", 30)
+        # Nothing tells that a link is idle; one on which something is still awaited is noticed even sooner.
         time.sleep(3)
         before = told()
         gateway.machine.cut_from_hub()

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod program;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
@@ -14,32 +16,9 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 
+use program::{CONNECTION_STRING, code, program, run};
+
 const DEADLINE: Duration = Duration::from_secs(30);
-const CONNECTION_STRING: &str =
-    "HostName=hub.example;DeviceId=edge-1;SharedAccessKey=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast-edge"));
-    for variable in [
-        "HOLDFAST_EDGE_CONFIG",
-        "IOTEDGE_HOST",
-        "HOLDFAST_EDGE_HOME",
-        "https_proxy",
-        "HTTPS_PROXY",
-    ] {
-        command.env_remove(variable);
-    }
-    command
-}
-
-fn run(arguments: &[&str]) -> Output {
-    program().args(arguments).output().unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod program;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -12,32 +14,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
-const CONNECTION_STRING: &str =
-    "HostName=hub.example;DeviceId=edge-1;SharedAccessKey=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast-edge"));
-    for variable in [
-        "HOLDFAST_EDGE_CONFIG",
-        "IOTEDGE_HOST",
-        "HOLDFAST_EDGE_HOME",
-        "HOLDFAST_EDGE_LOG",
-        "COLUMNS",
-        "https_proxy",
-        "HTTPS_PROXY",
-    ] {
-        command.env_remove(variable);
-    }
-    command
-}
-
-fn run(arguments: &[&str]) -> Output {
-    program().args(arguments).output().unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
+use program::{CONNECTION_STRING, code, program, run};
 
 fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()

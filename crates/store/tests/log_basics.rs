@@ -70,7 +70,6 @@ fn numbers(range: std::ops::Range<u64>) -> Vec<u64> {
     range.collect()
 }
 
-/// Files of a partition with this extension.
 /// Waits until nothing is left of deleted segments.
 async fn removed(dir: &tempfile::TempDir) {
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -80,6 +79,7 @@ async fn removed(dir: &tempfile::TempDir) {
     }
 }
 
+/// Files of a partition with this extension.
 fn files(dir: &tempfile::TempDir, extension: &str) -> Vec<PathBuf> {
     std::fs::read_dir(dir.path().join("events/p0000"))
         .expect("a directory")
